@@ -1,0 +1,344 @@
+//! Configuration: one TOML file, environment overrides, secrets by reference.
+//!
+//! An override is named after its place in the file with `MOORING` in front and
+//! two underscores between: `MOORING__INGEST__LISTEN=0.0.0.0:8080`.
+//!
+//! Both services read the same file; each reads only the secrets that it needs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use http::HeaderName;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::id::{AppId, KeyId, SourceName};
+use crate::platform::Platform;
+use crate::seal::{KeyRing, parse_key};
+use crate::secret_ref::SecretRef;
+use crate::stream::Breach;
+use crate::verify::{HeaderSecret, Verification};
+
+const ENV_PREFIX: &str = "MOORING";
+/// A shared secret that can be guessed verifies nothing.
+const SHARED_SECRET_BYTES_MIN: usize = 20;
+/// The value in use and the one it is rotated to.
+const SHARED_SECRET_VALUES_MAX: usize = 2;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub nats: NatsSettings,
+    #[serde(default)]
+    pub stream: StreamSettings,
+    /// Only the worker needs it.
+    pub postgres: Option<PostgresSettings>,
+    pub sealing: SealingSettings,
+    #[serde(default)]
+    pub ingest: IngestSettings,
+    #[serde(default)]
+    pub worker: WorkerSettings,
+    #[serde(default)]
+    pub sources: BTreeMap<SourceName, SourceSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsSettings {
+    /// One URL, or several separated by commas.
+    pub url: String,
+    pub user: Option<String>,
+    pub password: Option<SecretRef>,
+    /// The server's monitoring address, where `sync_interval` can be checked.
+    pub monitor_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSettings {
+    pub replicas: usize,
+    pub max_bytes: u64,
+    pub duplicate_window_ms: u64,
+    /// Breaches of the durability contract that the operator accepts, by name.
+    pub allow: Vec<Breach>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSettings {
+    pub url: String,
+    pub password: Option<SecretRef>,
+    #[serde(default = "default_connections_max")]
+    pub connections_max: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealingSettings {
+    pub active: KeyId,
+    pub keys: BTreeMap<KeyId, SecretRef>,
+    pub fingerprint_key: SecretRef,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestSettings {
+    pub listen: SocketAddr,
+    pub body_bytes_max: usize,
+    pub read_timeout_ms: u64,
+    pub connections_max: usize,
+    pub shutdown_timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerSettings {
+    pub listen: SocketAddr,
+    pub batch_events_max: usize,
+    pub ack_wait_ms: u64,
+    pub shutdown_timeout_ms: u64,
+    /// Keep the sealed secret in the projection after an installation ended.
+    pub keep_ended_credentials: bool,
+    pub api_tokens: BTreeMap<String, ApiTokenSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiTokenSettings {
+    pub token: SecretRef,
+    pub scopes: Vec<Scope>,
+}
+
+/// What a caller of the read API may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Scope {
+    #[serde(rename = "installations:read")]
+    ReadInstallations,
+    #[serde(rename = "credentials:open")]
+    OpenCredentials,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSettings {
+    pub platform: Platform,
+    /// Apps whose callbacks are accepted; empty accepts all.
+    #[serde(default)]
+    pub app_ids: Vec<AppId>,
+    pub verification: VerificationSettings,
+    /// How long to keep trying to publish before a 503.
+    pub ack_budget_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerificationSettings {
+    /// Must be said explicitly by a source without any verification.
+    pub unverified: bool,
+    pub path_tokens: Vec<SecretRef>,
+    pub header: Option<HeaderSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderSettings {
+    pub name: String,
+    pub values: Vec<SecretRef>,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        const HOUR_MS: u64 = 3_600_000;
+        const GIB: u64 = 1 << 30;
+        Self { replicas: 1, max_bytes: 4 * GIB, duplicate_window_ms: HOUR_MS, allow: vec![] }
+    }
+}
+
+impl Default for IngestSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            body_bytes_max: 64 * 1024,
+            read_timeout_ms: 3_000,
+            connections_max: 4_096,
+            shutdown_timeout_ms: 15_000,
+        }
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            batch_events_max: 500,
+            ack_wait_ms: 30_000,
+            shutdown_timeout_ms: 15_000,
+            keep_ended_credentials: false,
+            api_tokens: BTreeMap::new(),
+        }
+    }
+}
+
+fn default_connections_max() -> u32 {
+    8
+}
+
+/// Everything that is wrong with a configuration, so that it is mended in one go.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError {
+    pub path: PathBuf,
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration {} is not usable:", self.path.display())?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+/// Reads secrets and collects what is wrong.
+pub struct Resolver<'a> {
+    env: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let env = config::Environment::with_prefix(ENV_PREFIX)
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true);
+        config::Config::builder()
+            .add_source(config::File::from(path).format(config::FileFormat::Toml))
+            .add_source(env)
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|why| ConfigError { path: path.to_owned(), problems: vec![why.to_string()] })
+    }
+}
+
+impl<'a> Resolver<'a> {
+    pub fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { env, problems: Vec::new() }
+    }
+
+    /// The value if nothing was wrong with the whole configuration.
+    pub fn finish<T>(self, path: &Path, value: Option<T>) -> Result<T, ConfigError> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            _ => Err(ConfigError { path: path.to_owned(), problems: self.problems }),
+        }
+    }
+
+    pub fn problem(&mut self, at: &str, what: impl fmt::Display) {
+        self.problems.push(format!("{at}: {what}"));
+    }
+
+    pub fn secret(&mut self, at: &str, reference: &SecretRef) -> Option<SecretString> {
+        reference.read(self.env).map_err(|why| self.problem(at, why)).ok()
+    }
+
+    pub fn optional_secret(
+        &mut self,
+        at: &str,
+        reference: Option<&SecretRef>,
+    ) -> Option<Option<SecretString>> {
+        match reference {
+            None => Some(None),
+            Some(reference) => self.secret(at, reference).map(Some),
+        }
+    }
+
+    pub fn key_ring(&mut self, sealing: &SealingSettings) -> Option<KeyRing> {
+        let mut key = |at: &str, reference: &SecretRef| {
+            let text = self.secret(at, reference)?;
+            parse_key(&text).map_err(|why| self.problem(at, why)).ok()
+        };
+        let fingerprint_key = key("sealing.fingerprint_key", &sealing.fingerprint_key);
+        let mut keys = BTreeMap::new();
+        for (id, reference) in &sealing.keys {
+            if let Some(key) = key(&format!("sealing.keys.{id}"), reference) {
+                keys.insert(id.clone(), key);
+            }
+        }
+        if keys.len() < sealing.keys.len() {
+            return None;
+        }
+        KeyRing::new(sealing.active.clone(), &keys, fingerprint_key?)
+            .map_err(|why| self.problem("sealing.active", why))
+            .ok()
+    }
+
+    pub fn verification(
+        &mut self,
+        source: &SourceName,
+        settings: &VerificationSettings,
+    ) -> Option<Verification> {
+        let at = format!("sources.{source}.verification");
+        let configured = !settings.path_tokens.is_empty() || settings.header.is_some();
+        match (settings.unverified, configured) {
+            (true, false) => return Some(Verification::Unverified),
+            (true, true) => {
+                self.problem(&at, "'unverified = true' contradicts the secrets beside it");
+                return None;
+            }
+            (false, false) => {
+                self.problem(
+                    &at,
+                    "give path_tokens or header, or say 'unverified = true' to accept callbacks \
+                     from anyone",
+                );
+                return None;
+            }
+            (false, true) => {}
+        }
+        let path_tokens = self.shared_secrets(&format!("{at}.path_tokens"), &settings.path_tokens);
+        let header = match &settings.header {
+            None => Some(None),
+            Some(header) => self.header(&format!("{at}.header"), header).map(Some),
+        };
+        Some(Verification::SharedSecret { path_tokens: path_tokens?, header: header? })
+    }
+
+    fn header(&mut self, at: &str, settings: &HeaderSettings) -> Option<HeaderSecret> {
+        let name = HeaderName::try_from(settings.name.as_str())
+            .map_err(|_| self.problem(at, "the name is not a header name"))
+            .ok();
+        if settings.values.is_empty() {
+            self.problem(at, "values must hold one or two secrets");
+        }
+        let values = self.shared_secrets(at, &settings.values);
+        Some(HeaderSecret { name: name?, values: values? })
+    }
+
+    fn shared_secrets(&mut self, at: &str, refs: &[SecretRef]) -> Option<Vec<SecretString>> {
+        if refs.len() > SHARED_SECRET_VALUES_MAX {
+            self.problem(
+                at,
+                format!("at most {SHARED_SECRET_VALUES_MAX} values may be valid at once"),
+            );
+        }
+        let mut values = Vec::new();
+        for reference in refs {
+            let Some(value) = self.secret(at, reference) else { continue };
+            if value.expose_secret().len() < SHARED_SECRET_BYTES_MIN {
+                self.problem(
+                    at,
+                    format!(
+                        "{reference} holds fewer than {SHARED_SECRET_BYTES_MIN} bytes, which can be \
+                         guessed (make one: `openssl rand -hex 32`)"
+                    ),
+                );
+                continue;
+            }
+            values.push(value);
+        }
+        (values.len() == refs.len()).then_some(values)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! The event: the fact that is appended to the log, and its JSON form there.
+//!
+//! A [`Callback`] is what an adapter read, secrets in clear, in memory only; it
+//! cannot be serialized. Sealing turns it into an [`Event`], which holds only
+//! ciphertext and is what everything downstream sees.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::id::{AppId, IdempotencyKey, InstallationId, MessageId, Place, SourceName};
+use crate::platform::Platform;
+use crate::seal::{AssociatedData, KeyRing, SealError, Sealed, SealingNonce};
+
+/// Version of the JSON form in the log. Older versions are upcast in
+/// [`Event::decode`]; a newer one is refused, which makes it a dead letter that
+/// can be redriven once the worker is upgraded.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The field name that a wholly sealed payload is bound to.
+const PAYLOAD_FIELD: &str = "payload";
+
+/// One fact about one installation, as appended to the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub message_id: MessageId,
+    pub source: SourceName,
+    pub platform: Platform,
+    pub idempotency_key: IdempotencyKey,
+    /// When ingest received the callback.
+    pub received_at: Timestamp,
+    /// When it happened by the platform's clock, where the platform says.
+    pub occurred_at: Option<Timestamp>,
+    pub fact: Fact<SealedCredential>,
+    pub payload: Payload<Sealed>,
+}
+
+/// What happened. `C` is the credential: in clear in a callback, sealed in an
+/// event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Fact<C> {
+    Installed {
+        identity: Identity,
+        granted_permissions: Vec<String>,
+        credential: Option<C>,
+    },
+    Uninstalled {
+        identity: Identity,
+    },
+    /// An event of a kind this version does not know: recorded, not applied.
+    Unrecognized {
+        kind: String,
+        identity: Option<Identity>,
+    },
+}
+
+/// Which installation an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub installation_id: InstallationId,
+    pub place: Place,
+    pub app_id: AppId,
+    /// The platform's names for where it is installed, such as `instance_id`
+    /// and `organization_id`.
+    pub scope: BTreeMap<String, String>,
+}
+
+/// A credential that came in clear. It lives between parsing and sealing.
+#[derive(Debug)]
+pub struct PlainCredential {
+    pub field: &'static str,
+    pub prefix: Option<String>,
+    pub secret: SecretString,
+}
+
+/// A credential as it is stored, with what it needs to be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedCredential {
+    pub field: String,
+    /// The start of the secret, published by the platform to tell keys apart.
+    pub prefix: Option<String>,
+    pub sealed: Sealed,
+}
+
+/// The payload as received.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload<S> {
+    /// Every secret in it is replaced by `{"$sealed": "<field>"}`.
+    Clear(Value),
+    /// Sealed as a whole, because where its secrets are is not known.
+    Sealed(S),
+}
+
+/// A callback as an adapter read it.
+#[derive(Debug)]
+pub struct Callback {
+    pub idempotency_key: IdempotencyKey,
+    pub occurred_at: Option<Timestamp>,
+    pub fact: Fact<PlainCredential>,
+    pub payload: Payload<SecretString>,
+}
+
+/// The body of a log message.
+#[derive(Serialize, Deserialize)]
+struct Versioned<E> {
+    schema_version: u32,
+    #[serde(flatten)]
+    event: E,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the body is not an event")]
+    Json(#[source] serde_json::Error),
+    #[error("schema version {found} is newer than {SCHEMA_VERSION}, the newest this version reads")]
+    NewerSchema { found: u32 },
+}
+
+impl<C> Fact<C> {
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Installed { identity, .. } | Self::Uninstalled { identity } => Some(identity),
+            Self::Unrecognized { identity, .. } => identity.as_ref(),
+        }
+    }
+
+    /// The name of the kind, the same in the log, in SQL, in metrics and in
+    /// answers.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Installed { .. } => "installed",
+            Self::Uninstalled { .. } => "uninstalled",
+            Self::Unrecognized { .. } => "unrecognized",
+        }
+    }
+}
+
+impl Callback {
+    /// Turns the callback into the event to append; only ciphertext is left.
+    ///
+    /// `next_nonce` is called once for each secret.
+    pub fn seal(
+        self,
+        source: SourceName,
+        platform: Platform,
+        received_at: Timestamp,
+        ring: &KeyRing,
+        mut next_nonce: impl FnMut() -> SealingNonce,
+    ) -> Result<Event, SealError> {
+        let fingerprint = match &self.fact {
+            Fact::Installed { credential: Some(plain), .. } => {
+                Some(ring.fingerprint(&plain.secret))
+            }
+            Fact::Installed { credential: None, .. }
+            | Fact::Uninstalled { .. }
+            | Fact::Unrecognized { .. } => None,
+        };
+        let message_id = MessageId::new(&source, &self.idempotency_key, fingerprint.as_ref());
+        let installation = self.fact.identity().map(|identity| identity.installation_id.clone());
+        let mut seal = |secret: &SecretString, field: &str| {
+            let bound_to = AssociatedData {
+                source: &source,
+                installation: installation.as_ref(),
+                event: &message_id,
+                field,
+            };
+            ring.seal(secret, bound_to, &next_nonce())
+        };
+
+        let fact = match self.fact {
+            Fact::Installed { identity, granted_permissions, credential } => {
+                let credential = match credential {
+                    None => None,
+                    Some(PlainCredential { field, prefix, secret }) => {
+                        let sealed = seal(&secret, field)?;
+                        Some(SealedCredential { field: field.to_owned(), prefix, sealed })
+                    }
+                };
+                Fact::Installed { identity, granted_permissions, credential }
+            }
+            Fact::Uninstalled { identity } => Fact::Uninstalled { identity },
+            Fact::Unrecognized { kind, identity } => Fact::Unrecognized { kind, identity },
+        };
+        let payload = match self.payload {
+            Payload::Clear(value) => Payload::Clear(value),
+            Payload::Sealed(secret) => Payload::Sealed(seal(&secret, PAYLOAD_FIELD)?),
+        };
+        Ok(Event {
+            message_id,
+            source,
+            platform,
+            idempotency_key: self.idempotency_key,
+            received_at,
+            occurred_at: self.occurred_at,
+            fact,
+            payload,
+        })
+    }
+}
+
+impl Event {
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&Versioned { schema_version: SCHEMA_VERSION, event: self })
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        #[derive(Deserialize)]
+        struct VersionOnly {
+            schema_version: u32,
+        }
+        let VersionOnly { schema_version } =
+            serde_json::from_slice(body).map_err(DecodeError::Json)?;
+        if schema_version > SCHEMA_VERSION {
+            return Err(DecodeError::NewerSchema { found: schema_version });
+        }
+        let versioned: Versioned<Self> = serde_json::from_slice(body).map_err(DecodeError::Json)?;
+        Ok(versioned.event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One event of schema version 1 as it stands in a log. Never change it:
+    /// what is in a log must be readable for ever.
+    const GOLDEN_V1: &str = include_str!("event/installed.v1.json");
+
+    #[test]
+    fn an_event_of_schema_version_1_is_read_and_written_unchanged() {
+        let event = Event::decode(GOLDEN_V1.as_bytes()).unwrap();
+        assert_eq!(
+            event.message_id.as_str(),
+            "blnk:install:instapp_1#00112233445566778899aabbccddeeff"
+        );
+        let written: Value = serde_json::from_slice(&event.encode().unwrap()).unwrap();
+        let golden: Value = serde_json::from_str(GOLDEN_V1).unwrap();
+        assert_eq!(written, golden);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_by_number() {
+        let newer = GOLDEN_V1.replace("\"schema_version\": 1", "\"schema_version\": 2");
+        let refused = Event::decode(newer.as_bytes()).unwrap_err();
+        assert!(matches!(refused, DecodeError::NewerSchema { found: 2 }), "{refused}");
+    }
+
+    #[test]
+    fn what_is_not_an_event_is_refused() {
+        for body in ["", "{}", "[]", "{\"schema_version\":1}", "\u{0}"] {
+            assert!(matches!(Event::decode(body.as_bytes()), Err(DecodeError::Json(_))), "{body}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The fold: from the events of one place to the installations in it.
+//!
+//! The result depends on the set of distinct events alone. Order of arrival,
+//! duplicates and the number of workers change nothing, because the fold sorts
+//! by what the events themselves say and never patches a former result. It has
+//! no clock, no I/O, and cannot fail.
+//!
+//! The rules, for the installations of one place:
+//! 1. An installation that was ever uninstalled is inactive. An install that
+//!    comes late or again does not revive it.
+//! 2. Of the others the one whose first install came last is active; it
+//!    supersedes those before it. An installation that was uninstalled later
+//!    still superseded them while it lived, so they do not come back; one that
+//!    was over before another began superseded nothing.
+//! 3. Of several installs of one installation the last one counts: same
+//!    idempotency key, new secret means a replaced credential.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::event::{Event, Fact, Identity, SealedCredential};
+use crate::id::{InstallationId, MessageId, StreamSequence};
+
+/// An event with its position in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    pub sequence: StreamSequence,
+    pub event: Event,
+}
+
+/// What becomes of the sealed secret in the projection when an installation
+/// ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    Remove,
+    Keep,
+}
+
+/// The state of one installation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Installation {
+    pub identity: Identity,
+    /// The n-th time that the app was installed in this place.
+    pub generation: u32,
+    pub status: Status,
+    pub granted_permissions: Vec<String>,
+    /// `None` until an install arrives.
+    pub installed_at: Option<Timestamp>,
+    /// The start of the last secret, to tell keys apart. It stays when the
+    /// secret is removed.
+    pub credential_prefix: Option<String>,
+    pub credential: Option<Credential>,
+    pub last_event: LastEvent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    Active,
+    /// A newer installation took its place.
+    Superseded {
+        by: InstallationId,
+    },
+    Inactive {
+        uninstalled_at: Timestamp,
+    },
+}
+
+/// A sealed credential and the event that brought it, which it is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    pub event: MessageId,
+    pub sealed: SealedCredential,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastEvent {
+    pub sequence: StreamSequence,
+    pub kind: &'static str,
+}
+
+impl Status {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Superseded { .. } => "superseded",
+            Self::Inactive { .. } => "inactive",
+        }
+    }
+}
+
+/// The events of one installation, distinct and in log order.
+struct History<'a> {
+    identity: &'a Identity,
+    installs: Vec<&'a Recorded>,
+    uninstalled_at: Option<Timestamp>,
+    last: &'a Recorded,
+}
+
+/// Folds all events of one place into its installations, oldest generation
+/// first.
+pub fn fold(events: &[Recorded], retention: Retention) -> Vec<Installation> {
+    let mut histories = histories(events);
+    histories.sort_by_key(History::order);
+    let mut installations = Vec::with_capacity(histories.len());
+    for (index, history) in histories.iter().enumerate() {
+        let later = histories.iter().skip(index + 1);
+        let superseded_by = later.clone().find(|other| other.superseded(history));
+        installations.push(history.installation(index, superseded_by, retention));
+    }
+    installations
+}
+
+fn histories(events: &[Recorded]) -> Vec<History<'_>> {
+    // Of copies of one event the first in the log counts.
+    let mut distinct: BTreeMap<&MessageId, &Recorded> = BTreeMap::new();
+    for recorded in events {
+        let first = distinct.entry(&recorded.event.message_id).or_insert(recorded);
+        if recorded.sequence < first.sequence {
+            *first = recorded;
+        }
+    }
+    let mut in_log_order: Vec<&Recorded> = distinct.into_values().collect();
+    in_log_order.sort_by_key(|recorded| recorded.sequence);
+
+    let mut histories: BTreeMap<&InstallationId, History<'_>> = BTreeMap::new();
+    for recorded in in_log_order {
+        // An unrecognized event is history, not state.
+        let (Fact::Installed { identity, .. } | Fact::Uninstalled { identity }) =
+            &recorded.event.fact
+        else {
+            continue;
+        };
+        let history = histories.entry(&identity.installation_id).or_insert_with(|| History {
+            identity,
+            installs: Vec::new(),
+            uninstalled_at: None,
+            last: recorded,
+        });
+        history.add(recorded);
+    }
+    histories.into_values().collect()
+}
+
+impl<'a> History<'a> {
+    fn add(&mut self, recorded: &'a Recorded) {
+        match &recorded.event.fact {
+            Fact::Installed { identity, .. } => {
+                // What an install says of the scope counts before what an uninstall says.
+                self.identity = identity;
+                self.installs.push(recorded);
+            }
+            Fact::Uninstalled { .. } => {
+                let at = recorded.event.occurred_at.unwrap_or(recorded.event.received_at);
+                self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
+            }
+            Fact::Unrecognized { .. } => {}
+        }
+        self.last = recorded;
+    }
+
+    /// Generations count by the first install in the log. One whose install
+    /// has not arrived stands first: nothing is known to precede it.
+    fn order(&self) -> (Option<StreamSequence>, InstallationId) {
+        let first = self.installs.first().map(|install| install.sequence);
+        (first, self.identity.installation_id.clone())
+    }
+
+    fn installed_at(&self) -> Option<Timestamp> {
+        let first = self.installs.first()?;
+        Some(first.event.occurred_at.unwrap_or(first.event.received_at))
+    }
+
+    /// Whether this installation, which comes later in the log, took the place
+    /// of `earlier`. It did not if it was over before `earlier` began: then it
+    /// is its install that came late.
+    fn superseded(&self, earlier: &History<'_>) -> bool {
+        let Some(began) = earlier.installed_at() else { return false };
+        self.uninstalled_at.is_none_or(|ended| ended >= began)
+    }
+
+    fn installation(
+        &self,
+        index: usize,
+        superseded_by: Option<&History<'_>>,
+        retention: Retention,
+    ) -> Installation {
+        let status = match (self.uninstalled_at, superseded_by) {
+            (Some(uninstalled_at), _) => Status::Inactive { uninstalled_at },
+            (None, Some(by)) => Status::Superseded { by: by.identity.installation_id.clone() },
+            (None, None) => Status::Active,
+        };
+        let keeps_credential = status == Status::Active || retention == Retention::Keep;
+        let credential = self.credential();
+        let credential_prefix = credential.as_ref().and_then(|found| found.sealed.prefix.clone());
+        let credential = credential.filter(|_| keeps_credential);
+        let last = self.last;
+        Installation {
+            identity: self.identity.clone(),
+            generation: u32::try_from(index + 1).unwrap_or(u32::MAX),
+            status,
+            granted_permissions: self.granted_permissions(),
+            installed_at: self.installed_at(),
+            credential_prefix,
+            credential,
+            last_event: LastEvent { sequence: last.sequence, kind: last.event.fact.kind() },
+        }
+    }
+
+    fn credential(&self) -> Option<Credential> {
+        self.installs.iter().rev().find_map(|install| match &install.event.fact {
+            Fact::Installed { credential: Some(sealed), .. } => {
+                let event = install.event.message_id.clone();
+                Some(Credential { event, sealed: sealed.clone() })
+            }
+            _ => None,
+        })
+    }
+
+    fn granted_permissions(&self) -> Vec<String> {
+        match self.installs.last().map(|install| &install.event.fact) {
+            Some(Fact::Installed { granted_permissions, .. }) => granted_permissions.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

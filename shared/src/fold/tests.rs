@@ -1,0 +1,262 @@
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::Config;
+
+use super::*;
+use crate::event::Payload;
+use crate::id::{AppId, IdempotencyKey, Place, SourceName};
+use crate::platform::Platform;
+use crate::seal::Sealed;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn event(key: &str, received: i64, occurred: Option<i64>, fact: Fact<SealedCredential>) -> Event {
+    let source = SourceName::parse("blnk").unwrap();
+    let idempotency_key = IdempotencyKey::parse(key).unwrap();
+    Event {
+        message_id: MessageId::new(&source, &idempotency_key, None),
+        source,
+        platform: Platform::Blnk,
+        idempotency_key,
+        received_at: at(received),
+        occurred_at: occurred.map(at),
+        fact,
+        payload: Payload::Clear(serde_json::Value::Null),
+    }
+}
+
+fn identity(id: &str) -> Identity {
+    Identity {
+        installation_id: InstallationId::parse(id).unwrap(),
+        place: Place::of(&["app", "inst"]),
+        app_id: AppId::parse("app").unwrap(),
+        scope: BTreeMap::new(),
+    }
+}
+
+/// An install of `id` with the credential `secret`, at position and second `n`.
+fn install(n: u64, id: &str, secret: &str) -> Recorded {
+    let sealed = Sealed::from_stored(format!("v1.k1.{secret}"));
+    let fact = Fact::Installed {
+        identity: identity(id),
+        granted_permissions: vec![format!("permission of {secret}")],
+        credential: Some(SealedCredential { field: "api_key".into(), prefix: None, sealed }),
+    };
+    let second = i64::try_from(n).unwrap();
+    let event = event(&format!("install:{id}:{secret}"), second, None, fact);
+    Recorded { sequence: StreamSequence(n), event }
+}
+
+/// An uninstall of `id` that happened at second `occurred`.
+fn uninstall(n: u64, id: &str, occurred: i64) -> Recorded {
+    let fact = Fact::Uninstalled { identity: identity(id) };
+    let second = i64::try_from(n).unwrap();
+    let event = event(&format!("uninstall:{id}"), second, Some(occurred), fact);
+    Recorded { sequence: StreamSequence(n), event }
+}
+
+fn state(events: &[Recorded]) -> Vec<(String, u32, &'static str, Option<String>)> {
+    let row = |installation: Installation| {
+        let secret = installation.credential.map(|credential| {
+            credential.sealed.sealed.as_str().trim_start_matches("v1.k1.").to_owned()
+        });
+        let id = installation.identity.installation_id.to_string();
+        (id, installation.generation, installation.status.name(), secret)
+    };
+    fold(events, Retention::Remove).into_iter().map(row).collect()
+}
+
+fn row(
+    id: &str,
+    generation: u32,
+    status: &'static str,
+    secret: Option<&str>,
+) -> (String, u32, &'static str, Option<String>) {
+    (id.to_owned(), generation, status, secret.map(str::to_owned))
+}
+
+#[test]
+fn an_install_makes_an_active_installation_with_its_credential() {
+    let folded = fold(&[install(1, "a", "s1")], Retention::Remove);
+    assert_eq!(state(&[install(1, "a", "s1")]), [row("a", 1, "active", Some("s1"))]);
+    assert_eq!(folded[0].installed_at, Some(at(1)));
+    assert_eq!(folded[0].granted_permissions, ["permission of s1"]);
+    assert_eq!(folded[0].last_event, LastEvent { sequence: StreamSequence(1), kind: "installed" });
+}
+
+#[test]
+fn an_uninstall_makes_it_inactive_and_removes_the_credential() {
+    let events = [install(1, "a", "s1"), uninstall(2, "a", 2)];
+    assert_eq!(state(&events), [row("a", 1, "inactive", None)]);
+    let kept = fold(&events, Retention::Keep);
+    assert!(kept[0].credential.is_some());
+    assert_eq!(kept[0].status, Status::Inactive { uninstalled_at: at(2) });
+}
+
+#[test]
+fn an_uninstall_that_comes_before_its_install_is_not_forgotten() {
+    assert_eq!(state(&[uninstall(1, "a", 1)]), [row("a", 1, "inactive", None)]);
+    let events = [uninstall(1, "a", 1), install(2, "a", "s1")];
+    assert_eq!(state(&events), [row("a", 1, "inactive", None)]);
+}
+
+#[test]
+fn a_repeated_install_never_revives_what_was_uninstalled() {
+    let events = [install(1, "a", "s1"), uninstall(2, "a", 2), install(3, "a", "s2")];
+    assert_eq!(state(&events), [row("a", 1, "inactive", None)]);
+}
+
+#[test]
+fn a_new_secret_under_the_same_key_replaces_the_credential() {
+    let events = [install(1, "a", "s1"), install(2, "a", "s2")];
+    assert_eq!(state(&events), [row("a", 1, "active", Some("s2"))]);
+    assert_eq!(fold(&events, Retention::Remove)[0].installed_at, Some(at(1)));
+}
+
+#[test]
+fn a_late_copy_of_the_first_credential_does_not_undo_the_replacement() {
+    let mut late_copy = install(1, "a", "s1");
+    late_copy.sequence = StreamSequence(9);
+    let events = [install(1, "a", "s1"), install(2, "a", "s2"), late_copy];
+    assert_eq!(state(&events), [row("a", 1, "active", Some("s2"))]);
+}
+
+#[test]
+fn a_new_installation_in_the_same_place_supersedes_the_older() {
+    let events = [install(1, "a", "s1"), install(2, "b", "s2")];
+    let expected = [row("a", 1, "superseded", None), row("b", 2, "active", Some("s2"))];
+    assert_eq!(state(&events), expected);
+}
+
+#[test]
+fn a_late_uninstall_leaves_the_newer_generation_active() {
+    let events = [install(1, "a", "s1"), install(2, "b", "s2"), uninstall(3, "a", 1)];
+    let expected = [row("a", 1, "inactive", None), row("b", 2, "active", Some("s2"))];
+    assert_eq!(state(&events), expected);
+}
+
+#[test]
+fn what_was_superseded_does_not_come_back_when_its_successor_is_uninstalled() {
+    let events = [install(1, "a", "s1"), install(2, "b", "s2"), uninstall(3, "b", 3)];
+    let expected = [row("a", 1, "superseded", None), row("b", 2, "inactive", None)];
+    assert_eq!(state(&events), expected);
+}
+
+#[test]
+fn a_late_install_of_what_was_already_over_does_not_supersede_the_fresh_one() {
+    // b lived and ended at second 1, before a was installed; its install comes late.
+    let events = [uninstall(1, "b", 1), install(2, "a", "s1"), install(3, "b", "s2")];
+    let expected = [row("a", 1, "active", Some("s1")), row("b", 2, "inactive", None)];
+    assert_eq!(state(&events), expected);
+}
+
+#[test]
+fn an_unrecognized_event_is_history_and_not_state() {
+    let fact = Fact::Unrecognized { kind: "paused".into(), identity: Some(identity("a")) };
+    let unknown = Recorded { sequence: StreamSequence(2), event: event("paused:a", 2, None, fact) };
+    assert_eq!(state(std::slice::from_ref(&unknown)), []);
+    let events = [install(1, "a", "s1"), unknown];
+    assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
+    assert_eq!(fold(&events, Retention::Remove)[0].last_event.sequence, StreamSequence(1));
+}
+
+/// A history of up to 12 events over three installations of one place; some
+/// with several secrets, some uninstalled, at any times, in any log order.
+fn any_history() -> impl Strategy<Value = Vec<Recorded>> {
+    let installation = prop::sample::select(vec!["a", "b", "c"]);
+    let secret = prop::sample::select(vec!["s1", "s2"]);
+    let step = (any::<bool>(), installation, secret, 0_i64..14);
+    prop::collection::vec(step, 1..12).prop_map(|steps| {
+        let numbered = (1..).zip(steps);
+        numbered
+            .map(|(n, (installs, id, secret, occurred))| {
+                if installs {
+                    install(n, id, &format!("{id}-{secret}"))
+                } else {
+                    uninstall(n, id, occurred)
+                }
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(Config::with_cases(2000))]
+
+    #[test]
+    fn every_order_and_duplication_of_a_history_folds_to_one_state(
+        history in any_history(),
+        copies in prop::collection::vec(any::<Index>(), 0..12),
+        order in any::<u64>(),
+    ) {
+        let expected = fold(&history, Retention::Remove);
+        let mut delivered = history.clone();
+        delivered.extend(copies.iter().map(|copy| copy.get(&history).clone()));
+        shuffle(&mut delivered, order);
+        prop_assert_eq!(fold(&delivered, Retention::Remove), expected);
+    }
+
+    #[test]
+    fn at_most_one_installation_of_a_place_is_active(history in any_history()) {
+        let active = |installation: &&Installation| installation.status == Status::Active;
+        let folded = fold(&history, Retention::Remove);
+        prop_assert!(folded.iter().filter(active).count() <= 1);
+    }
+
+    #[test]
+    fn an_uninstall_never_touches_another_generation(
+        history in any_history(),
+        occurred in 0_i64..14,
+    ) {
+        // Whatever an uninstall of "a" does, what is not "a" can only lose a
+        // successor, never become inactive or lose its secret by it.
+        let mut with_uninstall = history.clone();
+        with_uninstall.push(uninstall(99, "a", occurred));
+        let others = |events: &[Recorded]| -> BTreeMap<String, Installation> {
+            let folded = fold(events, Retention::Keep).into_iter();
+            folded
+                .map(|installation| (installation.identity.installation_id.to_string(), installation))
+                .filter(|(id, _)| id != "a")
+                .collect()
+        };
+        let (before, after) = (others(&history), others(&with_uninstall));
+        prop_assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+        for (id, before) in &before {
+            let after = &after[id];
+            prop_assert_eq!(&before.credential, &after.credential);
+            if before.status == Status::Active {
+                prop_assert_eq!(&after.status, &Status::Active);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_uninstalled_is_inactive_whatever_else_happens(history in any_history()) {
+        let uninstalled = |id: &InstallationId| history.iter().any(|recorded| {
+            matches!(&recorded.event.fact, Fact::Uninstalled { identity } if identity.installation_id == *id)
+        });
+        for installation in fold(&history, Retention::Remove) {
+            let inactive = matches!(installation.status, Status::Inactive { .. });
+            prop_assert_eq!(inactive, uninstalled(&installation.identity.installation_id));
+        }
+    }
+
+    #[test]
+    fn only_what_is_active_holds_a_credential(history in any_history()) {
+        for installation in fold(&history, Retention::Remove) {
+            let active = installation.status == Status::Active;
+            prop_assert_eq!(installation.credential.is_some(), active);
+        }
+    }
+}
+
+/// Fisher-Yates with a fixed generator, so that a failure can be repeated.
+fn shuffle(events: &mut [Recorded], mut seed: u64) {
+    for last in (1..events.len()).rev() {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let range = u64::try_from(last).unwrap() + 1;
+        events.swap(last, usize::try_from((seed >> 33) % range).unwrap());
+    }
+}

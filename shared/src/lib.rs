@@ -1,0 +1,23 @@
+//! What `ingest` and `worker` both need: the words of the domain as types, the
+//! fold, the platform adapters, sealing, the shape of the log, configuration
+//! and telemetry set-up.
+//!
+//! Pure where it can be: the fold and the adapters take values and return
+//! values. Nothing here opens a socket except [`nats::connect`] and the
+//! exporters that [`telemetry::init`] starts. Nothing here knows HTTP handlers
+//! or SQL.
+
+pub mod config;
+pub mod event;
+pub mod fold;
+pub mod id;
+pub mod log;
+pub mod nats;
+pub mod platform;
+pub mod problem;
+pub mod seal;
+pub mod secret_ref;
+pub mod shutdown;
+pub mod stream;
+pub mod telemetry;
+pub mod verify;

@@ -1,0 +1,100 @@
+//! The log's contract: under which subject and with which headers an event
+//! stands in the stream.
+//!
+//! Headers follow CloudEvents' NATS binding, binary mode
+//! (<https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md>).
+//! Identities from outside never stand raw in a subject or header.
+
+use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::event::Event;
+use crate::id::percent_encode;
+use crate::stream::STREAM;
+
+/// First token of every subject of the stream.
+pub const SUBJECT_ROOT: &str = "installations";
+/// Fixed for ever: it decides in which subject an event is found again.
+const PARTITIONS: u8 = 64;
+
+/// An event, ready to be published.
+#[derive(Debug, Clone)]
+pub struct LogMessage {
+    pub subject: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl LogMessage {
+    pub fn new(event: &Event) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            subject: subject(event),
+            headers: headers(event),
+            body: Bytes::from(event.encode()?),
+        })
+    }
+}
+
+/// `installations.<source>.<partition>`. Everything that is folded together
+/// has one subject.
+fn subject(event: &Event) -> String {
+    let unit = match event.fact.identity() {
+        Some(identity) => identity.place.as_str(),
+        None => event.message_id.as_str(),
+    };
+    let partition = Sha256::digest(unit.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
+    format!("{SUBJECT_ROOT}.{}.{partition}", event.source)
+}
+
+fn headers(event: &Event) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, event.message_id.as_str());
+    // A message that strays to another stream is refused by the server.
+    headers.insert(NATS_EXPECTED_STREAM, STREAM);
+    headers.insert("ce-specversion", "1.0");
+    headers.insert("ce-id", event.message_id.as_str());
+    headers.insert("ce-source", format!("/sources/{}", event.source));
+    headers.insert("ce-type", format!("mooring.installation.{}", event.fact.kind()));
+    let happened = event.occurred_at.unwrap_or(event.received_at);
+    headers.insert("ce-time", happened.to_string());
+    if let Some(identity) = event.fact.identity() {
+        headers.insert("ce-subject", percent_encode(identity.installation_id.as_str()));
+    }
+    headers.insert("content-type", "application/json");
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(installation: &str) -> Event {
+        let body = include_str!("event/installed.v1.json");
+        let body = body.replace("\"installation_id\": \"instapp_1\"", installation);
+        Event::decode(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn subject_and_headers_are_as_the_contract_says() {
+        let message = LogMessage::new(&golden("\"installation_id\": \"instapp_1\"")).unwrap();
+        // 64 partitions of SHA-256: this value must never change.
+        assert_eq!(message.subject, "installations.blnk.31");
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let id = Some("blnk:install:instapp_1#00112233445566778899aabbccddeeff".to_owned());
+        assert_eq!(header("Nats-Msg-Id"), id);
+        assert_eq!(header("ce-id"), id);
+        assert_eq!(header("Nats-Expected-Stream").as_deref(), Some("INSTALLATIONS"));
+        assert_eq!(header("ce-type").as_deref(), Some("mooring.installation.installed"));
+        assert_eq!(header("ce-subject").as_deref(), Some("instapp_1"));
+        assert_eq!(header("ce-time").as_deref(), Some("2026-07-01T10:00:00.123456789Z"));
+    }
+
+    #[test]
+    fn an_identity_from_outside_is_encoded_in_a_header() {
+        let message = LogMessage::new(&golden("\"installation_id\": \"käse: 1.>\"")).unwrap();
+        let subject = message.headers.get("ce-subject").unwrap();
+        assert_eq!(subject.as_str(), "k%C3%A4se%3A%201.%3E");
+    }
+}

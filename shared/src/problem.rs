@@ -1,0 +1,81 @@
+//! Errors over HTTP: RFC 9457 `application/problem+json`.
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+/// One refusal or failure as its caller sees it. It never holds a value out of
+/// a callback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: StatusCode,
+    /// Stable: the end of `type`, and the reason in metrics.
+    pub name: &'static str,
+    /// Says what was expected, what was found and what to do.
+    pub detail: String,
+    pub retry_after_s: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: String,
+    status: u16,
+    detail: &'a str,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, name: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, name, detail: detail.into(), retry_after_s: None }
+    }
+
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// `missing-field` becomes "Missing field".
+    fn title(&self) -> String {
+        let words = self.name.replace('-', " ");
+        let mut letters = words.chars();
+        letters
+            .next()
+            .map(|first| first.to_uppercase().chain(letters).collect())
+            .unwrap_or_default()
+    }
+
+    /// The answer, for any body type that a string can become.
+    pub fn response<B: From<String>>(&self) -> Response<B> {
+        let body = Body {
+            r#type: format!("urn:mooring:problem:{}", self.name),
+            title: self.title(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
+        let json = serde_json::to_string(&body).unwrap_or_default();
+        let mut response = Response::new(B::from(json));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_written_as_rfc_9457_says() {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-full", "no room");
+        let response: Response<String> = problem.retry_after(2).response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+        let expected = r#"{"type":"urn:mooring:problem:log-full","title":"Log full","status":503,"detail":"no room"}"#;
+        assert_eq!(response.body(), expected);
+    }
+}

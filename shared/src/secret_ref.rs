@@ -1,0 +1,91 @@
+//! Where a secret of the configuration is found. The configuration file never
+//! holds one itself.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// `{ env = "NAME" }` or `{ file = "/path" }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretRef {
+    Env(String),
+    File(PathBuf),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SecretRefError {
+    #[error("the environment variable {0} is not set (or is not UTF-8)")]
+    Env(String),
+    #[error("the file {path} cannot be read: {why}")]
+    File { path: PathBuf, why: std::io::Error },
+    #[error("{0} is empty")]
+    Empty(String),
+}
+
+impl SecretRef {
+    /// Reads the secret. A newline at the end is not part of it.
+    pub fn read(
+        &self,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<SecretString, SecretRefError> {
+        let text = match self {
+            Self::Env(name) => env(name).ok_or_else(|| SecretRefError::Env(name.clone()))?,
+            Self::File(path) => std::fs::read_to_string(path)
+                .map_err(|why| SecretRefError::File { path: path.clone(), why })?,
+        };
+        let text = SecretString::from(text.trim_end_matches(['\r', '\n']));
+        if secrecy::ExposeSecret::expose_secret(&text).is_empty() {
+            return Err(SecretRefError::Empty(self.to_string()));
+        }
+        Ok(text)
+    }
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "the environment variable {name}"),
+            Self::File(path) => write!(f, "the file {}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Where;
+        const EXPECTED: &str = "a secret is given as { env = \"NAME\" } or { file = \"/path\" }";
+
+        impl<'de> Visitor<'de> for Where {
+            type Value = SecretRef;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(EXPECTED)
+            }
+
+            // The default would print the string, which may be the secret.
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<SecretRef, E> {
+                Err(E::custom(format!("a secret must not stand in the configuration: {EXPECTED}")))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretRef, A::Error> {
+                let mut found = None;
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    let reference = match key.as_str() {
+                        "env" => SecretRef::Env(value),
+                        "file" => SecretRef::File(value.into()),
+                        _ => return Err(de::Error::unknown_field(&key, &["env", "file"])),
+                    };
+                    if found.replace(reference).is_some() {
+                        return Err(de::Error::custom(format!("both env and file: {EXPECTED}")));
+                    }
+                }
+                found.ok_or_else(|| de::Error::custom(EXPECTED))
+            }
+        }
+
+        deserializer.deserialize_any(Where)
+    }
+}
