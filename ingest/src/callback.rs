@@ -1,0 +1,222 @@
+//! One callback, from its bytes to its answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use jiff::Timestamp;
+use opentelemetry::KeyValue;
+use serde_json::json;
+use shared::log::LogMessage;
+use shared::platform::{Refusal, accept_app};
+use shared::problem::Problem;
+use shared::seal::SealingNonce;
+use shared::telemetry::names::attribute;
+use shared::verify::Unauthentic;
+use tracing::{Instrument as _, Span};
+
+use crate::metrics::METRICS;
+use crate::publish::{Appended, NotAppended};
+use crate::router::{App, internal_error};
+use crate::settings::Source;
+
+const RETRY_AFTER_S: u32 = 2;
+
+/// A callback whose body has arrived.
+struct Received {
+    headers: HeaderMap,
+    path_token: Option<String>,
+    body: Bytes,
+    received_at: Timestamp,
+    /// When its headers had arrived: the platform's deadline counts from there.
+    started: Instant,
+}
+
+pub(crate) fn source<'a>(app: &'a App, name: &str) -> Result<&'a Source, Problem> {
+    let found = app.settings.sources.iter().find(|(known, _)| known.as_str() == name);
+    found.map(|(_, source)| source).ok_or_else(|| {
+        let detail = "no source of this name is configured; see `sources` in the configuration";
+        Problem::new(StatusCode::NOT_FOUND, "unknown-source", detail)
+    })
+}
+
+/// Answers one callback.
+///
+/// Once the body is here the work goes on in a task of its own: when the client
+/// hangs up, the server drops this future but the event still reaches the log.
+pub(crate) async fn receive(
+    app: Arc<App>,
+    source_name: &str,
+    path_token: Option<String>,
+    request: Request,
+) -> Response {
+    let started = Instant::now();
+    let source = match source(&app, source_name) {
+        Ok(source) => source,
+        Err(problem) => return problem.response(),
+    };
+    let name = source.name.clone();
+    Span::current().record("mooring.source", name.as_str());
+
+    let result = match read(&app, request).await {
+        Ok((headers, body)) => {
+            let received_at = Timestamp::now();
+            let received = Received { headers, path_token, body, received_at, started };
+            let working = Arc::clone(&app);
+            let task = async move {
+                let source = self::source(&working, name.as_str())?;
+                append(&working, source, received).await
+            };
+            let task = app.in_flight.spawn(task.instrument(Span::current()));
+            task.await.unwrap_or_else(|_panicked| Err(internal_error()))
+        }
+        Err(problem) => Err(problem),
+    };
+    observe(source, started, &result);
+    match result {
+        Ok(appended) => {
+            Json(json!({ "ok": true, "duplicate": appended.duplicate })).into_response()
+        }
+        Err(problem) => problem.response(),
+    }
+}
+
+async fn append(app: &App, source: &Source, received: Received) -> Result<Appended, Problem> {
+    let Received { headers, path_token, body, received_at, started } = received;
+    let _place = app.places.try_acquire().map_err(|_| overloaded())?;
+
+    let verified = source
+        .verification
+        .verify(path_token.as_deref(), &headers, &body)
+        .map_err(|why| unauthentic(&why))?;
+    let callback = source.platform.parse(&verified).map_err(|why| refused(&why))?;
+    accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
+    let event = callback
+        .seal(
+            source.name.clone(),
+            source.platform,
+            received_at,
+            &app.settings.ring,
+            SealingNonce::random,
+        )
+        .map_err(|_| internal_error())?;
+    drop(body); // only ciphertext from here on
+
+    let message = LogMessage::new(&event).map_err(|_| internal_error())?;
+    let budget = source.ack_budget.saturating_sub(started.elapsed());
+    let appended = app.publisher.append(message, budget).await.map_err(|why| not_appended(&why))?;
+    tracing::info!(
+        event.r#type = event.fact.kind(),
+        installation = event.fact.identity().map(|identity| identity.installation_id.as_str()),
+        sequence = appended.sequence.0,
+        duplicate = appended.duplicate,
+        "acknowledged"
+    );
+    Ok(appended)
+}
+
+/// Reads the body, within its limits of type, size and time.
+async fn read(app: &App, request: Request) -> Result<(HeaderMap, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    if !is_json(&parts.headers) {
+        let detail = "the Content-Type must be application/json";
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            detail,
+        ));
+    }
+    let limit = app.settings.http.body_bytes_max;
+    let body = axum::body::to_bytes(body, limit);
+    match tokio::time::timeout(app.settings.http.read_timeout, body).await {
+        Ok(Ok(body)) => Ok((parts.headers, body)),
+        Ok(Err(error)) => Err(unreadable(&error, limit)),
+        Err(_elapsed) => {
+            let detail = "the body did not arrive in time";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail))
+        }
+    }
+}
+
+/// `application/json`, `application/anything+json`, or nothing: the platforms
+/// do not document what they send.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    let essence = essence.trim().to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn unreadable(error: &axum::Error, limit: usize) -> Problem {
+    let too_large = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
+        .any(|cause| cause.is::<http_body_util::LengthLimitError>());
+    if too_large {
+        let detail = format!("the body has more than {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", detail)
+    } else {
+        Problem::new(StatusCode::BAD_REQUEST, "unreadable-body", "the body ended early")
+    }
+}
+
+fn unauthentic(why: &Unauthentic) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthentic", why.to_string())
+}
+
+fn refused(why: &Refusal) -> Problem {
+    let status = match why {
+        Refusal::MalformedJson { .. } | Refusal::TooDeep { .. } | Refusal::NotAnObject => {
+            StatusCode::BAD_REQUEST
+        }
+        Refusal::MissingField { .. }
+        | Refusal::InvalidField { .. }
+        | Refusal::Contradiction { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::ForeignApp => StatusCode::FORBIDDEN,
+    };
+    Problem::new(status, why.name(), why.to_string())
+}
+
+fn not_appended(why: &NotAppended) -> Problem {
+    let name = match why {
+        NotAppended::BudgetSpent => "log-unavailable",
+        NotAppended::Overloaded => "log-overloaded",
+        NotAppended::ContractBroken => "durability-contract-broken",
+        // The limit on the body should not let it come so far.
+        NotAppended::TooLarge => return internal_error(),
+    };
+    let detail = format!("{why}; the callback was not acknowledged and may be sent again");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, name, detail).retry_after(RETRY_AFTER_S)
+}
+
+fn overloaded() -> Problem {
+    let detail = "too many callbacks are in flight; this one may be sent again";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).retry_after(RETRY_AFTER_S)
+}
+
+fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>) {
+    let name = || KeyValue::new(attribute::SOURCE, source.name.to_string());
+    let result = match result {
+        Ok(Appended { duplicate: false, .. }) => "appended",
+        Ok(Appended { duplicate: true, .. }) => "duplicate",
+        Err(problem) => {
+            tracing::warn!(
+                status = problem.status.as_u16(),
+                reason = problem.name,
+                "not acknowledged"
+            );
+            if problem.status.is_client_error() {
+                let reason = KeyValue::new(attribute::REASON, problem.name);
+                METRICS.refusals.add(1, &[name(), reason]);
+                "refused"
+            } else {
+                "failed"
+            }
+        }
+    };
+    let result = KeyValue::new(attribute::RESULT, result);
+    METRICS.ack_duration.record(started.elapsed().as_secs_f64(), &[name(), result]);
+}

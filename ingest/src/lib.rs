@@ -1,0 +1,53 @@
+//! The ack path: verify, parse, seal, append to the log, answer 2xx.
+//!
+//! It must never need a database, answer 2xx before the append is
+//! acknowledged, or let a secret leave in clear.
+
+mod callback;
+mod metrics;
+mod publish;
+mod readiness;
+mod router;
+mod serve;
+mod settings;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use shared::nats;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use settings::Settings;
+
+use crate::publish::Publisher;
+use crate::router::App;
+
+/// Serves until `shutdown` is cancelled, then finishes what is in flight.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listen = settings.http.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("listening on {listen} (ingest.listen): is it taken by another process?")
+    })?;
+    let client = nats::connect(&settings.nats, "ingest").await.context("connecting to NATS")?;
+    let contract = readiness::watch_contract(&client, &settings, shutdown.clone());
+    let publisher = Publisher::new(client.clone(), contract);
+    tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
+
+    let in_flight = TaskTracker::new();
+    let http = settings.http.clone();
+    let app = Arc::new(App::new(settings, publisher, in_flight.clone()));
+    serve::serve(listener, router::router(app), &http, shutdown).await;
+
+    // Callbacks whose client has gone are still on their way to the log.
+    in_flight.close();
+    if tokio::time::timeout(http.shutdown_timeout, in_flight.wait()).await.is_err() {
+        anyhow::bail!(
+            "{} callbacks were not finished in time; none was acknowledged",
+            in_flight.len()
+        );
+    }
+    tracing::info!("ingest has stopped");
+    Ok(())
+}

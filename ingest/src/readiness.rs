@@ -1,0 +1,166 @@
+//! Is the log fit to acknowledge from? Asked at start and again and again,
+//! because a stream's settings can be changed under a running service.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::{self, ErrorCode};
+use serde::Deserialize;
+use shared::stream::{Breach, STREAM, breaches};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::Settings;
+
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// While it is not known, callbacks wait for the answer.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is known of the stream's durability.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Contract {
+    Unknown {
+        why: String,
+    },
+    /// `accepted` are breaches that the configuration allows by name.
+    Met {
+        accepted: Vec<Breach>,
+    },
+    Broken {
+        breaches: Vec<Breach>,
+    },
+}
+
+struct Check {
+    jetstream: jetstream::Context,
+    http: reqwest::Client,
+    monitor_url: Option<String>,
+    accepted_breaches: Vec<Breach>,
+}
+
+/// Starts the checking task. It ends at `shutdown`, or when nobody asks any
+/// more; it holds nothing that could be lost.
+pub(crate) fn watch_contract(
+    client: &Client,
+    settings: &Settings,
+    shutdown: CancellationToken,
+) -> watch::Receiver<Contract> {
+    let check = Check {
+        jetstream: jetstream::new(client.clone()),
+        http: reqwest::Client::new(),
+        monitor_url: settings.monitor_url.clone(),
+        accepted_breaches: settings.accepted_breaches.clone(),
+    };
+    let unknown = Contract::Unknown { why: "not checked yet".to_owned() };
+    let (sender, receiver) = watch::channel(unknown);
+    tokio::spawn(async move {
+        let checking = check_for_ever(&check, &sender);
+        tokio::select! {
+            () = checking => {}
+            () = shutdown.cancelled() => {
+                // Callbacks in flight still need the last answer.
+                sender.closed().await;
+            }
+        }
+    });
+    receiver
+}
+
+async fn check_for_ever(check: &Check, sender: &watch::Sender<Contract>) {
+    loop {
+        let last = sender.borrow().clone();
+        let now = check.contract(&last).await;
+        let wait =
+            if matches!(now, Contract::Unknown { .. }) { CHECK_AGAIN_AFTER } else { CHECK_EVERY };
+        if now != last {
+            report(&now);
+            sender.send_replace(now);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn report(contract: &Contract) {
+    match contract {
+        Contract::Unknown { why } => tracing::warn!(why, "the log is not ready"),
+        Contract::Met { accepted } if accepted.is_empty() => {
+            tracing::info!("the log meets the durability contract");
+        }
+        Contract::Met { accepted } => {
+            tracing::warn!(?accepted, "the log is laxer than the durability contract, as allowed");
+        }
+        Contract::Broken { breaches } => {
+            tracing::error!(?breaches, "the log breaks the durability contract: nothing is acked");
+        }
+    }
+}
+
+impl Check {
+    async fn contract(&self, last: &Contract) -> Contract {
+        let stream = match self.jetstream.get_stream(STREAM).await {
+            Ok(stream) => stream,
+            Err(error) if is_missing(&error) => {
+                let why = format!("there is no stream {STREAM}: run `worker migrate`");
+                return Contract::Unknown { why };
+            }
+            // The settings have not changed because the server is away. Until
+            // it is back, publishing is tried and not acknowledged.
+            Err(error) => match last {
+                Contract::Unknown { .. } => return Contract::Unknown { why: error.to_string() },
+                Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
+            },
+        };
+        let mut found = breaches(&stream.cached_info().config);
+        match self.sync_breach().await {
+            Ok(breach) => found.extend(breach),
+            Err(why) => match last {
+                Contract::Unknown { .. } => return Contract::Unknown { why },
+                Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
+            },
+        }
+        let is_accepted = |breach: &Breach| self.accepted_breaches.contains(breach);
+        let (accepted, broken): (Vec<_>, Vec<_>) = found.into_iter().partition(is_accepted);
+        if broken.is_empty() {
+            Contract::Met { accepted }
+        } else {
+            Contract::Broken { breaches: broken }
+        }
+    }
+
+    /// `sync_interval` is a setting of the server; only its monitoring endpoint
+    /// tells (<https://docs.nats.io/running-a-nats-service/nats_admin/monitoring#general-information>).
+    async fn sync_breach(&self) -> Result<Option<Breach>, String> {
+        #[derive(Deserialize)]
+        struct Varz {
+            jetstream: JetStream,
+        }
+        #[derive(Deserialize)]
+        struct JetStream {
+            config: JetStreamConfig,
+        }
+        #[derive(Deserialize)]
+        struct JetStreamConfig {
+            #[serde(default)]
+            sync_always: bool,
+        }
+
+        let Some(monitor_url) = &self.monitor_url else {
+            return Ok(Some(Breach::SyncNotChecked));
+        };
+        let url = format!("{}/varz", monitor_url.trim_end_matches('/'));
+        let failed = |error: reqwest::Error| format!("asking nats.monitor_url: {error}");
+        let request = self.http.get(url).timeout(MONITOR_TIMEOUT).send();
+        let varz: Varz = request.await.map_err(failed)?.json().await.map_err(failed)?;
+        let always = varz.jetstream.config.sync_always;
+        Ok((!always).then_some(Breach::SyncNotAlways))
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(
+        error.kind(),
+        GetStreamErrorKind::JetStream(server) if server.error_code() == ErrorCode::STREAM_NOT_FOUND
+    )
+}

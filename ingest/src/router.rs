@@ -1,0 +1,166 @@
+//! The routes, and what every request has: a span, metrics, a problem for every
+//! refusal.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use opentelemetry::KeyValue;
+use serde::Deserialize;
+use serde_json::json;
+use shared::problem::Problem;
+use shared::telemetry::{self, names::attribute};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{Instrument as _, field, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::callback;
+use crate::metrics::METRICS;
+use crate::publish::Publisher;
+use crate::readiness::Contract;
+use crate::settings::Settings;
+
+/// Callbacks between their body and their answer. Each holds a few kilobytes.
+const CALLBACKS_IN_FLIGHT_MAX: usize = 8_192;
+
+pub(crate) struct App {
+    pub(crate) settings: Settings,
+    pub(crate) publisher: Publisher,
+    /// Callbacks outlive their connection: see `callback::receive`.
+    pub(crate) in_flight: TaskTracker,
+    pub(crate) places: Arc<Semaphore>,
+}
+
+impl App {
+    pub(crate) fn new(settings: Settings, publisher: Publisher, in_flight: TaskTracker) -> Self {
+        let places = Arc::new(Semaphore::new(CALLBACKS_IN_FLIGHT_MAX));
+        Self { settings, publisher, in_flight, places }
+    }
+}
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let callback = || get(probe).post(receive);
+    Router::new()
+        .route("/callbacks/{source}", callback())
+        .route("/callbacks/{source}/{token}", callback())
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(|_| internal_error().response::<Body>()))
+        .layer(middleware::from_fn(observe))
+        .with_state(app)
+}
+
+#[derive(Deserialize)]
+struct CallbackPath {
+    source: String,
+    token: Option<String>,
+}
+
+/// Platforms probe the callback URL when an app is registered.
+async fn probe(State(app): State<Arc<App>>, Path(path): Path<CallbackPath>) -> Response {
+    match callback::source(&app, &path.source) {
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
+        Err(problem) => problem.response(),
+    }
+}
+
+async fn receive(
+    State(app): State<Arc<App>>,
+    Path(path): Path<CallbackPath>,
+    request: Request,
+) -> Response {
+    callback::receive(app, &path.source, path.token, request).await
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(app): State<Arc<App>>) -> Response {
+    let connected = app.publisher.is_connected();
+    let nats = if connected { "connected" } else { "not connected" };
+    let (log, fit) = match app.publisher.contract() {
+        Contract::Met { accepted } => (json!({ "contract": "met", "accepted": accepted }), true),
+        Contract::Unknown { why } => (json!({ "contract": "unknown", "why": why }), false),
+        Contract::Broken { breaches } => {
+            let why: Vec<String> = breaches.iter().map(ToString::to_string).collect();
+            (json!({ "contract": "broken", "breaches": breaches, "why": why }), false)
+        }
+    };
+    let ready = connected && fit;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": ready, "nats": nats, "log": log }))).into_response()
+}
+
+async fn not_found() -> Response {
+    let detail = "there is nothing here; callbacks go to POST /callbacks/{source}";
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail).response()
+}
+
+async fn method_not_allowed() -> Response {
+    let detail = "callbacks are taken with POST; GET and HEAD answer probes";
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
+    let mut response: Response = problem.response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+    response
+}
+
+pub(crate) fn internal_error() -> Problem {
+    let detail = "ingest failed; the callback was not acknowledged and may be sent again";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", detail)
+}
+
+/// The server span and the request metric. Neither holds the path: it may
+/// carry a token.
+async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let span = info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = field::Empty,
+        mooring.source = field::Empty,
+        trace_id = field::Empty,
+    );
+    // The caller is not trusted to choose our trace id or sampling.
+    let traceparent = request.headers().get(telemetry::TRACEPARENT);
+    let remote = traceparent.and_then(|value| value.to_str().ok()).and_then(telemetry::remote);
+    if let Some(remote) = remote {
+        span.add_link(remote);
+    }
+    span.record("trace_id", telemetry::trace_id(&span));
+    let response = next.run(request).instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
+    METRICS.request_duration.record(
+        started.elapsed().as_secs_f64(),
+        &[
+            KeyValue::new(attribute::HTTP_REQUEST_METHOD, known_method(method.as_str())),
+            KeyValue::new(attribute::HTTP_ROUTE, route),
+            KeyValue::new(attribute::HTTP_RESPONSE_STATUS_CODE, i64::from(status)),
+        ],
+    );
+    response
+}
+
+/// A caller can invent methods; a metric must not grow with them.
+fn known_method(method: &str) -> &'static str {
+    const KNOWN: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or("_OTHER")
+}
