@@ -1,0 +1,145 @@
+//! The command line: what can be said, and how answers are printed.
+#![expect(clippy::print_stdout, reason = "answers go to standard output")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use shared::id::{InstallationId, InvalidId};
+use worker::installations::{Filter, Page};
+
+/// Applies the log of installation events to Postgres and serves what comes of it.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done or stopped as asked, 1 failed, 2 misused, 78 the configuration is not usable.\n\n\
+                  Examples:\n  \
+                  worker migrate                        bring schema, stream and consumer to this version\n  \
+                  worker run                            apply events, serve reads\n  \
+                  worker installations list --status active\n  \
+                  worker installations show instapp_1 --json"
+)]
+pub(crate) struct Cli {
+    /// The configuration file; MOORING__SECTION__SETTING variables override it
+    #[arg(long, env = "MOORING_CONFIG", default_value = "mooring.toml", global = true)]
+    pub(crate) config: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Apply events and serve the read API until SIGTERM or Ctrl-C
+    Run {
+        /// Check the configuration and the secrets it refers to, then exit
+        #[arg(long)]
+        check_config: bool,
+    },
+    /// Create or update the Postgres schema, the JetStream stream and its consumer
+    ///
+    /// Needs a Postgres role that owns the database and a NATS user that may
+    /// manage streams: set MOORING__POSTGRES__URL and MOORING__NATS__USER for
+    /// this one command. Safe to run again.
+    Migrate,
+    /// Read installations from Postgres
+    Installations {
+        #[command(subcommand)]
+        command: Installations,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Installations {
+    /// List installations, a line each
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Print JSON, as the read API answers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one installation
+    Show {
+        /// The platform's id of the installation
+        #[arg(value_parser = parse_id)]
+        id: InstallationId,
+        /// Needed where several sources know the id
+        #[arg(long)]
+        source: Option<String>,
+        /// Print JSON, as the read API answers
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct FilterArgs {
+    /// Only installations of this source
+    #[arg(long)]
+    source: Option<String>,
+    /// Only installations that are active, superseded or inactive
+    #[arg(long)]
+    status: Option<String>,
+    /// Where the page before ended (its next_cursor)
+    #[arg(long)]
+    cursor: Option<String>,
+    /// How many at the most, up to 200
+    #[arg(long)]
+    limit: Option<u16>,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        let FilterArgs { source, status, cursor, limit } = args;
+        Self { source, status, cursor, limit }
+    }
+}
+
+fn parse_id(text: &str) -> Result<InstallationId, InvalidId> {
+    InstallationId::parse(text)
+}
+
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+pub(crate) fn print_page(page: &Page, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(page);
+    }
+    if page.installations.is_empty() {
+        println!("no installations");
+    }
+    for found in &page.installations {
+        println!(
+            "{:<11} {:<12} {:<32} generation {} in {}",
+            found.status, found.source, found.installation_id, found.generation, found.place
+        );
+    }
+    if let Some(cursor) = &page.next_cursor {
+        println!("more: --cursor {cursor}");
+    }
+    Ok(())
+}
+
+/// Each field on a line of its own, named as in JSON.
+pub(crate) fn print_installation(found: &impl Serialize, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(found);
+    }
+    if let serde_json::Value::Object(fields) = serde_json::to_value(found)? {
+        for (name, value) in fields {
+            match value {
+                serde_json::Value::Null => {}
+                serde_json::Value::String(text) => println!("{name:<20} {text}"),
+                other => println!("{name:<20} {other}"),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! The commit path: one transaction for a batch of deliveries.
+//!
+//! Lock the places it touches, append to the journal, fold each place, save,
+//! commit. The lock comes first and in a fixed order: two workers that fold one
+//! place at a time would each miss the other's event. Whoever acknowledges does
+//! it after this returns.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use shared::event::Event;
+use shared::fold::{Recorded, Retention, fold};
+use shared::id::{MessageId, StreamSequence};
+use shared::telemetry::TRACEPARENT;
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tracing::{Instrument as _, Span, info_span};
+
+use crate::dead_letter::{self, DeadLetter, Reason};
+use crate::journal::{self, Entry, FoldUnit};
+use crate::projection::{self, Row};
+
+/// A message of the log, as a value.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) sequence: StreamSequence,
+    pub(crate) subject: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) published_at: jiff::Timestamp,
+}
+
+/// What a committed batch did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) appended: usize,
+    pub(crate) duplicates: usize,
+    pub(crate) dead_letters: usize,
+}
+
+/// What a failure means for the batch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// Postgres is away or busy: the same batch will do later.
+    #[error("committing a batch")]
+    Retry(#[source] sqlx::Error),
+    /// An event of the batch will never be accepted.
+    #[error("an event of the batch cannot be applied")]
+    Unappliable(#[source] sqlx::Error),
+    /// Going on would mix two histories.
+    #[error(
+        "the log holds another event at a sequence that the journal knows: the stream \
+         INSTALLATIONS was recreated or restored from an older backup"
+    )]
+    OtherLog(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for CommitError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else {
+            return match error {
+                // A journal row that cannot be read back.
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+                    Self::Unappliable(error)
+                }
+                _ => Self::Retry(error),
+            };
+        };
+        if database.constraint() == Some("journal_stream_sequence_key") {
+            return Self::OtherLog(error);
+        }
+        // SQLSTATE classes: 22 data exception, 23 integrity constraint, 54
+        // program limit. Anything else may be mended without touching the event.
+        let class = database.code().and_then(|code| code.get(..2).map(str::to_owned));
+        match class.as_deref() {
+            Some("22" | "23" | "54") => Self::Unappliable(error),
+            _ => Self::Retry(error),
+        }
+    }
+}
+
+/// Applies a batch. If one event in it cannot be applied, each is applied by
+/// itself and that one becomes a dead letter.
+pub(crate) async fn apply(
+    pool: &PgPool,
+    batch: &[Delivery],
+    retention: Retention,
+) -> Result<Committed, CommitError> {
+    let cause = match commit(pool, batch, retention).await {
+        Err(CommitError::Unappliable(cause)) => cause,
+        done => return done,
+    };
+    if let [only] = batch {
+        let letter =
+            DeadLetter { delivery: only, reason: Reason::Unappliable, detail: chain(&cause) };
+        bury(pool, &letter).await?;
+        return Ok(Committed { dead_letters: 1, ..Committed::default() });
+    }
+    let mut total = Committed::default();
+    for delivery in batch {
+        let one = Box::pin(apply(pool, std::slice::from_ref(delivery), retention)).await?;
+        total.appended += one.appended;
+        total.duplicates += one.duplicates;
+        total.dead_letters += one.dead_letters;
+    }
+    Ok(total)
+}
+
+async fn bury(pool: &PgPool, letter: &DeadLetter<'_>) -> Result<(), CommitError> {
+    tracing::error!(
+        sequence = letter.delivery.sequence.0,
+        reason = letter.reason.name(),
+        detail = letter.detail,
+        "dead letter"
+    );
+    let mut connection = pool.acquire().await?;
+    dead_letter::keep(&mut connection, letter).await?;
+    Ok(())
+}
+
+async fn commit(
+    pool: &PgPool,
+    batch: &[Delivery],
+    retention: Retention,
+) -> Result<Committed, CommitError> {
+    let (entries, dead_letters) = decode(batch);
+    let entries = distinct(&entries);
+    let units: Vec<FoldUnit> = {
+        let units: BTreeSet<FoldUnit> =
+            entries.iter().filter_map(|entry| entry.fold_unit()).collect();
+        units.into_iter().collect()
+    };
+
+    let mut connection = pool.acquire().await?;
+    let mut transaction = connection.begin().await?;
+    lock(&mut transaction, &units).instrument(statement("SELECT", "pg_advisory_xact_lock")).await?;
+    let appended = journal::append(&mut transaction, &entries)
+        .instrument(statement("INSERT", "mooring.journal"))
+        .await?;
+    let history = journal::of_places(&mut transaction, &units)
+        .instrument(statement("SELECT", "mooring.journal"))
+        .await?;
+    projection::save(&mut transaction, fold_places(history, retention))
+        .instrument(statement("INSERT", "projection.installations"))
+        .await?;
+    for letter in &dead_letters {
+        dead_letter::keep(&mut transaction, letter)
+            .instrument(statement("INSERT", "mooring.dead_letters"))
+            .await?;
+    }
+    transaction.commit().instrument(statement("COMMIT", "")).await?;
+
+    let duplicates = batch.len() - dead_letters.len() - appended;
+    Ok(Committed { appended, duplicates, dead_letters: dead_letters.len() })
+}
+
+fn statement(operation: &'static str, collection: &'static str) -> Span {
+    info_span!(
+        "postgres",
+        otel.name = format!("{operation} {collection}").trim_end(),
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.operation.name = operation,
+        db.collection.name = collection,
+    )
+}
+
+fn decode(batch: &[Delivery]) -> (Vec<Entry>, Vec<DeadLetter<'_>>) {
+    let mut entries = Vec::with_capacity(batch.len());
+    let mut dead_letters = Vec::new();
+    for delivery in batch {
+        match entry(delivery) {
+            Ok(entry) => entries.push(entry),
+            Err(detail) => {
+                tracing::error!(sequence = delivery.sequence.0, detail, "dead letter");
+                dead_letters.push(DeadLetter { delivery, reason: Reason::Undecodable, detail });
+            }
+        }
+    }
+    (entries, dead_letters)
+}
+
+fn entry(delivery: &Delivery) -> Result<Entry, String> {
+    let event = Event::decode(&delivery.body).map_err(|error| chain(&error))?;
+    let text = String::from_utf8(delivery.body.clone()).map_err(|error| chain(&error))?;
+    let body = RawValue::from_string(text).map_err(|error| chain(&error))?;
+    let traceparent = delivery.headers.get(TRACEPARENT).cloned();
+    Ok(Entry { recorded: Recorded { sequence: delivery.sequence, event }, traceparent, body })
+}
+
+/// One statement may not touch a row twice, so of copies in one batch only the
+/// first in the log is taken.
+fn distinct(entries: &[Entry]) -> Vec<&Entry> {
+    let mut first: BTreeMap<&MessageId, &Entry> = BTreeMap::new();
+    for entry in entries {
+        let kept = first.entry(&entry.recorded.event.message_id).or_insert(entry);
+        if entry.recorded.sequence < kept.recorded.sequence {
+            *kept = entry;
+        }
+    }
+    first.into_values().collect()
+}
+
+/// Locks the places until the transaction ends. The order of the keys is the
+/// same for every worker, so that two of them cannot wait for each other.
+async fn lock(connection: &mut PgConnection, units: &[FoldUnit]) -> Result<(), sqlx::Error> {
+    let keys: BTreeSet<i64> = units.iter().map(lock_key).collect();
+    let keys: Vec<i64> = keys.into_iter().collect();
+    sqlx::query!(
+        r#"
+        SELECT pg_advisory_xact_lock(key)
+        FROM (SELECT key FROM unnest($1::bigint[]) AS keys (key) ORDER BY key) AS ordered
+        "#,
+        &keys,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Two places with one key only wait for each other.
+fn lock_key(unit: &FoldUnit) -> i64 {
+    let digest = Sha256::new()
+        .chain_update(unit.source.as_str())
+        .chain_update([0])
+        .chain_update(unit.place.as_str())
+        .finalize();
+    let first_eight = digest.iter().take(8);
+    first_eight.fold(0, |key, byte| (key << 8) | i64::from(*byte))
+}
+
+fn fold_places(history: Vec<Recorded>, retention: Retention) -> Vec<Row> {
+    let mut by_place: BTreeMap<FoldUnit, Vec<Recorded>> = BTreeMap::new();
+    for recorded in history {
+        let Some(identity) = recorded.event.fact.identity() else { continue };
+        let place = identity.place.clone();
+        let unit = FoldUnit { source: recorded.event.source.clone(), place };
+        by_place.entry(unit).or_default().push(recorded);
+    }
+    let mut rows = Vec::new();
+    for (unit, events) in by_place {
+        let platform = events.first().map_or("", |first| first.event.platform.name());
+        for installation in fold(&events, retention) {
+            rows.push(Row { source: unit.source.clone(), platform, installation });
+        }
+    }
+    rows
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes: Vec<String> = std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect();
+    causes.join(": ")
+}

@@ -1,0 +1,267 @@
+//! From JetStream to the commit path and back: take what waits, apply it,
+//! acknowledge it.
+
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::{self, AckKind, Message};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::future::FutureExt as _;
+use futures_util::stream::{ReadyChunks, StreamExt as _};
+use jiff::Timestamp;
+use opentelemetry::KeyValue;
+use shared::fold::Retention;
+use shared::id::StreamSequence;
+use shared::stream::{CONSUMER, STREAM};
+use shared::telemetry::names::attribute;
+use shared::telemetry::{self, TRACEPARENT};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::commit::{self, CommitError, Committed, Delivery, chain};
+use crate::metrics::METRICS;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A server that says nothing for twice as long is taken for gone.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const EXPIRES: Duration = Duration::from_secs(30);
+/// A span with a link to every event of a large batch would be a burden.
+const LINKS_MAX: usize = 64;
+
+type Messages = ReadyChunks<pull::Stream>;
+
+pub(crate) struct Consumer {
+    pub(crate) client: Client,
+    pub(crate) pool: PgPool,
+    pub(crate) batch_events_max: usize,
+    pub(crate) retention: Retention,
+}
+
+enum Interrupted {
+    Shutdown,
+    /// The stream of messages broke and has to be opened again.
+    Broken(String),
+    Fatal(CommitError),
+}
+
+impl Consumer {
+    /// Consumes until `shutdown`. It waits, and says so, while NATS or Postgres
+    /// is away; it fails only when going on would do harm.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), CommitError> {
+        let mut backoff = backoff();
+        loop {
+            let opened = tokio::select! {
+                opened = self.open() => opened,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            let interrupted = match opened {
+                Ok(messages) => {
+                    tracing::info!("consuming {STREAM}");
+                    backoff = self::backoff();
+                    self.consume(messages, &shutdown).await
+                }
+                Err(why) => Interrupted::Broken(why),
+            };
+            match interrupted {
+                Interrupted::Shutdown => return Ok(()),
+                Interrupted::Fatal(error) => return Err(error),
+                Interrupted::Broken(why) => {
+                    let wait = backoff.next().unwrap_or(BACKOFF_MAX);
+                    tracing::warn!(why, again_in_ms = wait.as_millis(), "waiting for the log");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = shutdown.cancelled() => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Messages, String> {
+        let jetstream = jetstream::new(self.client.clone());
+        let missing = |error: &dyn std::error::Error| {
+            format!(
+                "{} (is there a stream and a consumer? `worker migrate` makes them)",
+                chain(error)
+            )
+        };
+        let stream = jetstream.get_stream_no_info(STREAM).await.map_err(|error| missing(&error))?;
+        let consumer: PullConsumer =
+            stream.get_consumer(CONSUMER).await.map_err(|error| missing(error.as_ref()))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(self.batch_events_max.saturating_mul(2))
+            .expires(EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(|error| chain(&error))?;
+        // As many as are here, and no waiting for more.
+        Ok(messages.ready_chunks(self.batch_events_max))
+    }
+
+    async fn consume(&self, mut messages: Messages, shutdown: &CancellationToken) -> Interrupted {
+        loop {
+            let taken = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => None,
+                taken = messages.next() => taken,
+            };
+            let Some(taken) = taken else {
+                if shutdown.is_cancelled() {
+                    give_back(messages).await;
+                    return Interrupted::Shutdown;
+                }
+                return Interrupted::Broken("the server ended the subscription".to_owned());
+            };
+            let mut batch = Vec::with_capacity(taken.len());
+            let mut broken = None;
+            for message in taken {
+                match message {
+                    Ok(message) => batch.push(message),
+                    Err(error) => broken = Some(chain(&error)),
+                }
+            }
+            // If we are stopped from outside here, the batch is redelivered.
+            if let Err(interrupted) = self.apply_and_ack(&batch, shutdown).await {
+                return interrupted;
+            }
+            if let Some(why) = broken {
+                return Interrupted::Broken(why);
+            }
+        }
+    }
+
+    async fn apply_and_ack(
+        &self,
+        batch: &[Message],
+        shutdown: &CancellationToken,
+    ) -> Result<(), Interrupted> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let deliveries: Vec<Delivery> = batch.iter().filter_map(delivery).collect();
+        let span = batch_span(&deliveries);
+        let committed = self.apply(&deliveries, shutdown).instrument(span.clone()).await?;
+        span.record("mooring.batch.appended", committed.appended);
+        span.record("mooring.batch.duplicates", committed.duplicates);
+        span.record("mooring.batch.dead_letters", committed.dead_letters);
+        for message in batch {
+            // A lost ack brings the event again, and again it changes nothing.
+            if let Err(error) = message.ack().await {
+                tracing::warn!(error = %error, "an applied event was not acknowledged");
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the batch, waiting as long as Postgres is away.
+    async fn apply(
+        &self,
+        deliveries: &[Delivery],
+        shutdown: &CancellationToken,
+    ) -> Result<Committed, Interrupted> {
+        let mut backoff = backoff();
+        loop {
+            let started = Instant::now();
+            match commit::apply(&self.pool, deliveries, self.retention).await {
+                Ok(committed) => {
+                    observe(deliveries.len(), committed, started);
+                    return Ok(committed);
+                }
+                Err(CommitError::Retry(error)) => {
+                    let wait = backoff.next().unwrap_or(BACKOFF_MAX);
+                    let why = chain(&error);
+                    tracing::warn!(why, again_in_ms = wait.as_millis(), "waiting for Postgres");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        // Nothing was acknowledged, so it comes again.
+                        () = shutdown.cancelled() => return Err(Interrupted::Shutdown),
+                    }
+                }
+                Err(error @ (CommitError::Unappliable(_) | CommitError::OtherLog(_))) => {
+                    return Err(Interrupted::Fatal(error));
+                }
+            }
+        }
+    }
+}
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_jitter()
+        .with_min_delay(BACKOFF_MIN)
+        .with_max_delay(BACKOFF_MAX)
+        .without_max_times()
+        .build()
+}
+
+/// What was fetched but not begun goes back at once; otherwise another worker
+/// would wait for it until `ack_wait_ms` is over.
+async fn give_back(messages: Messages) {
+    let mut rest = messages.into_inner();
+    while let Some(Some(Ok(message))) = rest.next().now_or_never() {
+        if message.ack_with(AckKind::Nak(None)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `None` only for a message that is not JetStream's, which a pull consumer
+/// does not deliver.
+fn delivery(message: &Message) -> Option<Delivery> {
+    let info = message.info().ok()?;
+    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+    let first = |values: &Vec<async_nats::HeaderValue>| {
+        values.first().map(|value| value.as_str().to_owned()).unwrap_or_default()
+    };
+    Some(Delivery {
+        sequence: StreamSequence(info.stream_sequence),
+        subject: message.subject.to_string(),
+        headers: headers.map(|(name, values)| (name.to_string(), first(values))).collect(),
+        body: message.payload.to_vec(),
+        published_at: Timestamp::from_nanosecond(info.published.unix_timestamp_nanos())
+            .unwrap_or(Timestamp::UNIX_EPOCH),
+    })
+}
+
+fn batch_span(deliveries: &[Delivery]) -> Span {
+    let span = info_span!(
+        "batch",
+        otel.name = format!("process {STREAM}"),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.operation.r#type = "process",
+        messaging.destination.name = STREAM,
+        messaging.consumer.group.name = CONSUMER,
+        messaging.batch.message_count = deliveries.len(),
+        mooring.batch.appended = field::Empty,
+        mooring.batch.duplicates = field::Empty,
+        mooring.batch.dead_letters = field::Empty,
+    );
+    let contexts = deliveries.iter().filter_map(|delivery| delivery.headers.get(TRACEPARENT));
+    for context in contexts.filter_map(|text| telemetry::remote(text)).take(LINKS_MAX) {
+        span.add_link(context);
+    }
+    span
+}
+
+fn observe(events: usize, committed: Committed, started: Instant) {
+    let count = |count: usize, result: &'static str| {
+        if count > 0 {
+            let result = KeyValue::new(attribute::RESULT, result);
+            METRICS.events.add(u64::try_from(count).unwrap_or(u64::MAX), &[result]);
+        }
+    };
+    count(committed.appended, "appended");
+    count(committed.duplicates, "duplicate");
+    count(committed.dead_letters, "dead_letter");
+    METRICS.batch_events.record(u64::try_from(events).unwrap_or(u64::MAX), &[]);
+    METRICS.batch_duration.record(started.elapsed().as_secs_f64(), &[]);
+    tracing::debug!(events, ?committed, "applied a batch");
+}

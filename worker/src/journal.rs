@@ -1,0 +1,181 @@
+//! The journal: every distinct event, once. All SQL on `mooring.journal`.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shared::event::{Event, Payload};
+use shared::fold::Recorded;
+use shared::id::{InstallationId, Place, SourceName, StreamSequence};
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+
+use crate::timestamp::{self, sequence_to_sql, to_sql};
+
+/// An event as it came from the log.
+pub(crate) struct Entry {
+    pub(crate) recorded: Recorded,
+    pub(crate) traceparent: Option<String>,
+    /// The body as in the log.
+    pub(crate) body: Box<RawValue>,
+}
+
+/// The unit that is locked and folded: one place of one source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FoldUnit {
+    pub(crate) source: SourceName,
+    pub(crate) place: Place,
+}
+
+impl Entry {
+    pub(crate) fn fold_unit(&self) -> Option<FoldUnit> {
+        let event = &self.recorded.event;
+        let place = event.fact.identity()?.place.clone();
+        Some(FoldUnit { source: event.source.clone(), place })
+    }
+}
+
+/// Appends what is not there yet and says how many that were.
+///
+/// Of two copies of one event the first in the log stays: which one a worker
+/// sees first must not matter.
+pub(crate) async fn append(
+    connection: &mut PgConnection,
+    entries: &[&Entry],
+) -> Result<usize, sqlx::Error> {
+    let event = |entry: &&Entry| -> Event { entry.recorded.event.clone() };
+    let events: Vec<Event> = entries.iter().map(event).collect();
+    let ids: Vec<&str> = events.iter().map(|event| event.message_id.as_str()).collect();
+    let sequences: Vec<i64> =
+        entries.iter().map(|entry| sequence_to_sql(entry.recorded.sequence.0)).collect();
+    let sources: Vec<&str> = events.iter().map(|event| event.source.as_str()).collect();
+    let keys: Vec<&str> = events.iter().map(|event| event.idempotency_key.as_str()).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.fact.kind()).collect();
+    let identities: Vec<_> = events.iter().map(|event| event.fact.identity()).collect();
+    let installations: Vec<Option<&str>> =
+        identities.iter().map(|found| found.map(|it| it.installation_id.as_str())).collect();
+    let places: Vec<Option<&str>> =
+        identities.iter().map(|found| found.map(|it| it.place.as_str())).collect();
+    let received: Vec<_> = events.iter().map(|event| to_sql(event.received_at)).collect();
+    let occurred: Vec<_> = events.iter().map(|event| event.occurred_at.map(to_sql)).collect();
+    let traceparents: Vec<Option<&str>> =
+        entries.iter().map(|entry| entry.traceparent.as_deref()).collect();
+    let bodies: Vec<&str> = entries.iter().map(|entry| entry.body.get()).collect();
+    let inserted = sqlx::query_scalar!(
+        r#"
+        INSERT INTO mooring.journal AS kept
+            (message_id, stream_sequence, source, idempotency_key, event_type, installation_id,
+             place, received_at, occurred_at, traceparent, event)
+        SELECT message_id, stream_sequence, source, idempotency_key, event_type, installation_id,
+             place, received_at, occurred_at, traceparent, event::json
+        FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
+                    $7::text[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[])
+            AS incoming (message_id, stream_sequence, source, idempotency_key, event_type,
+                         installation_id, place, received_at, occurred_at, traceparent, event)
+        ON CONFLICT (message_id) DO UPDATE
+            SET stream_sequence = excluded.stream_sequence,
+                received_at = excluded.received_at,
+                traceparent = excluded.traceparent,
+                event = excluded.event
+            WHERE excluded.stream_sequence < kept.stream_sequence
+        RETURNING (xmax = 0) AS "inserted!"
+        "#,
+        &ids as _,
+        &sequences,
+        &sources as _,
+        &keys as _,
+        &types as _,
+        &installations as _,
+        &places as _,
+        &received,
+        &occurred as _,
+        &traceparents as _,
+        &bodies as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(inserted.into_iter().filter(|inserted| *inserted).count())
+}
+
+/// All events of the given places, to be folded.
+pub(crate) async fn of_places(
+    connection: &mut PgConnection,
+    units: &[FoldUnit],
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let sources: Vec<&str> = units.iter().map(|unit| unit.source.as_str()).collect();
+    let places: Vec<&str> = units.iter().map(|unit| unit.place.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"
+        SELECT stream_sequence, event AS "event: Json<Box<RawValue>>"
+        FROM mooring.journal
+        JOIN unnest($1::text[], $2::text[]) AS unit (source, place) USING (source, place)
+        "#,
+        &sources as _,
+        &places as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
+}
+
+fn recorded(sequence: i64, event: &RawValue) -> Result<Recorded, sqlx::Error> {
+    let event =
+        Event::decode(event.get().as_bytes()).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Recorded { sequence: StreamSequence(timestamp::sequence_from_sql(sequence)), event })
+}
+
+/// One event as the read API shows it: history without sealed bytes.
+#[derive(Debug, Serialize)]
+pub struct HistoryEntry {
+    pub sequence: StreamSequence,
+    pub source: SourceName,
+    pub r#type: &'static str,
+    pub idempotency_key: String,
+    pub message_id: String,
+    pub received_at: jiff::Timestamp,
+    pub occurred_at: Option<jiff::Timestamp>,
+    pub traceparent: Option<String>,
+    /// As received; null where it is sealed as a whole.
+    pub payload: serde_json::Value,
+}
+
+/// The history of one installation, in log order, from after `after`.
+pub(crate) async fn history(
+    pool: &PgPool,
+    source: Option<&str>,
+    installation: &InstallationId,
+    after: u64,
+    limit: i64,
+) -> Result<Vec<HistoryEntry>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>"
+        FROM mooring.journal
+        WHERE installation_id = $1 AND source = coalesce($2, source) AND stream_sequence > $3
+        ORDER BY stream_sequence
+        LIMIT $4
+        "#,
+        installation.as_str(),
+        source,
+        sequence_to_sql(after),
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    let entry = |sequence, traceparent, event: &RawValue| {
+        let Recorded { sequence, event } = recorded(sequence, event)?;
+        Ok(HistoryEntry {
+            sequence,
+            r#type: event.fact.kind(),
+            source: event.source,
+            idempotency_key: event.idempotency_key.into(),
+            message_id: event.message_id.to_string(),
+            received_at: event.received_at,
+            occurred_at: event.occurred_at,
+            traceparent,
+            payload: match event.payload {
+                Payload::Clear(payload) => payload,
+                Payload::Sealed(_) => serde_json::Value::Null,
+            },
+        })
+    };
+    rows.into_iter().map(|row| entry(row.stream_sequence, row.traceparent, &row.event)).collect()
+}

@@ -1,0 +1,89 @@
+//! `worker`: applies the log to Postgres, serves reads.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use shared::config::{Config, ConfigError};
+use shared::telemetry;
+use worker::{MigrateSettings, Postgres, RunSettings};
+
+use crate::cli::{Cli, Command, Installations};
+
+/// `EX_CONFIG` of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let env = |name: &str| std::env::var(name).ok();
+    match execute(cli, &env) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
+    let path = cli.config;
+    let config = Config::load(&path)?;
+    match cli.command {
+        Command::Run { check_config } => {
+            let settings = RunSettings::resolve(&config, &path, env)?;
+            if check_config {
+                cli::say(&format!("{} is usable by the worker", path.display()));
+                return Ok(());
+            }
+            with_telemetry(env, async {
+                let shutdown = shared::shutdown::on_signal()?;
+                worker::run(settings, shutdown).await
+            })
+        }
+        Command::Migrate => {
+            let settings = MigrateSettings::resolve(&config, &path, env)?;
+            with_telemetry(env, worker::migrate(&settings))
+        }
+        Command::Installations { command } => {
+            let postgres = Postgres::resolve(&config, &path, env)?;
+            runtime()?.block_on(read(&postgres, command))
+        }
+    }
+}
+
+async fn read(postgres: &Postgres, command: Installations) -> anyhow::Result<()> {
+    let pool = worker::pool(postgres);
+    match command {
+        Installations::List { filter, json } => {
+            let page = worker::installations::list(&pool, &filter.into()).await?;
+            cli::print_page(&page, json)
+        }
+        Installations::Show { id, source, json } => {
+            let found = worker::installations::show(&pool, source.as_deref(), &id).await?;
+            cli::print_installation(&found, json)
+        }
+    }
+}
+
+fn with_telemetry(
+    env: Env<'_>,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let telemetry = telemetry::init("mooring-worker", env)?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(work);
+    drop(runtime);
+    telemetry.shutdown();
+    result
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a process that failed")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("worker: {error:#}");
+    let is_config = error.downcast_ref::<ConfigError>().is_some();
+    if is_config { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+}

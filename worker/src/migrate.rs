@@ -1,0 +1,44 @@
+//! `worker migrate`: brings schema, stream and consumer to this version. Safe
+//! to run again and again.
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream;
+use shared::nats;
+use shared::stream::{CONSUMER, STREAM, breaches, consumer_config, stream_config};
+
+use crate::settings::MigrateSettings;
+
+pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
+    migrate_schema(settings).await.context("migrating the Postgres schema")?;
+    migrate_log(settings).await.context("setting up the JetStream stream and consumer")
+}
+
+async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
+    let pool = crate::pool(&settings.postgres);
+    sqlx::migrate!("./migrations").run(&pool).await?;
+    tracing::info!("the Postgres schema is up to date");
+    Ok(())
+}
+
+async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
+    let client = nats::connect(&settings.nats, "migrate").await?;
+    let jetstream = jetstream::new(client);
+    let config = stream_config(&settings.stream);
+    let stream = jetstream.create_or_update_stream(config).await.with_context(|| {
+        format!("creating or updating stream {STREAM} (see `stream` in the configuration)")
+    })?;
+    // The server may keep a setting that cannot be changed on a stream.
+    let kept = breaches(&stream.config);
+    if !kept.is_empty() {
+        let why: Vec<String> = kept.iter().map(ToString::to_string).collect();
+        bail!(
+            "stream {STREAM} exists and keeps settings that break durability: {}",
+            why.join("; ")
+        );
+    }
+    tracing::info!(replicas = stream.config.num_replicas, "stream {STREAM} is up to date");
+    let stream = jetstream.get_stream(STREAM).await?;
+    stream.create_consumer(consumer_config(&settings.worker)).await?;
+    tracing::info!("consumer {CONSUMER} is up to date");
+    Ok(())
+}

@@ -1,0 +1,333 @@
+//! The projection: the state of every installation. All SQL on
+//! `projection.installations`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use shared::fold::{Installation, Status};
+use shared::id::{InstallationId, MessageId, SourceName};
+use shared::seal::Sealed;
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+
+use crate::timestamp::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
+
+/// A folded installation and the source it belongs to.
+pub(crate) struct Row {
+    pub(crate) source: SourceName,
+    pub(crate) platform: &'static str,
+    pub(crate) installation: Installation,
+}
+
+/// Saves what was folded.
+pub(crate) async fn save(
+    connection: &mut PgConnection,
+    mut rows: Vec<Row>,
+) -> Result<(), sqlx::Error> {
+    // Whoever becomes active comes last, or the index on active installations
+    // would see two of them in one place for a moment.
+    rows.sort_by_key(|row| row.installation.status == Status::Active);
+    let columns = Columns::of(&rows)?;
+    sqlx::query!(
+        r#"
+        INSERT INTO projection.installations
+            (source, platform, place, installation_id, app_id, scope, generation, status,
+             granted_permissions, credential_prefix, credential_sealed, credential_event,
+             credential_field, installed_at, uninstalled_at, superseded_by, last_event_sequence,
+             last_event_type)
+        SELECT source, platform, place, installation_id, app_id, scope, generation, status,
+             ARRAY(SELECT jsonb_array_elements_text(granted_permissions)), credential_prefix,
+             credential_sealed, credential_event, credential_field, installed_at, uninstalled_at,
+             superseded_by, last_event_sequence, last_event_type
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
+                    $7::integer[], $8::text[], $9::jsonb[], $10::text[], $11::text[], $12::text[],
+                    $13::text[], $14::timestamptz[], $15::timestamptz[], $16::text[], $17::bigint[],
+                    $18::text[])
+            WITH ORDINALITY
+            AS folded (source, platform, place, installation_id, app_id, scope, generation, status,
+                       granted_permissions, credential_prefix, credential_sealed, credential_event,
+                       credential_field, installed_at, uninstalled_at, superseded_by,
+                       last_event_sequence, last_event_type, position)
+        ORDER BY position
+        ON CONFLICT (source, place, installation_id) DO UPDATE
+            SET platform = excluded.platform,
+                app_id = excluded.app_id,
+                scope = excluded.scope,
+                generation = excluded.generation,
+                status = excluded.status,
+                granted_permissions = excluded.granted_permissions,
+                credential_prefix = excluded.credential_prefix,
+                credential_sealed = excluded.credential_sealed,
+                credential_event = excluded.credential_event,
+                credential_field = excluded.credential_field,
+                installed_at = excluded.installed_at,
+                uninstalled_at = excluded.uninstalled_at,
+                superseded_by = excluded.superseded_by,
+                last_event_sequence = excluded.last_event_sequence,
+                last_event_type = excluded.last_event_type
+        "#,
+        &columns.sources as _,
+        &columns.platforms as _,
+        &columns.places as _,
+        &columns.ids as _,
+        &columns.apps as _,
+        &columns.scopes,
+        &columns.generations,
+        &columns.statuses as _,
+        &columns.permissions,
+        &columns.prefixes as _,
+        &columns.sealed as _,
+        &columns.events as _,
+        &columns.fields as _,
+        &columns.installed as _,
+        &columns.uninstalled as _,
+        &columns.successors as _,
+        &columns.last_sequences,
+        &columns.last_types as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The rows, column by column, as `unnest` takes them.
+#[derive(Default)]
+struct Columns<'a> {
+    sources: Vec<&'a str>,
+    platforms: Vec<&'a str>,
+    places: Vec<&'a str>,
+    ids: Vec<&'a str>,
+    apps: Vec<&'a str>,
+    scopes: Vec<serde_json::Value>,
+    generations: Vec<i32>,
+    statuses: Vec<&'a str>,
+    /// JSON, because Postgres has no array of arrays of different lengths.
+    permissions: Vec<serde_json::Value>,
+    prefixes: Vec<Option<&'a str>>,
+    sealed: Vec<Option<&'a str>>,
+    events: Vec<Option<&'a str>>,
+    fields: Vec<Option<&'a str>>,
+    installed: Vec<Option<OffsetDateTime>>,
+    uninstalled: Vec<Option<OffsetDateTime>>,
+    successors: Vec<Option<&'a str>>,
+    last_sequences: Vec<i64>,
+    last_types: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a [Row]) -> Result<Self, sqlx::Error> {
+        let mut columns = Self::default();
+        for row in rows {
+            columns.push(row).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        }
+        Ok(columns)
+    }
+
+    fn push(&mut self, row: &'a Row) -> Result<(), serde_json::Error> {
+        let Row { source, platform, installation } = row;
+        let identity = &installation.identity;
+        self.sources.push(source.as_str());
+        self.platforms.push(platform);
+        self.places.push(identity.place.as_str());
+        self.ids.push(identity.installation_id.as_str());
+        self.apps.push(identity.app_id.as_str());
+        self.scopes.push(serde_json::to_value(&identity.scope)?);
+        self.generations.push(i32::try_from(installation.generation).unwrap_or(i32::MAX));
+        self.permissions.push(serde_json::to_value(&installation.granted_permissions)?);
+        self.installed.push(installation.installed_at.map(to_sql));
+        self.last_sequences.push(sequence_to_sql(installation.last_event.sequence.0));
+        self.last_types.push(installation.last_event.kind);
+
+        let (uninstalled, successor) = match &installation.status {
+            Status::Active => (None, None),
+            Status::Superseded { by } => (None, Some(by.as_str())),
+            Status::Inactive { uninstalled_at } => (Some(to_sql(*uninstalled_at)), None),
+        };
+        self.statuses.push(installation.status.name());
+        self.uninstalled.push(uninstalled);
+        self.successors.push(successor);
+
+        let credential = installation.credential.as_ref();
+        self.prefixes.push(installation.credential_prefix.as_deref());
+        self.sealed.push(credential.map(|found| found.sealed.sealed.as_str()));
+        self.events.push(credential.map(|found| found.event.as_str()));
+        self.fields.push(credential.map(|found| found.sealed.field.as_str()));
+        Ok(())
+    }
+}
+
+/// One installation as it is read. It holds no sealed bytes.
+#[derive(Debug, Serialize)]
+pub struct InstallationView {
+    pub source: String,
+    pub installation_id: String,
+    pub platform: String,
+    pub app_id: String,
+    pub place: String,
+    pub scope: BTreeMap<String, String>,
+    pub status: String,
+    pub generation: i32,
+    pub granted_permissions: Vec<String>,
+    pub credential_prefix: Option<String>,
+    pub has_credential: bool,
+    pub installed_at: Option<jiff::Timestamp>,
+    pub uninstalled_at: Option<jiff::Timestamp>,
+    pub superseded_by: Option<String>,
+    pub last_event: LastEventView,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LastEventView {
+    pub sequence: u64,
+    pub r#type: String,
+}
+
+struct InstallationRow {
+    source: String,
+    installation_id: String,
+    platform: String,
+    app_id: String,
+    place: String,
+    scope: Json<BTreeMap<String, String>>,
+    status: String,
+    generation: i32,
+    granted_permissions: Vec<String>,
+    credential_prefix: Option<String>,
+    has_credential: bool,
+    installed_at: Option<OffsetDateTime>,
+    uninstalled_at: Option<OffsetDateTime>,
+    superseded_by: Option<String>,
+    last_event_sequence: i64,
+    last_event_type: String,
+}
+
+impl From<InstallationRow> for InstallationView {
+    fn from(row: InstallationRow) -> Self {
+        Self {
+            source: row.source,
+            installation_id: row.installation_id,
+            platform: row.platform,
+            app_id: row.app_id,
+            place: row.place,
+            scope: row.scope.0,
+            status: row.status,
+            generation: row.generation,
+            granted_permissions: row.granted_permissions,
+            credential_prefix: row.credential_prefix,
+            has_credential: row.has_credential,
+            installed_at: row.installed_at.map(from_sql),
+            uninstalled_at: row.uninstalled_at.map(from_sql),
+            superseded_by: row.superseded_by,
+            last_event: LastEventView {
+                sequence: sequence_from_sql(row.last_event_sequence),
+                r#type: row.last_event_type,
+            },
+        }
+    }
+}
+
+/// The installations with this id: one for each source that knows it.
+///
+/// An uninstall that names another place than the install makes a row there;
+/// it is shown only where nothing was ever installed under the id.
+pub(crate) async fn by_id(
+    pool: &PgPool,
+    source: Option<&str>,
+    id: &InstallationId,
+) -> Result<Vec<InstallationView>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        InstallationRow,
+        r#"
+        SELECT DISTINCT ON (source)
+            source, installation_id, platform, app_id, place,
+            scope AS "scope: Json<BTreeMap<String, String>>", status, generation,
+            granted_permissions, credential_prefix,
+            credential_sealed IS NOT NULL AS "has_credential!", installed_at, uninstalled_at,
+            superseded_by, last_event_sequence, last_event_type
+        FROM projection.installations
+        WHERE installation_id = $1 AND source = coalesce($2, source)
+        ORDER BY source, installed_at IS NULL, last_event_sequence DESC
+        "#,
+        id.as_str(),
+        source,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(InstallationView::from).collect())
+}
+
+/// Where a page ended; the next one starts after it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct PageEnd {
+    pub(crate) source: String,
+    pub(crate) place: String,
+    pub(crate) installation_id: String,
+}
+
+/// One page, ordered by source, place and id.
+pub(crate) async fn page(
+    pool: &PgPool,
+    source: Option<&str>,
+    status: Option<&str>,
+    after: &PageEnd,
+    limit: i64,
+) -> Result<Vec<InstallationView>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        InstallationRow,
+        r#"
+        SELECT
+            source, installation_id, platform, app_id, place,
+            scope AS "scope: Json<BTreeMap<String, String>>", status, generation,
+            granted_permissions, credential_prefix,
+            credential_sealed IS NOT NULL AS "has_credential!", installed_at, uninstalled_at,
+            superseded_by, last_event_sequence, last_event_type
+        FROM projection.installations
+        WHERE source = coalesce($1, source) AND status = coalesce($2, status)
+          AND (source, place, installation_id) > ($3, $4, $5)
+        ORDER BY source, place, installation_id
+        LIMIT $6
+        "#,
+        source,
+        status,
+        after.source,
+        after.place,
+        after.installation_id,
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(InstallationView::from).collect())
+}
+
+/// A sealed credential with what it is bound to.
+pub(crate) struct StoredCredential {
+    pub(crate) sealed: Sealed,
+    pub(crate) event: MessageId,
+    pub(crate) field: String,
+}
+
+pub(crate) async fn credential(
+    connection: &mut PgConnection,
+    of: &InstallationView,
+) -> Result<Option<StoredCredential>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"
+        SELECT credential_sealed AS "sealed!", credential_event AS "event!",
+               credential_field AS "field!"
+        FROM projection.installations
+        WHERE source = $1 AND place = $2 AND installation_id = $3
+          AND credential_sealed IS NOT NULL
+        "#,
+        of.source,
+        of.place,
+        of.installation_id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| StoredCredential {
+        sealed: Sealed::from_stored(row.sealed),
+        event: MessageId::from_stored(row.event),
+        field: row.field,
+    }))
+}

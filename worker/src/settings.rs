@@ -1,0 +1,141 @@
+//! What the worker takes from the configuration, with its secrets read.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use shared::config::{
+    Config, ConfigError, PostgresSettings, Resolver, Scope, StreamSettings, WorkerSettings,
+};
+use shared::fold::Retention;
+use shared::nats::Connection;
+use shared::seal::KeyRing;
+use sqlx::postgres::PgConnectOptions;
+
+const API_TOKEN_BYTES_MIN: usize = 20;
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// For `worker run`.
+pub struct RunSettings {
+    pub nats: Connection,
+    pub postgres: Postgres,
+    pub ring: KeyRing,
+    pub callers: Vec<Caller>,
+    pub listen: SocketAddr,
+    pub batch_events_max: usize,
+    pub retention: Retention,
+    pub shutdown_timeout: Duration,
+}
+
+/// For `worker migrate`, which needs no key.
+pub struct MigrateSettings {
+    pub nats: Connection,
+    pub postgres: Postgres,
+    pub stream: StreamSettings,
+    pub worker: WorkerSettings,
+}
+
+#[derive(Clone)]
+pub struct Postgres {
+    pub options: PgConnectOptions,
+    pub connections_max: u32,
+}
+
+/// Someone who may call the read API.
+pub struct Caller {
+    pub name: String,
+    pub token: SecretString,
+    pub scopes: Vec<Scope>,
+}
+
+impl RunSettings {
+    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let mut resolver = Resolver::new(env);
+        let nats = nats(config, &mut resolver);
+        let postgres = postgres(config, &mut resolver);
+        let ring = resolver.key_ring(&config.sealing);
+        let callers = callers(&config.worker, &mut resolver);
+        if config.worker.batch_events_max == 0 {
+            resolver.problem("worker.batch_events_max", "must be at least 1");
+        }
+        let retention =
+            if config.worker.keep_ended_credentials { Retention::Keep } else { Retention::Remove };
+        let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
+            nats,
+            postgres,
+            ring,
+            callers,
+            listen: config.worker.listen,
+            batch_events_max: config.worker.batch_events_max,
+            retention,
+            shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
+        });
+        resolver.finish(path, settings)
+    }
+}
+
+impl MigrateSettings {
+    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let mut resolver = Resolver::new(env);
+        let nats = nats(config, &mut resolver);
+        let postgres = postgres(config, &mut resolver);
+        let settings = nats.zip(postgres).map(|(nats, postgres)| Self {
+            nats,
+            postgres,
+            stream: config.stream.clone(),
+            worker: config.worker.clone(),
+        });
+        resolver.finish(path, settings)
+    }
+}
+
+impl Postgres {
+    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let mut resolver = Resolver::new(env);
+        let postgres = postgres(config, &mut resolver);
+        resolver.finish(path, postgres)
+    }
+}
+
+fn nats(config: &Config, resolver: &mut Resolver<'_>) -> Option<Connection> {
+    let password = resolver.optional_secret("nats.password", config.nats.password.as_ref())?;
+    Some(Connection { url: config.nats.url.clone(), user: config.nats.user.clone(), password })
+}
+
+fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
+    let Some(settings) = &config.postgres else {
+        resolver.problem("postgres", "the worker needs a [postgres] section with a url");
+        return None;
+    };
+    let PostgresSettings { url, password, connections_max } = settings;
+    let password = resolver.optional_secret("postgres.password", password.as_ref())?;
+    let Ok(options) = PgConnectOptions::from_str(url) else {
+        // The library's message may repeat the URL, which may hold a password.
+        resolver.problem("postgres.url", "must look like postgres://user@host:5432/database");
+        return None;
+    };
+    let options = options.application_name("mooring-worker");
+    let options = match password {
+        Some(password) => options.password(password.expose_secret()),
+        None => options,
+    };
+    Some(Postgres { options, connections_max: *connections_max })
+}
+
+fn callers(settings: &WorkerSettings, resolver: &mut Resolver<'_>) -> Vec<Caller> {
+    let mut callers = Vec::new();
+    for (name, settings) in &settings.api_tokens {
+        let at = format!("worker.api_tokens.{name}");
+        let Some(token) = resolver.secret(&at, &settings.token) else { continue };
+        if token.expose_secret().len() < API_TOKEN_BYTES_MIN {
+            resolver
+                .problem(&at, format!("the token must have at least {API_TOKEN_BYTES_MIN} bytes"));
+            continue;
+        }
+        callers.push(Caller { name: name.clone(), token, scopes: settings.scopes.clone() });
+    }
+    callers
+}
