@@ -1,0 +1,52 @@
+//! One module a command, and the way they all run cargo.
+
+pub(crate) mod demo;
+pub(crate) mod reset;
+pub(crate) mod test;
+pub(crate) mod up;
+
+use std::env;
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use dev::{interrupt, workspace_root};
+
+/// For cargo to end what it does after it was asked to stop; then it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The cargo that runs us, at the workspace's root.
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace_root()).args(args);
+    command
+}
+
+/// Runs a command on our own terminal. After Ctrl-C it still waits for the command to end.
+fn run_here(command: &mut Command) -> Result<ExitStatus> {
+    let name = command.get_program().display().to_string();
+    let mut child = command.spawn().with_context(|| format!("running {name}"))?;
+    wait_for(&mut child).with_context(|| format!("waiting for {name}"))
+}
+
+fn wait_for(child: &mut Child) -> Result<ExitStatus> {
+    let mut interrupted_at: Option<Instant> = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if interrupt::requested() {
+            match interrupted_at {
+                None => {
+                    interrupt::pass_on(child.id())?;
+                    interrupted_at = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() > PATIENCE => child.kill()?,
+                Some(_) => {}
+            }
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}

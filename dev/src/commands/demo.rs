@@ -1,0 +1,187 @@
+//! `cargo dev demo`: one installation from callback to database and back, against the running `up`.
+//! The numbers are those of the flow that the platform documents.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use dev::data_dir::{DataDir, Running};
+use dev::http::{self, Answer};
+use dev::secrets::{Secrets, new_token};
+use dev::wait;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::up::PREFIX_LENGTH;
+
+/// After this the platform cancels the installation.
+const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const PROJECTION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One installation of one run, and the two services.
+struct Demo {
+    running: Running,
+    path_token: String,
+    read_token: String,
+    id: String,
+    instance: String,
+    api_key: String,
+}
+
+pub(crate) fn run(data_dir: Option<&Path>) -> Result<ExitCode> {
+    let data = DataDir::at(data_dir)?;
+    let running = data.running()?;
+    let secrets = Secrets::existing(data.secrets());
+    let unique = format!("{:012x}", rand::random::<u64>() >> 16);
+    let demo = Demo {
+        running,
+        path_token: secrets.read("blnk-path-token")?,
+        read_token: secrets.read("read-token")?,
+        id: format!("instapp_demo_{unique}"),
+        instance: format!("inst_demo_{unique}"),
+        api_key: format!("blnk_{}", new_token()),
+    };
+    let installed_at = demo.install().context("the install callback")?;
+    // Before the retry, or the time it took would count its time too.
+    demo.becomes("active", "5. install is active in the database", installed_at)?;
+    demo.install_again().context("the retry of the install callback")?;
+    demo.credential_opens().context("the credential endpoint")?;
+    let uninstalled_at = demo.uninstall().context("the uninstall callback")?;
+    demo.becomes("inactive", "8. no longer active in the database", uninstalled_at)?;
+    demo.credential_is_gone().context("the credential endpoint after the uninstall")?;
+    println!("\nall steps passed for {}", demo.id);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Demo {
+    fn install(&self) -> Result<Instant> {
+        println!("3. callback URL receives the install event");
+        println!("   POST {}/callbacks/blnk/***", self.running.ingest_url);
+        let (answer, took) = self.send(&self.install_payload())?;
+        println!(
+            "4. answered {} in {} ms\n   {}",
+            answer.status,
+            took.as_millis(),
+            answer.body.trim_end()
+        );
+        Ok(Instant::now())
+    }
+
+    fn install_again(&self) -> Result<()> {
+        println!("   the platform retries: the same callback again");
+        let (answer, took) = self.send(&self.install_payload())?;
+        let duplicate = parse(&answer)?.get("duplicate").and_then(Value::as_bool);
+        if duplicate != Some(true) {
+            bail!("expected `\"duplicate\":true` in the answer, found: {}", answer.body.trim_end());
+        }
+        println!("   answered {} in {} ms, \"duplicate\":true", answer.status, took.as_millis());
+        Ok(())
+    }
+
+    fn uninstall(&self) -> Result<Instant> {
+        println!("6. the customer uninstalls");
+        let now = Timestamp::now().round(jiff::Unit::Second).context("rounding the time")?;
+        let payload = json!({
+            "installed_app_id": self.id,
+            "app_id": "app_demo",
+            "instance_id": self.instance,
+            "uninstalled_at": now.to_string(), // RFC 3339 in UTC
+            "idempotency_key": format!("uninstall:{}", self.id),
+        });
+        println!("7. callback URL receives the uninstall event, uninstalled_at {now}");
+        let (answer, took) = self.send(&payload)?;
+        println!(
+            "   answered {} in {} ms\n   {}",
+            answer.status,
+            took.as_millis(),
+            answer.body.trim_end()
+        );
+        Ok(Instant::now())
+    }
+
+    /// Polls the read API until the installation has this status.
+    fn becomes(&self, status: &str, step: &str, acknowledged_at: Instant) -> Result<()> {
+        println!("{step}");
+        let mut last = "nothing".to_owned();
+        let found = wait::until(PROJECTION_DEADLINE, || {
+            let answer = self.read("")?;
+            last = format!("{}: {}", answer.status, answer.body.trim_end());
+            let found = answer.is_success()
+                && parse(&answer)?.get("status").and_then(Value::as_str) == Some(status);
+            Ok(found.then_some(()))
+        })
+        .with_context(|| step.to_owned())?;
+        if found.is_none() {
+            bail!(
+                "{step}: expected status \"{status}\" within {} s, last found {last}",
+                PROJECTION_DEADLINE.as_secs()
+            );
+        }
+        println!("   GET {}/v1/installations/{}", self.running.worker_url, self.id);
+        println!(
+            "   status \"{status}\", {} ms after the answer",
+            acknowledged_at.elapsed().as_millis()
+        );
+        Ok(())
+    }
+
+    /// Compares the key with the one that was sent, and shows neither.
+    fn credential_opens(&self) -> Result<()> {
+        let answer = self.read("/credential")?;
+        if !answer.is_success() {
+            bail!("expected 200, found {}: {}", answer.status, answer.body.trim_end());
+        }
+        let opened = parse(&answer)?;
+        match opened.get("credential").and_then(Value::as_str) {
+            Some(key) if key == self.api_key => {
+                println!("   credential: opened, equals the key that was sent")
+            }
+            Some(_) => bail!("the credential opened to another key than was sent"),
+            None => bail!("the answer has no field `credential`"), // not shown: it may hold the key
+        }
+        Ok(())
+    }
+
+    fn credential_is_gone(&self) -> Result<()> {
+        let answer = self.read("/credential")?;
+        if !matches!(answer.status, 404 | 410) {
+            bail!("expected 404 or 410, found {}", answer.status);
+        }
+        println!("   credential: gone ({})", answer.status);
+        Ok(())
+    }
+
+    fn send(&self, payload: &Value) -> Result<(Answer, Duration)> {
+        let url = format!("{}/callbacks/blnk/{}", self.running.ingest_url, self.path_token);
+        let start = Instant::now();
+        let answer = http::post_json(&url, &payload.to_string(), CALLBACK_TIMEOUT)?;
+        let took = start.elapsed();
+        if !answer.is_success() {
+            bail!("expected 2xx, found {}: {}", answer.status, answer.body.trim_end());
+        }
+        Ok((answer, took))
+    }
+
+    fn read(&self, below: &str) -> Result<Answer> {
+        let url = format!("{}/v1/installations/{}{below}", self.running.worker_url, self.id);
+        http::get(&url, Some(&self.read_token), READ_TIMEOUT).with_context(|| format!("GET {url}"))
+    }
+
+    fn install_payload(&self) -> Value {
+        json!({
+            "installed_app_id": self.id,
+            "app_id": "app_demo",
+            "instance_id": self.instance,
+            "api_key": self.api_key,
+            "api_key_prefix": self.api_key.get(..PREFIX_LENGTH),
+            "granted_permissions": ["data:read", "data:write"],
+            "idempotency_key": format!("install:{}", self.id),
+        })
+    }
+}
+
+fn parse(answer: &Answer) -> Result<Value> {
+    serde_json::from_str(&answer.body).context("expected a JSON answer")
+}

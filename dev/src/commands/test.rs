@@ -1,0 +1,108 @@
+//! `cargo dev test`: what must be green before a merge.
+
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use dev::ports::free_port;
+use dev::postgres::{Postgres, PostgresOptions, PostgresPasswords};
+use dev::progress::{chapter, heading, say};
+use dev::{interrupt, temporary, tools};
+use tempfile::TempDir;
+
+use super::{cargo, run_here};
+
+/// The superuser URL of the Postgres that the tests share; each makes a database of its own.
+const TEST_POSTGRES_ENV: &str = "MOORING_TEST_POSTGRES";
+
+pub(crate) fn run(skip_lints: bool, args: &[String]) -> Result<ExitCode> {
+    let (nats_server, postgres_tools) =
+        chapter("tools", || Ok((tools::nats_server()?, tools::postgres()?)))?;
+    if skip_lints {
+        say("\n== lints skipped (--skip-lints)");
+    } else {
+        lint()?;
+    }
+    chapter("build", || require(&mut cargo(&["build", "--workspace", "--locked"])))?;
+    let shared = chapter("Postgres for the tests", SharedPostgres::start)?;
+
+    let mut runner = runner(args);
+    runner
+        .env(TEST_POSTGRES_ENV, shared.postgres.superuser_url())
+        .env(tools::NATS_SERVER_ENV, nats_server)
+        .env(tools::POSTGRES_BIN_ENV, postgres_tools.folder);
+    heading("tests");
+    let status = run_here(&mut runner)?;
+    drop(shared); // silent: the runner's summary is the last thing on the screen
+    Ok(exit_code(status))
+}
+
+fn lint() -> Result<()> {
+    chapter("format", || require(&mut cargo(&["fmt", "--all", "--check"])))?;
+    chapter("clippy", || {
+        let scope = ["clippy", "--workspace", "--all-targets", "--locked"];
+        require(cargo(&scope).args(["--", "-D", "warnings"]))
+    })?;
+    if is_installed("deny") {
+        chapter("dependencies", || {
+            require(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))
+        })
+    } else {
+        say(
+            "\n== dependencies skipped: cargo-deny is missing (`cargo install --locked cargo-deny`)",
+        );
+        Ok(())
+    }
+}
+
+fn runner(args: &[String]) -> Command {
+    let mut command = if is_installed("nextest") {
+        cargo(&["nextest", "run", "--workspace", "--locked"])
+    } else {
+        cargo(&["test", "--workspace", "--locked"])
+    };
+    command.args(args);
+    command
+}
+
+/// Whether cargo knows this subcommand.
+fn is_installed(subcommand: &str) -> bool {
+    let tried =
+        cargo(&[subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+fn require(command: &mut Command) -> Result<()> {
+    let status = run_here(command)?;
+    if interrupt::requested() {
+        bail!("interrupted");
+    }
+    if !status.success() {
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        bail!("`cargo {}` failed ({status}): see its output above", args.join(" "));
+    }
+    Ok(())
+}
+
+/// The runner's own code; it has none if a signal ended it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Dropped in this order: the server stops before its folder goes.
+struct SharedPostgres {
+    postgres: Postgres,
+    _folder: TempDir,
+}
+
+impl SharedPostgres {
+    fn start() -> Result<Self> {
+        let folder = temporary::folder()?;
+        let postgres = Postgres::start(PostgresOptions {
+            dir: folder.path().join("postgres"),
+            port: free_port()?,
+            passwords: PostgresPasswords::generate(),
+        });
+        Ok(Self { postgres: postgres.context("starting Postgres for the tests")?, _folder: folder })
+    }
+}

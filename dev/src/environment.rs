@@ -1,0 +1,135 @@
+//! Everything that `cargo dev up` runs, started and stopped in order.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+
+use crate::child::{self, ChildProcess, Stopped};
+use crate::config::{self, Ports};
+use crate::data_dir::DataDir;
+use crate::nats::{NatsOptions, NatsServer};
+use crate::postgres::{Postgres, PostgresOptions};
+use crate::progress::step;
+use crate::secrets::Secrets;
+use crate::services::{self, Profile, Service};
+use crate::wait;
+
+/// New tables are quick; a migration that rewrites much data is not for a start.
+const MIGRATE_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+/// Both finish what they hold; the database and the log are still up for it.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The running environment. Fields are dropped in this order, which is the order to stop in:
+/// first who writes, last who keeps.
+pub struct Environment {
+    ingest: Service,
+    worker: Service,
+    nats: NatsServer,
+    postgres: Postgres,
+}
+
+impl Environment {
+    /// Starts everything; returns when both services say that they are ready.
+    pub fn start(data: &DataDir, ports: &Ports, profile: Profile) -> Result<Self> {
+        let data_exists = data.nats().exists() || data.postgres().join("cluster").exists();
+        let secrets = Secrets::ensure(data.secrets(), data_exists)?;
+        fs::write(data.config(), config::render(ports, &secrets))
+            .with_context(|| format!("writing {}", data.config().display()))?;
+
+        let postgres = step("Postgres", || {
+            let passwords = secrets.postgres()?;
+            Postgres::start(PostgresOptions {
+                dir: data.postgres(),
+                port: ports.postgres,
+                passwords,
+            })
+        })?;
+        let nats = step("nats-server", || {
+            NatsServer::start(NatsOptions {
+                dir: data.nats(),
+                port: ports.nats,
+                monitor_port: ports.nats_monitor,
+                credentials: secrets.nats()?,
+            })
+        })?;
+        let start = StartServices { data, ports, secrets: &secrets, profile };
+        step("schema, stream and consumer (worker migrate)", || start.migrate())?;
+        // Both at once: each waits for itself.
+        let mut worker = start.service("worker", &config::worker_envs(&secrets))?;
+        let mut ingest = start.service("ingest", &[])?;
+        step("worker", || {
+            worker.wait_ready(&format!("{}/readyz", ports.worker_url()), READY_DEADLINE)
+        })?;
+        step("ingest", || {
+            ingest.wait_ready(&format!("{}/readyz", ports.ingest_url()), READY_DEADLINE)
+        })?;
+        Ok(Self { ingest, worker, nats, postgres })
+    }
+
+    /// Fails, with the end of its log, if one of them ended.
+    pub fn require_running(&mut self) -> Result<()> {
+        self.ingest.require_running()?;
+        self.worker.require_running()?;
+        self.nats.require_running()?;
+        self.postgres.require_running()
+    }
+
+    /// Stops all in order, each with time to finish. Goes on if one of them fails, and tells it.
+    pub fn stop(mut self) -> Result<()> {
+        let results = [
+            step("ingest stopped", || self.ingest.stop(STOP_DEADLINE)),
+            step("worker stopped", || self.worker.stop(STOP_DEADLINE)),
+            step("nats-server stopped", || self.nats.stop()),
+            step("Postgres stopped", || self.postgres.stop()),
+        ];
+        let names = ["ingest", "worker", "nats-server", "Postgres"];
+        for (name, result) in names.iter().zip(results) {
+            if result.with_context(|| format!("stopping {name}"))? == Some(Stopped::ByForce) {
+                bail!("{name} did not stop when asked, and was killed");
+            }
+        }
+        Ok(())
+    }
+}
+
+struct StartServices<'a> {
+    data: &'a DataDir,
+    ports: &'a Ports,
+    secrets: &'a Secrets,
+    profile: Profile,
+}
+
+impl StartServices<'_> {
+    fn config(&self) -> String {
+        self.data.config().to_string_lossy().into_owned()
+    }
+
+    fn service(&self, name: &str, envs: &[(&str, String)]) -> Result<Service> {
+        let program = services::binary_of(name, self.profile)?;
+        let envs: Vec<(&str, &str)> =
+            envs.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let args = ["run", "--config", &self.config()];
+        Service::start_program(name, program, &args, &envs, &self.data.log_of(name))
+    }
+
+    /// With the rights that no service has while it runs.
+    fn migrate(&self) -> Result<()> {
+        let log = self.data.path().join("worker/migrate.log");
+        child::set_aside(&log)?;
+        let mut command = services::command(&services::binary_of("worker", self.profile)?);
+        command
+            .args(["migrate", "--config", &self.config()])
+            .envs(config::migrate_envs(self.ports, self.secrets));
+        let mut child = ChildProcess::start("worker migrate", &mut command, &log, Signal::TERM)?;
+        let ended = wait::until(MIGRATE_DEADLINE, || child.exited())?;
+        let outcome = match ended {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => format!("failed ({status})"),
+            None => format!("was not done after {} s", MIGRATE_DEADLINE.as_secs()),
+        };
+        bail!("`worker migrate` {outcome}; its log {} ends:\n{}", log.display(), child::tail(&log));
+    }
+}

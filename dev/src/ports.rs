@@ -1,0 +1,85 @@
+//! Ports on loopback.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+/// A port that was free a moment ago. Another process may take it before you do; tests accept that.
+pub fn free_port() -> Result<u16> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("asking the system for a free port")?;
+    Ok(listener.local_addr().context("reading the port just bound")?.port())
+}
+
+/// A port that somebody needs, and the flag that changes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Needed {
+    pub port: u16,
+    pub by: &'static str,
+    pub flag: &'static str,
+}
+
+/// Fails unless every port can be had, and all are different.
+pub fn require_all_free(needed: &[Needed]) -> Result<()> {
+    for (index, one) in needed.iter().enumerate() {
+        if let Some(other) = needed.iter().take(index).find(|other| other.port == one.port) {
+            bail!(
+                "port {} is wanted twice, for {} and for {}: change {} or {}",
+                one.port,
+                other.by,
+                one.by,
+                other.flag,
+                one.flag
+            );
+        }
+        require_free(one.port, one.by, one.flag)?;
+    }
+    Ok(())
+}
+
+/// Fails unless `port` can be listened on right now.
+pub fn require_free(port: u16, needed_by: &str, flag: &str) -> Result<()> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(anyhow!(
+            "port {port} is taken (needed for {needed_by}): stop what uses it or choose another with {flag}"
+        )),
+        Err(error) => Err(anyhow!(error).context(format!(
+            "listening on port {port} (needed for {needed_by}): choose another with {flag}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_refused_with_what_to_do() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = require_free(port, "ingest", "--ingest-port").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "port {port} is taken (needed for ingest): stop what uses it or choose another with --ingest-port"
+            )
+        );
+    }
+
+    #[test]
+    fn a_free_port_is_accepted() {
+        let port = free_port().unwrap();
+        require_free(port, "ingest", "--ingest-port").unwrap();
+    }
+
+    #[test]
+    fn one_port_for_two_services_is_refused() {
+        let port = free_port().unwrap();
+        let ingest = Needed { port, by: "ingest", flag: "--ingest-port" };
+        let worker = Needed { port, by: "worker", flag: "--worker-port" };
+        let error = require_all_free(&[ingest, worker]).unwrap_err().to_string();
+        assert!(error.contains("wanted twice, for ingest and for worker"), "{error}");
+    }
+}

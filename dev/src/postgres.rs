@@ -1,0 +1,250 @@
+//! A real Postgres server on loopback, with its default durability: what we test must survive.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+
+use crate::child::{self, ChildProcess, Stopped};
+use crate::cluster::{self, Programs};
+use crate::secrets::{new_password, require_plain};
+use crate::{processes, run_as, tools, wait};
+
+/// Recovery after a kill is part of it.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// For the children of a killed postmaster to be gone.
+const GONE_DEADLINE: Duration = Duration::from_secs(10);
+/// Many tests share one server, each with pools of its own.
+const MAX_CONNECTIONS: &str = "max_connections=200";
+
+/// Who connects. No other role can log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `postgres`: makes and drops databases.
+    Superuser,
+    /// `mooring_owner`: owns the database and runs the migrations.
+    Owner,
+    /// `mooring_worker`: reads and writes rows, as far as the migrations grant it.
+    Worker,
+}
+
+impl Role {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Superuser => "postgres",
+            Self::Owner => "mooring_owner",
+            Self::Worker => "mooring_worker",
+        }
+    }
+}
+
+/// Set when the cluster is made, and the same ever after. No `Debug`: they are secrets.
+#[derive(Clone)]
+pub struct PostgresPasswords {
+    pub superuser: String,
+    pub owner: String,
+    pub worker: String,
+}
+
+impl PostgresPasswords {
+    #[must_use]
+    pub fn generate() -> Self {
+        Self { superuser: new_password(), owner: new_password(), worker: new_password() }
+    }
+
+    fn of(&self, role: Role) -> &str {
+        match role {
+            Role::Superuser => &self.superuser,
+            Role::Owner => &self.owner,
+            Role::Worker => &self.worker,
+        }
+    }
+}
+
+pub struct PostgresOptions {
+    /// Holds `cluster/` and `postgres.log`. Created if missing.
+    pub dir: PathBuf,
+    pub port: u16,
+    pub passwords: PostgresPasswords,
+}
+
+/// A Postgres server: running, or stopped and ready to start again on the same port and data.
+pub struct Postgres {
+    options: PostgresOptions,
+    programs: Programs,
+    cluster: PathBuf,
+    running: Option<ChildProcess>,
+}
+
+impl Postgres {
+    /// Makes the cluster if there is none (roles, database `mooring`), starts it and waits until
+    /// it accepts connections.
+    pub fn start(mut options: PostgresOptions) -> Result<Self> {
+        for role in [Role::Superuser, Role::Owner, Role::Worker] {
+            require_plain(&format!("the password of {}", role.name()), options.passwords.of(role))?;
+        }
+        options.dir =
+            std::path::absolute(&options.dir).context("finding the folder for Postgres")?;
+        let programs = Programs { tools: tools::postgres()?, run_as: run_as::unprivileged()? };
+        prepare_folder(&programs, &options.dir)?;
+        child::set_aside(&options.dir.join("postgres.log"))?;
+        let cluster = cluster::ensure(&programs, &options.dir, &options.passwords)?;
+        let mut this = Self { options, programs, cluster, running: None };
+        this.launch()?;
+        Ok(this)
+    }
+
+    /// Starts it after `kill` or `stop`: same port, same data.
+    pub fn start_again(&mut self) -> Result<()> {
+        if self.running.is_some() {
+            bail!("Postgres is still running: kill or stop it first");
+        }
+        self.launch()
+    }
+
+    /// SIGKILL to the server and all its processes, as a power cut would. When this returns none
+    /// of them is left, so the data can be started again at once.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.running.take() else { return Ok(()) };
+        // Stopped first: it forks nothing while we look, and reaps nothing while we kill, so no pid
+        // of a child can come to mean another process.
+        processes::signal(child.pid(), Signal::STOP)?;
+        let backends = processes::children(child.pid())?;
+        for backend in &backends {
+            processes::signal(*backend, Signal::KILL)?;
+        }
+        child.kill()?;
+        let gone = wait::until_even_if_interrupted(GONE_DEADLINE, || {
+            Ok((!backends.iter().any(|backend| processes::alive(*backend))).then_some(()))
+        })?;
+        gone.with_context(|| {
+            format!("processes of the killed Postgres are left after {} s", GONE_DEADLINE.as_secs())
+        })
+    }
+
+    /// SIGINT, a "fast" shutdown: open transactions are rolled back. Killed if it takes too long.
+    pub fn stop(&mut self) -> Result<Option<Stopped>> {
+        let Some(child) = self.running.as_mut() else { return Ok(None) };
+        if let Some(status) = child.ask_to_stop(STOP_DEADLINE)? {
+            self.running = None;
+            return Ok(Some(Stopped::Cleanly(status)));
+        }
+        self.kill()?;
+        Ok(Some(Stopped::ByForce))
+    }
+
+    /// Fails, with the end of its log, if it ended without being asked.
+    pub fn require_running(&mut self) -> Result<()> {
+        let log = self.log_path();
+        self.running.as_mut().map_or(Ok(()), |child| child.require_running(&log))
+    }
+
+    /// With the password: for tests and for `superuser_url`. Not for configuration or logs.
+    #[must_use]
+    pub fn url(&self, role: Role, database: &str) -> String {
+        let password = self.options.passwords.of(role);
+        format!("postgres://{}:{password}@127.0.0.1:{}/{database}", role.name(), self.options.port)
+    }
+
+    /// The superuser, in the database `postgres`.
+    #[must_use]
+    pub fn superuser_url(&self) -> String {
+        self.url(Role::Superuser, "postgres")
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.options.port
+    }
+
+    /// `None` while it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(ChildProcess::pid)
+    }
+
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.options.dir.join("postgres.log")
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let log = self.log_path();
+        let mut command = self.programs.command(&self.programs.tools.postgres());
+        command
+            .arg("-D")
+            .arg(&self.cluster)
+            .args(["-p", &self.options.port.to_string()])
+            // No socket file: its folder would have to be writable, and its path short.
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-c", MAX_CONNECTIONS, "-c", "timezone=UTC", "-c", "log_timezone=UTC"]);
+        let mut child = ChildProcess::start("Postgres", &mut command, &log, Signal::INT)?;
+        let state = self.cluster.join("postmaster.pid");
+        let pid = child.pid().to_string();
+        let ready = wait::until(READY_DEADLINE, || {
+            child.require_running(&log)?;
+            let lines = fs::read_to_string(&state).unwrap_or_default();
+            Ok(says_ready(&lines, &pid).then_some(()))
+        })?;
+        if ready.is_none() {
+            bail!(
+                "Postgres was not ready after {} s; its log {} ends:\n{}",
+                READY_DEADLINE.as_secs(),
+                log.display(),
+                child::tail(&log)
+            );
+        }
+        self.running = Some(child);
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.stop()); // nobody is left to tell
+    }
+}
+
+fn prepare_folder(programs: &Programs, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let Some(run_as) = &programs.run_as else { return Ok(()) };
+    run_as.require_way_to(
+        dir,
+        "choose a folder that everyone may pass through, with --data-dir (in tests: TMPDIR), or `chmod o+x` this one",
+    )?;
+    run_as.require_way_to(
+        &programs.tools.postgres(),
+        "`chmod o+x` it, move the repository, or install Postgres on the system",
+    )?;
+    run_as.give(dir)
+}
+
+/// What `pg_ctl --wait` looks at: line 1 of postmaster.pid is the pid, line 8 the state. An old
+/// file of a killed server has another pid.
+fn says_ready(postmaster_pid: &str, pid: &str) -> bool {
+    let mut lines = postmaster_pid.lines();
+    lines.next().map(str::trim) == Some(pid) && lines.nth(6).map(str::trim) == Some("ready")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: &str = "42\n/data\n1700000000\n5433\n\n127.0.0.1\n  1234 5\nready   \n";
+
+    #[test]
+    fn ready_is_read_from_the_pid_file() {
+        assert!(says_ready(READY, "42"));
+        assert!(!says_ready(&READY.replace("ready   ", "starting"), "42"));
+        assert!(!says_ready("", "42"));
+    }
+
+    #[test]
+    fn the_pid_file_of_a_killed_server_is_not_ready() {
+        assert!(!says_ready(READY, "43"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Secrets of the development environment: made once, kept in files that only we can read.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+use crate::nats::NatsCredentials;
+use crate::postgres::PostgresPasswords;
+
+/// A name in the folder, and how the secret is made.
+type Made = (&'static str, fn() -> String);
+
+const ALL: [Made; 10] = [
+    ("sealing-key-k1", new_key),
+    ("fingerprint-key", new_key),
+    ("nats-admin-password", new_password),
+    ("nats-ingest-password", new_password),
+    ("nats-worker-password", new_password),
+    ("postgres-superuser-password", new_password),
+    ("postgres-owner-password", new_password),
+    ("postgres-worker-password", new_password),
+    ("blnk-path-token", new_token),
+    ("read-token", new_token),
+];
+
+/// The folder of secrets, complete.
+pub struct Secrets {
+    folder: PathBuf,
+}
+
+impl Secrets {
+    /// Makes what is missing, if there is no data yet. A secret that went missing later can't be
+    /// made again: the cluster keeps the old password, the log is sealed with the old key.
+    pub fn ensure(folder: PathBuf, data_exists: bool) -> Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.with_context(|| format!("creating {}", folder.display()))?;
+        for (name, generate) in ALL {
+            let path = folder.join(name);
+            if path.exists() {
+                continue;
+            }
+            if data_exists {
+                bail!(
+                    "{} is missing, and the data beside it was made with it: put it back, or start over with \
+                     `cargo dev reset`",
+                    path.display()
+                );
+            }
+            write_private(&path, &generate())?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// The folder of secrets that an `up` made earlier.
+    #[must_use]
+    pub fn existing(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub fn read(&self, name: &str) -> Result<String> {
+        let path = self.path(name);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    pub fn nats(&self) -> Result<NatsCredentials> {
+        Ok(NatsCredentials {
+            admin: self.read("nats-admin-password")?,
+            ingest: self.read("nats-ingest-password")?,
+            worker: self.read("nats-worker-password")?,
+        })
+    }
+
+    pub fn postgres(&self) -> Result<PostgresPasswords> {
+        Ok(PostgresPasswords {
+            superuser: self.read("postgres-superuser-password")?,
+            owner: self.read("postgres-owner-password")?,
+            worker: self.read("postgres-worker-password")?,
+        })
+    }
+}
+
+/// 128 random bits. It begins with a letter and has letters and digits only, so it means itself in
+/// SQL, in a URL and in a NATS configuration alike.
+#[must_use]
+pub fn new_password() -> String {
+    format!("p{:032x}", rand::random::<u128>())
+}
+
+/// 256 random bits in base64, as keys are configured.
+#[must_use]
+pub fn new_key() -> String {
+    STANDARD.encode(rand::random::<[u8; 32]>())
+}
+
+/// 256 random bits in base64url, fit for a URL's path.
+#[must_use]
+pub fn new_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
+/// Fails unless a password is as [`new_password`] makes them. Does not show it.
+pub(crate) fn require_plain(what: &str, password: &str) -> Result<()> {
+    let begins_well = password.starts_with(|first: char| first.is_ascii_alphabetic());
+    if !begins_well || !password.chars().all(|c| c.is_ascii_alphanumeric()) {
+        bail!(
+            "{what} must be ASCII letters and digits and begin with a letter (it is put into SQL and URLs as it is)"
+        );
+    }
+    Ok(())
+}
+
+fn write_private(path: &Path, secret: &str) -> Result<()> {
+    // Complete or not there: a cut-off key must not be taken for a key.
+    let partial = path.with_extension("partial");
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", partial.display()));
+        }
+        _ => {}
+    }
+    let opened = File::options().write(true).create_new(true).mode(0o600).open(&partial);
+    let mut file = opened.with_context(|| format!("creating {}", partial.display()))?;
+    file.write_all(secret.as_bytes()).with_context(|| format!("writing {}", partial.display()))?;
+    fs::rename(&partial, path).with_context(|| format!("naming {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_private_and_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        let first = Secrets::ensure(path.clone(), false).unwrap().read("sealing-key-k1").unwrap();
+        let again = Secrets::ensure(path.clone(), true).unwrap();
+        assert_eq!(again.read("sealing-key-k1").unwrap(), first);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&again.path("sealing-key-k1")), 0o600);
+    }
+
+    #[test]
+    fn a_secret_that_data_depends_on_is_not_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        Secrets::ensure(path.clone(), false).unwrap();
+        fs::remove_file(path.join("sealing-key-k1")).unwrap();
+        let error = Secrets::ensure(path, true).err().unwrap().to_string();
+        assert!(error.contains("sealing-key-k1 is missing"), "{error}");
+    }
+
+    #[test]
+    fn made_passwords_are_plain_and_others_are_refused_unshown() {
+        require_plain("a password", &new_password()).unwrap();
+        for bad in ["", "1abc", "a'b", "a b"] {
+            let error = require_plain("a password", bad).unwrap_err().to_string();
+            assert!(bad.is_empty() || !error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_and_tokens_are_32_bytes() {
+        assert_eq!(STANDARD.decode(new_key()).unwrap().len(), 32);
+        assert_eq!(URL_SAFE_NO_PAD.decode(new_token()).unwrap().len(), 32);
+    }
+}

@@ -1,0 +1,168 @@
+//! Our own binaries, `ingest` and `worker`, as child processes.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+
+use crate::child::{self, ChildProcess, Stopped};
+use crate::{http, wait};
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Which build of the binaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The one this program was built with.
+    Own,
+    Release,
+}
+
+/// The path of one of our binaries, as cargo last built it. We are in `target/<profile>/` ourselves,
+/// or in `deps/` below it when we are a test.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    binary_of(name, Profile::Own)
+}
+
+/// The same, for a profile.
+pub fn binary_of(name: &str, profile: Profile) -> Result<PathBuf> {
+    let here = env::current_exe().context("finding out where this program is")?;
+    for folder in here.ancestors().skip(1).take(3) {
+        let own = folder.join(name);
+        let found = match profile {
+            Profile::Own => own,
+            Profile::Release => folder.with_file_name("release").join(name),
+        };
+        if found.is_file() {
+            return Ok(found);
+        }
+    }
+    bail!(
+        "no binary `{name}` beside {}: run `cargo build --workspace` or use `cargo dev test`",
+        here.display()
+    );
+}
+
+/// Runs one of our binaries without the variables that are for this crate alone: the tests' include
+/// the database's superuser. `MOORING__…` is configuration, and passes.
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"MOORING_") && !bytes.starts_with(b"MOORING__") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// A service: running, or stopped and ready to start again with the same arguments.
+pub struct Service {
+    name: String,
+    program: PathBuf,
+    args: Vec<String>,
+    envs: Vec<(String, String)>,
+    log: PathBuf,
+    running: Option<ChildProcess>,
+}
+
+impl Service {
+    /// Starts the binary `name` (see [`binary`]) with stdout and stderr in `log`. Returns at once:
+    /// see [`Service::wait_ready`].
+    pub fn start(name: &str, args: &[&str], envs: &[(&str, &str)], log: &Path) -> Result<Self> {
+        Self::start_program(name, binary(name)?, args, envs, log)
+    }
+
+    /// The same, for a program that is elsewhere.
+    pub fn start_program(
+        name: &str,
+        program: PathBuf,
+        args: &[&str],
+        envs: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Self> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let mut this = Self {
+            name: name.to_owned(),
+            program,
+            args: args.iter().map(ToString::to_string).collect(),
+            envs: envs.iter().map(owned).collect(),
+            log: log.to_owned(),
+            running: None,
+        };
+        child::set_aside(log)?;
+        this.launch()?;
+        Ok(this)
+    }
+
+    /// Starts it after `kill` or `stop`; the log goes on in the same file.
+    pub fn start_again(&mut self) -> Result<()> {
+        if self.running.is_some() {
+            bail!("{} is still running: kill or stop it first", self.name);
+        }
+        self.launch()
+    }
+
+    /// Polls `url` until it answers 200. Fails early if the service ends.
+    pub fn wait_ready(&mut self, url: &str, deadline: Duration) -> Result<()> {
+        let mut last = "no answer yet".to_owned();
+        let ready = wait::until(deadline, || {
+            self.require_running()?;
+            match http::get(url, None, PROBE_TIMEOUT) {
+                Ok(answer) if answer.status == 200 => return Ok(Some(())),
+                Ok(answer) => last = format!("{}: {}", answer.status, answer.body.trim_end()),
+                Err(error) => last = format!("{error:#}"),
+            }
+            Ok(None)
+        })?;
+        ready.with_context(|| {
+            format!(
+                "{} was not ready after {} s; {url} last answered: {last}; its log {} ends:\n{}",
+                self.name,
+                deadline.as_secs(),
+                self.log.display(),
+                child::tail(&self.log)
+            )
+        })
+    }
+
+    /// SIGKILL, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), |mut child| child.kill())
+    }
+
+    /// SIGTERM; SIGKILL at the deadline.
+    pub fn stop(&mut self, deadline: Duration) -> Result<Option<Stopped>> {
+        self.running.take().map(|mut child| child.stop(deadline)).transpose()
+    }
+
+    /// Fails, with the end of its log, if it ended without being asked.
+    pub fn require_running(&mut self) -> Result<()> {
+        self.running.as_mut().map_or(Ok(()), |child| child.require_running(&self.log))
+    }
+
+    /// `None` while it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(ChildProcess::pid)
+    }
+
+    /// All it wrote since `start`, also before a `start_again`.
+    pub fn log(&self) -> Result<String> {
+        let bytes =
+            fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let mut command = command(&self.program);
+        command.args(&self.args).envs(self.envs.iter().map(|(key, value)| (key, value)));
+        self.running =
+            Some(ChildProcess::start(&self.name, &mut command, &self.log, Signal::TERM)?);
+        Ok(())
+    }
+}

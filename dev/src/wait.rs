@@ -1,0 +1,63 @@
+//! Waiting for a condition, with a deadline and an ear for Ctrl-C.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::interrupt;
+
+/// Short enough that waiting is not noticed, long enough to leave the processor to what we wait for.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Calls `attempt` until it answers `Some`, fails, or the deadline passes (`None`).
+/// Fails with "interrupted" on Ctrl-C.
+pub fn until<T>(
+    deadline: Duration,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    until_even_if_interrupted(deadline, || {
+        if interrupt::requested() {
+            bail!("interrupted");
+        }
+        attempt()
+    })
+}
+
+/// The same, deaf to Ctrl-C: for the waits that *are* the stopping.
+pub(crate) fn until_even_if_interrupted<T>(
+    deadline: Duration,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = attempt()? {
+            return Ok(Some(found));
+        }
+        if start.elapsed() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadline_ends_the_wait() {
+        let found = until(Duration::from_millis(30), || Ok(None::<()>)).unwrap();
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn the_first_answer_ends_the_wait() {
+        let mut calls = 0;
+        let found = until(Duration::from_secs(5), || {
+            calls += 1;
+            Ok((calls == 3).then_some(calls))
+        });
+        assert_eq!(found.unwrap(), Some(3));
+    }
+}
