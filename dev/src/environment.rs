@@ -4,9 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Signal;
 
-use crate::child::{self, ChildProcess, Stopped};
+use crate::child::Stopped;
 use crate::config::{self, Ports};
 use crate::data_dir::DataDir;
 use crate::nats::{NatsOptions, NatsServer};
@@ -14,10 +13,7 @@ use crate::postgres::{Postgres, PostgresOptions};
 use crate::progress::step;
 use crate::secrets::Secrets;
 use crate::services::{self, Profile, Service};
-use crate::wait;
 
-/// New tables are quick; a migration that rewrites much data is not for a start.
-const MIGRATE_DEADLINE: Duration = Duration::from_secs(60);
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// Both finish what they hold; the database and the log are still up for it.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
@@ -117,19 +113,9 @@ impl StartServices<'_> {
 
     /// With the rights that no service has while it runs.
     fn migrate(&self) -> Result<()> {
+        let worker = services::binary_of("worker", self.profile)?;
+        let envs = config::migrate_envs(self.ports, self.secrets);
         let log = self.data.path().join("worker/migrate.log");
-        child::set_aside(&log)?;
-        let mut command = services::command(&services::binary_of("worker", self.profile)?);
-        command
-            .args(["migrate", "--config", &self.config()])
-            .envs(config::migrate_envs(self.ports, self.secrets));
-        let mut child = ChildProcess::start("worker migrate", &mut command, &log, Signal::TERM)?;
-        let ended = wait::until(MIGRATE_DEADLINE, || child.exited())?;
-        let outcome = match ended {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => format!("failed ({status})"),
-            None => format!("was not done after {} s", MIGRATE_DEADLINE.as_secs()),
-        };
-        bail!("`worker migrate` {outcome}; its log {} ends:\n{}", log.display(), child::tail(&log));
+        services::run_to_end(&worker, &["migrate", "--config", &self.config()], &envs, &log)
     }
 }

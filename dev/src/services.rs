@@ -12,6 +12,8 @@ use rustix::process::Signal;
 use crate::child::{self, ChildProcess, Stopped};
 use crate::{http, wait};
 
+/// New tables are quick; a migration that rewrites much data is not for a start.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which build of the binaries.
@@ -58,6 +60,27 @@ pub(crate) fn command(program: &Path) -> Command {
         }
     }
     command
+}
+
+/// Runs one of our commands to its end, with stdout and stderr in `log`. Fails, with the end of the
+/// log, unless it succeeds.
+pub fn run_to_end(
+    program: &Path,
+    args: &[&str],
+    envs: &[(&str, String)],
+    log: &Path,
+) -> Result<()> {
+    child::set_aside(log)?;
+    let mut command = command(program);
+    command.args(args).envs(envs.iter().map(|(key, value)| (key, value)));
+    let what = format!("{} {}", program.display(), args.join(" "));
+    let mut child = ChildProcess::start(&what, &mut command, log, Signal::TERM)?;
+    let outcome = match wait::until(COMMAND_DEADLINE, || child.exited())? {
+        Some(status) if status.success() => return Ok(()),
+        Some(status) => format!("failed ({status})"),
+        None => format!("was not done after {} s", COMMAND_DEADLINE.as_secs()),
+    };
+    bail!("`{what}` {outcome}; its log {} ends:\n{}", log.display(), child::tail(log));
 }
 
 /// A service: running, or stopped and ready to start again with the same arguments.

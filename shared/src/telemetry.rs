@@ -7,6 +7,7 @@
 //! processors run on threads of their own and drop what does not fit.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Span;
+use tracing::field::Field;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter, filter_fn};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -148,7 +151,17 @@ where
     if env("MOORING_LOG_FORMAT").is_some_and(|format| format == "json") {
         layer.json().boxed()
     } else {
-        layer.with_ansi(std::io::stderr().is_terminal()).boxed()
+        let ansi = std::io::stderr().is_terminal();
+        layer.with_ansi(ansi).fmt_fields(debug_fn(readable)).boxed()
+    }
+}
+
+/// `otel.*` speaks to the exporter, not to people.
+fn readable(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => write!(writer, "{value:?} "),
+        name if name.starts_with("otel.") => Ok(()),
+        name => write!(writer, "{}={value:?} ", name.trim_start_matches("r#")),
     }
 }
 
@@ -186,9 +199,9 @@ pub fn remote(traceparent: &str) -> Option<SpanContext> {
     remote.is_valid().then_some(remote)
 }
 
-/// The trace id of `span` as it is written in logs; empty without an exporter.
-pub fn trace_id(span: &Span) -> String {
+/// The trace id of `span` as it is written in logs; none without an exporter.
+pub fn trace_id(span: &Span) -> Option<String> {
     let context = span.context();
     let span_context = context.span().span_context().clone();
-    if span_context.is_valid() { span_context.trace_id().to_string() } else { String::new() }
+    span_context.is_valid().then(|| span_context.trace_id().to_string())
 }

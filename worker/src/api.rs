@@ -25,11 +25,12 @@ use subtle::ConstantTimeEq as _;
 
 use crate::commit::chain;
 use crate::credential::{self, CredentialError};
+use crate::database;
 use crate::installations::{self, Filter, FindError};
 use crate::metrics::METRICS;
 use crate::settings::Caller;
 
-const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
+const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 const RETRY_AFTER_S: u32 = 2;
 
 pub(crate) struct Api {
@@ -228,11 +229,9 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
     } else {
         Err("not connected".to_owned())
     };
-    let asked = sqlx::query_scalar!("SELECT count(*) FROM projection.installations WHERE false")
-        .fetch_one(&api.pool);
-    let postgres = match tokio::time::timeout(READINESS_TIMEOUT, asked).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("{} (is the schema there? `worker migrate`)", chain(&error))),
+    let postgres = match tokio::time::timeout(READINESS_TIMEOUT, read_nothing(&api.pool)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(why_unreadable(&error)),
         Err(_elapsed) => Err("no answer in time".to_owned()),
     };
     let ready = nats.is_ok() && postgres.is_ok();
@@ -240,6 +239,24 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres) });
     (status, Json(body)).into_response()
+}
+
+async fn read_nothing(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut connection = database::acquire(pool).await?;
+    sqlx::query_scalar!("SELECT count(*) FROM projection.installations WHERE false")
+        .fetch_one(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+fn why_unreadable(error: &sqlx::Error) -> String {
+    /// `undefined_table` of Postgres.
+    const NO_SUCH_TABLE: &str = "42P01";
+    let code = error.as_database_error().and_then(|error| error.code());
+    if code.as_deref() == Some(NO_SUCH_TABLE) {
+        return "the schema is not there: run `worker migrate`".to_owned();
+    }
+    chain(error)
 }
 
 async fn not_found() -> Response {

@@ -16,6 +16,7 @@ use shared::telemetry::TRACEPARENT;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{Instrument as _, Span, info_span};
 
+use crate::database;
 use crate::dead_letter::{self, DeadLetter, Reason};
 use crate::journal::{self, Entry, FoldUnit};
 use crate::projection::{self, Row};
@@ -113,7 +114,7 @@ async fn bury(pool: &PgPool, letter: &DeadLetter<'_>) -> Result<(), CommitError>
         detail = letter.detail,
         "dead letter"
     );
-    let mut connection = pool.acquire().await?;
+    let mut connection = database::acquire(pool).await?;
     dead_letter::keep(&mut connection, letter).await?;
     Ok(())
 }
@@ -131,7 +132,7 @@ async fn commit(
         units.into_iter().collect()
     };
 
-    let mut connection = pool.acquire().await?;
+    let mut connection = database::acquire(pool).await?;
     let mut transaction = connection.begin().await?;
     lock(&mut transaction, &units).instrument(statement("SELECT", "pg_advisory_xact_lock")).await?;
     let appended = journal::append(&mut transaction, &entries)

@@ -6,6 +6,7 @@ use shared::id::{InstallationId, InvalidId, SourceName};
 use shared::seal::{AssociatedData, KeyRing, OpenError};
 use sqlx::{Connection as _, PgPool};
 
+use crate::database;
 use crate::projection::{self, InstallationView};
 
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub(crate) async fn open(
     installation: &InstallationView,
     caller: &str,
 ) -> Result<SecretString, CredentialError> {
-    let mut connection = pool.acquire().await?;
+    let mut connection = database::acquire(pool).await?;
     let mut transaction = connection.begin().await?;
     let stored = projection::credential(&mut transaction, installation).await?;
     let Some(stored) = stored else {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use shared::id::InstallationId;
 use sqlx::PgPool;
 
+use crate::database;
 use crate::journal::{self, HistoryEntry};
 use crate::projection::{self, InstallationView, PageEnd};
 
@@ -67,7 +68,9 @@ pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
     };
     let (source, status) = (filter.source.as_deref(), filter.status.as_deref());
     // One more than asked for tells whether there is another page.
-    let mut found = projection::page(pool, source, status, &after, i64::from(limit) + 1).await?;
+    let mut connection = database::acquire(pool).await?;
+    let mut found =
+        projection::page(&mut connection, source, status, &after, i64::from(limit) + 1).await?;
     let more = found.len() > usize::from(limit);
     found.truncate(usize::from(limit));
     let next_cursor = found.last().filter(|_| more).map(encode_cursor);
@@ -79,7 +82,8 @@ pub async fn show(
     source: Option<&str>,
     id: &InstallationId,
 ) -> Result<InstallationView, FindError> {
-    let mut found = projection::by_id(pool, source, id).await?;
+    let mut connection = database::acquire(pool).await?;
+    let mut found = projection::by_id(&mut connection, source, id).await?;
     if found.len() > 1 {
         let sources = found.into_iter().map(|installation| installation.source).collect();
         return Err(FindError::Ambiguous { sources });
@@ -97,7 +101,9 @@ pub async fn history(
     limit: Option<u16>,
 ) -> Result<HistoryPage, FindError> {
     let limit = checked_limit(limit)?;
-    let mut events = journal::history(pool, source, id, after, i64::from(limit) + 1).await?;
+    let mut connection = database::acquire(pool).await?;
+    let mut events =
+        journal::history(&mut connection, source, id, after, i64::from(limit) + 1).await?;
     let more = events.len() > usize::from(limit);
     events.truncate(usize::from(limit));
     if events.is_empty() && after == 0 {

@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 use shared::event::{Event, Payload};
 use shared::fold::Recorded;
 use shared::id::{InstallationId, Place, SourceName, StreamSequence};
+use sqlx::PgConnection;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
 
 use crate::timestamp::{self, sequence_to_sql, to_sql};
 
@@ -139,7 +139,7 @@ pub struct HistoryEntry {
 
 /// The history of one installation, in log order, from after `after`.
 pub(crate) async fn history(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     source: Option<&str>,
     installation: &InstallationId,
     after: u64,
@@ -158,7 +158,7 @@ pub(crate) async fn history(
         sequence_to_sql(after),
         limit,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let entry = |sequence, traceparent, event: &RawValue| {
         let Recorded { sequence, event } = recorded(sequence, event)?;

@@ -8,6 +8,7 @@ mod api;
 mod commit;
 mod consume;
 mod credential;
+mod database;
 mod dead_letter;
 pub mod installations;
 mod journal;
@@ -19,32 +20,18 @@ mod settings;
 mod timestamp;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use shared::nats;
-use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use database::pool;
 pub use migrate::migrate;
 pub use settings::{MigrateSettings, Postgres, RunSettings};
 
 use crate::api::Api;
 use crate::consume::Consumer;
-
-/// A caller of the read API is told quickly that the database is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A pool that connects when it is first used, so that a worker starts, and
-/// says that it is not ready, while Postgres is away.
-pub fn pool(settings: &Postgres) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(settings.connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(settings.options.clone())
-}
 
 /// Applies events and serves reads until `shutdown` is cancelled.
 pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -72,18 +59,30 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
     let serving = axum::serve(listener, api::router(api))
         .with_graceful_shutdown(async move { stopping.cancelled().await });
 
-    // Ends at shutdown, between two samples.
-    let lag = tokio::spawn(lag::measure(client.clone(), shutdown.clone()));
-    let consuming = consumer.run(shutdown.clone());
-    let result = tokio::select! {
-        result = consuming => result.map_err(anyhow::Error::from),
-        result = serving => match result {
-            // The consumer ends a moment later; it has a batch to finish.
-            Ok(()) => Ok(()),
-            Err(error) => Err(anyhow::Error::from(error).context("serving the read API")),
-        },
+    // Whichever ends first, by itself or by a fault, ends the others.
+    let work = async {
+        let (consumed, served, ()) = tokio::join!(
+            ending(&shutdown, consumer.run(shutdown.clone())),
+            ending(&shutdown, serving.into_future()),
+            lag::measure(client, shutdown.clone()),
+        );
+        consumed?;
+        served.context("serving the read API")
     };
+    let too_late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(settings.shutdown_timeout).await;
+    };
+    tokio::select! {
+        result = work => result?,
+        () = too_late => bail!("not finished in time; what was not acknowledged comes again"),
+    }
+    tracing::info!("worker has stopped");
+    Ok(())
+}
+
+async fn ending<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> T {
+    let result = work.await;
     shutdown.cancel();
-    lag.abort();
     result
 }

@@ -37,7 +37,7 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
             }
             with_telemetry(env, async {
                 let shutdown = shared::shutdown::on_signal()?;
-                worker::run(settings, shutdown).await
+                Box::pin(worker::run(settings, shutdown)).await
             })
         }
         Command::Migrate => {

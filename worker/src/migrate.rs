@@ -6,6 +6,7 @@ use async_nats::jetstream;
 use shared::nats;
 use shared::stream::{CONSUMER, STREAM, breaches, consumer_config, stream_config};
 
+use crate::database;
 use crate::settings::MigrateSettings;
 
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
@@ -14,8 +15,9 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
 }
 
 async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
-    let pool = crate::pool(&settings.postgres);
-    sqlx::migrate!("./migrations").run(&pool).await?;
+    let pool = database::pool(&settings.postgres);
+    let mut connection = database::acquire(&pool).await.context("connecting to Postgres")?;
+    sqlx::migrate!("./migrations").run(&mut *connection).await?;
     tracing::info!("the Postgres schema is up to date");
     Ok(())
 }

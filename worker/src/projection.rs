@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use shared::fold::{Installation, Status};
 use shared::id::{InstallationId, MessageId, SourceName};
 use shared::seal::Sealed;
+use sqlx::PgConnection;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use crate::timestamp::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
@@ -232,7 +232,7 @@ impl From<InstallationRow> for InstallationView {
 /// An uninstall that names another place than the install makes a row there;
 /// it is shown only where nothing was ever installed under the id.
 pub(crate) async fn by_id(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     source: Option<&str>,
     id: &InstallationId,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
@@ -252,7 +252,7 @@ pub(crate) async fn by_id(
         id.as_str(),
         source,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(InstallationView::from).collect())
 }
@@ -267,7 +267,7 @@ pub(crate) struct PageEnd {
 
 /// One page, ordered by source, place and id.
 pub(crate) async fn page(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     source: Option<&str>,
     status: Option<&str>,
     after: &PageEnd,
@@ -295,7 +295,7 @@ pub(crate) async fn page(
         after.installation_id,
         limit,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(InstallationView::from).collect())
 }

@@ -2,17 +2,11 @@
 
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
-use anyhow::{Context as _, Result, bail};
-use dev::ports::free_port;
-use dev::postgres::{Postgres, PostgresOptions, PostgresPasswords};
+use anyhow::{Result, bail};
 use dev::progress::{chapter, heading, say};
-use dev::{interrupt, temporary, tools};
-use tempfile::TempDir;
+use dev::{interrupt, tools};
 
 use super::{cargo, run_here};
-
-/// The superuser URL of the Postgres that the tests share; each makes a database of its own.
-const TEST_POSTGRES_ENV: &str = "MOORING_TEST_POSTGRES";
 
 pub(crate) fn run(skip_lints: bool, args: &[String]) -> Result<ExitCode> {
     let (nats_server, postgres_tools) =
@@ -23,17 +17,11 @@ pub(crate) fn run(skip_lints: bool, args: &[String]) -> Result<ExitCode> {
         lint()?;
     }
     chapter("build", || require(&mut cargo(&["build", "--workspace", "--locked"])))?;
-    let shared = chapter("Postgres for the tests", SharedPostgres::start)?;
-
+    heading("tests"); // each starts the servers that it needs, and ends them
     let mut runner = runner(args);
-    runner
-        .env(TEST_POSTGRES_ENV, shared.postgres.superuser_url())
-        .env(tools::NATS_SERVER_ENV, nats_server)
-        .env(tools::POSTGRES_BIN_ENV, postgres_tools.folder);
-    heading("tests");
-    let status = run_here(&mut runner)?;
-    drop(shared); // silent: the runner's summary is the last thing on the screen
-    Ok(exit_code(status))
+    runner.env(tools::NATS_SERVER_ENV, nats_server);
+    runner.env(tools::POSTGRES_BIN_ENV, postgres_tools.folder);
+    Ok(exit_code(run_here(&mut runner)?))
 }
 
 fn lint() -> Result<()> {
@@ -87,22 +75,4 @@ fn require(command: &mut Command) -> Result<()> {
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-/// Dropped in this order: the server stops before its folder goes.
-struct SharedPostgres {
-    postgres: Postgres,
-    _folder: TempDir,
-}
-
-impl SharedPostgres {
-    fn start() -> Result<Self> {
-        let folder = temporary::folder()?;
-        let postgres = Postgres::start(PostgresOptions {
-            dir: folder.path().join("postgres"),
-            port: free_port()?,
-            passwords: PostgresPasswords::generate(),
-        });
-        Ok(Self { postgres: postgres.context("starting Postgres for the tests")?, _folder: folder })
-    }
 }

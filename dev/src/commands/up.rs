@@ -89,7 +89,7 @@ fn needed(up: &Up) -> [Needed; 5] {
 }
 
 fn build(profile: Profile) -> Result<()> {
-    let mut command = cargo(&["build", "-p", "ingest", "-p", "worker"]);
+    let mut command = cargo(&["build", "--workspace", "--bins", "--locked"]);
     if profile == Profile::Release {
         command.arg("--release");
     }
