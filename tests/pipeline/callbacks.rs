@@ -1,0 +1,181 @@
+//! An installation from its callback to the read API and back.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::payload::{
+    api_key, install, install_in, uninstall, uninstall_in, with, with_key, without,
+};
+use crate::world::{Setup, World, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_install_becomes_active_and_an_uninstall_ends_it() {
+    let world = World::start(Setup::default()).await;
+    let answer = world.send(&install("a")).await;
+    assert_eq!((answer.status, answer.body), (200, json!({ "ok": true, "duplicate": false })));
+
+    let found = world.wait_for_status("a", "active").await;
+    assert_eq!(found["source"], "blnk");
+    assert_eq!(found["app_id"], "app_1");
+    assert_eq!(found["scope"], json!({ "instance_id": "inst_a" }));
+    assert_eq!(found["granted_permissions"], json!(["data:read", "data:write"]));
+    assert_eq!(found["credential_prefix"], "blnk_key");
+    assert_eq!(found["generation"], 1);
+    assert_eq!(found["uninstalled_at"], Value::Null);
+    assert_eq!(found["last_event"]["type"], "installed");
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a"));
+
+    assert!(!world.acknowledged(&uninstall("a")).await);
+    let found = world.wait_for_status("a", "inactive").await;
+    assert_eq!(found["uninstalled_at"], crate::payload::ENDED_AT);
+    assert_eq!(found["last_event"]["type"], "uninstalled");
+    // The sealed secret is gone; what it began with stays.
+    assert_eq!(found["credential_prefix"], "blnk_key");
+    assert_eq!(world.credential("a").await.status, 404);
+    let sealed = world.projection().await;
+    assert!(sealed.iter().all(|row| row.credential_sealed.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_form_with_an_organization_is_taken_too() {
+    let world = World::start(Setup::default()).await;
+    let callback = with(install("a"), "organization_id", "org_1");
+    world.acknowledged(&callback).await;
+    let found = world.wait_for_status("a", "active").await;
+    assert_eq!(found["scope"], json!({ "instance_id": "inst_a", "organization_id": "org_1" }));
+    world.acknowledged(&with(uninstall("a"), "organization_id", "org_1")).await;
+    world.wait_for_status("a", "inactive").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_and_unknown_kinds_are_kept() {
+    let world = World::start(Setup::default()).await;
+    let callback = with(install("a"), "plan", json!({ "name": "pro", "seats": 5 }));
+    world.acknowledged(&callback).await;
+    let unknown = with(with(install("a"), "idempotency_key", "suspend:a"), "why", "unpaid");
+    world.acknowledged(&unknown).await;
+    world.wait_applied().await;
+
+    let events = world.read("/v1/installations/a/events").await.body["events"].clone();
+    assert_eq!(events[0]["payload"]["plan"], json!({ "name": "pro", "seats": 5 }));
+    assert_eq!(events[0]["payload"]["api_key"], json!({ "$sealed": "api_key" }));
+    // What its secrets are is not known, so all of it is sealed.
+    assert_eq!(events[1]["type"], "unrecognized");
+    assert_eq!(events[1]["payload"], Value::Null);
+    assert_eq!(world.installation("a").await["status"], "active");
+    world.assert_exactly_once(&["install:a".to_owned(), "suspend:a".to_owned()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_installation_supersedes_the_older_and_a_late_uninstall_does_not_touch_it() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install_in("first", "inst")).await;
+    world.acknowledged(&install_in("second", "inst")).await;
+    let found = world.wait_for_status("first", "superseded").await;
+    assert_eq!(found["superseded_by"], "second");
+    assert_eq!(world.credential("first").await.status, 404);
+    assert_eq!(world.wait_for_status("second", "active").await["generation"], 2);
+
+    world.acknowledged(&uninstall_in("first", "inst")).await;
+    world.wait_for_status("first", "inactive").await;
+    assert_eq!(world.installation("second").await["status"], "active");
+    assert_eq!(world.credential("second").await.body["credential"], api_key("second"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninstall_that_overtakes_its_install_wins() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&uninstall("a")).await;
+    world.wait_for_status("a", "inactive").await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    assert_eq!(world.installation("a").await["status"], "inactive");
+    assert_eq!(world.credential("a").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_credential_is_kept_where_it_is_configured() {
+    let setup = Setup::default().env("MOORING__WORKER__KEEP_ENDED_CREDENTIALS", true);
+    let world = World::start(setup).await;
+    world.acknowledged(&install("a")).await;
+    world.acknowledged(&uninstall("a")).await;
+    world.wait_for_status("a", "inactive").await;
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_credential_is_the_one_that_is_opened() {
+    let world = World::start(Setup::default()).await;
+    let old = install("a");
+    let new = with_key(install("a"), "blnk_key_that_was_replaced_987");
+    assert!(!world.acknowledged(&old).await);
+    assert!(!world.acknowledged(&new).await, "a new secret is not a duplicate");
+    assert!(world.acknowledged(&old).await, "a copy of the first is one");
+    world.wait_applied().await;
+    let opened = world.credential("a").await;
+    assert_eq!(opened.body["credential"], "blnk_key_that_was_replaced_987");
+    assert_eq!(world.installation("a").await["generation"], 1);
+    let events = world.read("/v1/installations/a/events").await.body["events"].clone();
+    assert_eq!(events.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_of_the_callback_url_is_answered() {
+    let world = World::start(Setup { workers: 0, ..Setup::default() }).await;
+    let url = world.callback_url(0);
+    for request in [world.http.get(&url), world.http.head(&url)] {
+        assert_eq!(request.send().await.unwrap().status().as_u16(), 204);
+    }
+    assert_eq!(world.events_in_log().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_reaches_the_log_when_its_client_hangs_up() {
+    let world = World::start(Setup::default()).await;
+    let body = install("a").to_string();
+    let url = world.callback_url(0);
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let request = format!(
+        "POST /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    drop(stream); // before any answer
+    world.wait_for_status("a", "active").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_ingest_finishes_what_it_has_begun() {
+    let mut world = World::start(Setup::default()).await;
+    // The log is away, so the callback waits inside its ack budget.
+    world.nats.kill().unwrap();
+    let (http, url) = (world.http.clone(), world.callback_url(0));
+    let sending = tokio::spawn(async move { crate::world::post(&http, &url, &install("a")).await });
+    let log = || world.ingests[0].log().unwrap();
+    assert!(eventually(async || log().contains("disconnected")).await);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    let stopping = std::thread::spawn({
+        let mut ingest = world.ingests.remove(0);
+        move || ingest.stop(Duration::from_secs(20)).unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.nats.start_again().unwrap();
+    let answer = sending.await.unwrap().unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let stopped = tokio::task::spawn_blocking(|| stopping.join().unwrap()).await.unwrap();
+    assert!(matches!(stopped, Some(dev::Stopped::Cleanly(status)) if status.success()));
+    world.wait_for_status("a", "active").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_optional_may_be_absent() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&without(install("a"), "api_key_prefix")).await;
+    let found = world.wait_for_status("a", "active").await;
+    assert_eq!(found["credential_prefix"], Value::Null);
+}

@@ -1,0 +1,28 @@
+//! The whole pipeline, with a real nats-server, a real Postgres and our own
+//! binaries as processes. Each test has servers and data of its own, on free
+//! ports of loopback.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::large_futures,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says on the way what it does"
+)]
+
+mod bad_input;
+mod callbacks;
+mod canary;
+mod crashes;
+mod dead_letters;
+mod duplicates;
+mod durability;
+mod load;
+mod order;
+mod otlp;
+mod payload;
+mod reads;
+mod telemetry;
+mod world;

@@ -1,0 +1,197 @@
+//! The read API and the command line.
+
+use serde_json::{Value, json};
+use sqlx::Row as _;
+
+use crate::payload::{api_key, install, install_in, uninstall};
+use crate::world::{Answer, Setup, World};
+
+async fn ask(world: &World, path: &str, token: Option<&str>) -> Answer {
+    let mut request = world.http.get(world.worker_url(0, path));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    Answer::of(request.send().await.unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_read_needs_a_token_with_its_scope() {
+    // A second token, for reading only.
+    let world = World::servers(Setup::default());
+    let reader = world.folder.path().join("reader-token");
+    std::fs::write(&reader, "a_token_that_only_reads_0123456789").unwrap();
+    world.configure(&format!(
+        "[worker.api_tokens.reader]\ntoken = {{ file = \"{}\" }}\nscopes = [\"installations:read\"]",
+        reader.display()
+    ));
+    let world = world.with_services().await;
+    world.acknowledged(&install("a")).await;
+    world.wait_for_status("a", "active").await;
+
+    let all = world.secrets.read("read-token").unwrap();
+    let paths = ["/v1/installations", "/v1/installations/a", "/v1/installations/a/events"];
+    let credential = "/v1/installations/a/credential";
+    for path in paths.iter().copied().chain([credential]) {
+        for token in [None, Some(""), Some("wrong"), Some(&all[1..])] {
+            let answer = ask(&world, path, token).await;
+            assert_eq!((answer.status, answer.problem()), (401, "unauthorized"), "{path}");
+            assert_eq!(answer.headers["www-authenticate"], "Bearer realm=\"mooring\"");
+        }
+        assert_eq!(ask(&world, path, Some(&all)).await.status, 200, "{path}");
+    }
+    let reader = Some("a_token_that_only_reads_0123456789");
+    for path in paths {
+        assert_eq!(ask(&world, path, reader).await.status, 200, "{path}");
+    }
+    let refused = ask(&world, credential, reader).await;
+    assert_eq!((refused.status, refused.problem()), (403, "insufficient-scope"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opened_credential_is_audited_and_not_cached() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_for_status("a", "active").await;
+    let opened = world.credential("a").await;
+    assert_eq!(opened.headers["cache-control"], "no-store");
+    assert_eq!(opened.body["credential"], api_key("a"));
+    assert_eq!(world.credential("unknown").await.problem(), "installation-not-found");
+
+    let sql = "SELECT caller, source, installation_id, generation, key_id, accessed_at <= now() \
+               FROM mooring.credential_access";
+    let rows = sqlx::query(sql).fetch_all(&mut world.connection().await).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    let text = |column: usize| rows[0].get::<String, _>(column);
+    assert_eq!([text(0), text(1), text(2), text(4)], ["dev", "blnk", "a", "k1"]);
+    assert_eq!((rows[0].get::<i32, _>(3), rows[0].get::<bool, _>(5)), (1, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_cannot_be_changed_by_the_worker() {
+    let world = World::start(Setup::default()).await;
+    let url = world.postgres.url(dev::postgres::Role::Worker, "mooring");
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    for sql in [
+        "DELETE FROM mooring.credential_access",
+        "UPDATE mooring.credential_access SET caller = 'nobody'",
+        "DELETE FROM mooring.journal",
+        "TRUNCATE projection.installations",
+        "CREATE TABLE mooring.own (id int)",
+    ] {
+        let refused = sqlx::query(sql).execute(&pool).await.unwrap_err();
+        let code = refused.as_database_error().unwrap().code().unwrap().into_owned();
+        assert_eq!(code, "42501", "{sql}: insufficient_privilege");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_filtered_and_paged() {
+    let world = World::start(Setup::default()).await;
+    for number in 0..7 {
+        world.acknowledged(&install_in(&format!("a{number}"), &format!("i{number}"))).await;
+    }
+    world.acknowledged(&uninstall("b")).await;
+    world.wait_applied().await;
+
+    let mut seen: Vec<String> = Vec::new();
+    let mut path = "/v1/installations?status=active&limit=3".to_owned();
+    let mut pages = 0;
+    loop {
+        let page = world.read(&path).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let installations = page.body["installations"].as_array().unwrap();
+        seen.extend(
+            installations.iter().map(|it| it["installation_id"].as_str().unwrap().to_owned()),
+        );
+        pages += 1;
+        match page.body["next_cursor"].as_str() {
+            Some(cursor) => {
+                path = format!("/v1/installations?status=active&limit=3&cursor={cursor}")
+            }
+            None => break,
+        }
+    }
+    assert_eq!((pages, seen.len()), (3, 7));
+    seen.dedup();
+    assert_eq!(seen.len(), 7);
+
+    let count =
+        async |path: &str| world.read(path).await.body["installations"].as_array().unwrap().len();
+    assert_eq!(count("/v1/installations?status=inactive").await, 1);
+    assert_eq!(count("/v1/installations?source=blnk").await, 8);
+    assert_eq!(count("/v1/installations?source=other").await, 0);
+    for bad in ["status=gone", "limit=0", "limit=201", "limit=x", "cursor=AAAA", "stauts=active"] {
+        let answer = world.read(&format!("/v1/installations?{bad}")).await;
+        assert_eq!((answer.status, answer.problem()), (400, "invalid-parameter"), "{bad}");
+    }
+}
+
+/// Every text in a value, names included.
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| {
+            found.push(name.clone());
+            texts(field, found);
+        }),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_hold_no_sealed_bytes() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_for_status("a", "active").await;
+    let sealed = world.projection().await[0].credential_sealed.clone().unwrap();
+    for path in ["/v1/installations", "/v1/installations/a", "/v1/installations/a/events"] {
+        let mut found = Vec::new();
+        texts(&world.read(path).await.body, &mut found);
+        assert!(
+            !found.iter().any(|text| text.contains(&sealed) || text.starts_with("v1.")),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_reads_what_the_api_reads() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_for_status("a", "active").await;
+    let run = |args: &[&str]| world.command("worker", args, &[]);
+    let shown = run(&["installations", "show", "a", "--json"]).unwrap();
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown, world.installation("a").await);
+    let listed = run(&["installations", "list", "--json"]).unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed, json!({ "installations": [shown], "next_cursor": null }));
+    let text = run(&["installations", "list", "--status", "active"]).unwrap();
+    assert!(text.starts_with("active      blnk         a "), "{text}");
+    let missing = run(&["installations", "show", "b"]).unwrap_err().to_string();
+    assert!(missing.contains("there is no installation with this id"), "{missing}");
+    let misused = run(&["installations", "list", "--status", "gone"]).unwrap_err().to_string();
+    assert!(
+        misused.contains("the status must be one of active, superseded, inactive"),
+        "{misused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_not_usable_says_all_that_is_wrong() {
+    let world = World::servers(Setup::default());
+    let wrong = [
+        ("MOORING__SEALING__ACTIVE", "k9".to_owned()),
+        ("MOORING__NATS__PASSWORD__FILE", "/no/such/file".to_owned()),
+    ];
+    for service in ["ingest", "worker"] {
+        let fine = world.command(service, &["run", "--check-config"], &[]).unwrap();
+        assert!(fine.contains("is usable by"), "{fine}");
+        let error =
+            world.command(service, &["run", "--check-config"], &wrong).unwrap_err().to_string();
+        assert!(error.contains("exit status: 78"), "{error}");
+        assert!(error.contains("sealing.active: "), "{error}");
+        assert!(error.contains("nats.password: "), "{error}");
+    }
+}

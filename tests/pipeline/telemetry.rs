@@ -1,0 +1,125 @@
+//! One callback can be followed from its request to its row.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::otlp::{Receiver, attribute};
+use crate::payload::{install, with};
+use crate::world::{Answer, Setup, World, eventually};
+
+const CALLER: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Sends an install with the trace context of a caller.
+async fn send_traced(world: &World) {
+    let request = world.http.post(world.callback_url(0)).json(&install("a"));
+    let request = request.header("traceparent", format!("00-{CALLER}-00f067aa0ba902b7-01"));
+    let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_is_one_trace_from_request_to_row() {
+    let (otlp, setup) = Receiver::start(Setup::default()).await;
+    let world = World::start(setup).await;
+    send_traced(&world).await;
+    world.wait_applied().await;
+    let arrived = async || {
+        !otlp.spans("process INSTALLATIONS").is_empty()
+            && !otlp.spans("send INSTALLATIONS").is_empty()
+    };
+    assert!(eventually(arrived).await, "no spans");
+    let request = "POST /callbacks/{source}/{token}";
+    assert!(eventually(async || !otlp.spans(request).is_empty()).await, "no request span");
+
+    let request = &otlp.spans(request)[0];
+    assert!(request.parent_span_id.is_empty(), "the caller is not trusted as a parent");
+    let linked = hex(&request.links[0].trace_id);
+    assert_eq!(linked, CALLER, "the caller is linked");
+    assert_ne!(hex(&request.trace_id), CALLER);
+    assert_eq!(attribute(&request.attributes, "http.response.status_code").unwrap(), "200");
+    assert_eq!(attribute(&request.attributes, "mooring.source").unwrap(), "blnk");
+
+    let publish = &otlp.spans("send INSTALLATIONS")[0];
+    assert_eq!(publish.trace_id, request.trace_id);
+    assert_eq!(publish.parent_span_id, request.span_id);
+
+    let batch = &otlp.spans("process INSTALLATIONS")[0];
+    let links: Vec<_> = batch.links.iter().map(|it| (&it.trace_id, &it.span_id)).collect();
+    assert_eq!(links, [(&publish.trace_id, &publish.span_id)]);
+    let statements = ["INSERT mooring.journal", "INSERT projection.installations", "COMMIT"];
+    for name in statements {
+        let found = otlp.spans(name);
+        assert_eq!(found[0].parent_span_id, batch.span_id, "{name}");
+        assert_eq!(attribute(&found[0].attributes, "db.system.name").unwrap(), "postgresql");
+    }
+    // The log line of the callback has its trace.
+    assert!(eventually(async || !otlp.logs("acknowledged").is_empty()).await);
+    assert_eq!(otlp.logs("acknowledged")[0].trace_id, request.trace_id);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_what_was_sent() {
+    let (otlp, setup) = Receiver::start(Setup::default()).await;
+    let world = World::start(setup).await;
+    for id in ["a", "b", "c"] {
+        world.acknowledged(&install(id)).await;
+    }
+    world.acknowledged(&install("a")).await;
+    let refused = world.send(&with(install("d"), "api_key", json!(1))).await;
+    assert_eq!(refused.status, 422);
+    world.wait_applied().await;
+
+    let blnk = ("mooring.source", "blnk");
+    let acks =
+        |result| otlp.metric("mooring.callback.ack.duration", &[blnk, ("mooring.result", result)]);
+    let expected = async || {
+        acks("appended") == Some(3.0)
+            && acks("duplicate") == Some(1.0)
+            && acks("refused") == Some(1.0)
+            && otlp
+                .metric("mooring.callback.refusals", &[blnk, ("mooring.reason", "invalid-field")])
+                == Some(1.0)
+            && otlp.metric("mooring.projection.events", &[("mooring.result", "appended")])
+                == Some(3.0)
+            && otlp.metric("mooring.projection.lag.events", &[]) == Some(0.0)
+            && otlp.metric("mooring.projection.lag.age", &[]) == Some(0.0)
+            && otlp
+                .metric("mooring.projection.batch.events", &[])
+                .is_some_and(|batches| batches >= 1.0)
+            && otlp.metric("http.server.request.duration", &[("http.response.status_code", "422")])
+                == Some(1.0)
+    };
+    assert!(eventually(expected).await, "the metrics differ from what was sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_that_is_away_delays_neither_acks_nor_shutdown() {
+    // Nobody listens there.
+    let nowhere = format!("http://127.0.0.1:{}", dev::ports::free_port().unwrap());
+    let setup = Setup::default().env("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere);
+    let mut world = World::start(setup).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_for_status("a", "active").await;
+    let stopped = world.ingests[0].stop(Duration::from_secs(20)).unwrap();
+    assert!(
+        matches!(stopped, Some(dev::Stopped::Cleanly(status)) if status.success()),
+        "{stopped:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_held_is_sent_at_shutdown() {
+    let (otlp, setup) = Receiver::start(Setup::default()).await;
+    // Never by itself.
+    let setup = setup.env("OTEL_BSP_SCHEDULE_DELAY", 600_000);
+    let mut world = World::start(setup).await;
+    world.acknowledged(&install("a")).await;
+    assert!(otlp.spans("send INSTALLATIONS").is_empty());
+    world.ingests[0].stop(Duration::from_secs(20)).unwrap();
+    assert_eq!(otlp.spans("send INSTALLATIONS").len(), 1);
+}

@@ -1,0 +1,456 @@
+//! One environment of a test: servers, services, and what can be asked of them.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use dev::config::{self, Ports};
+use dev::nats::{NatsOptions, NatsServer};
+use dev::ports::free_port;
+use dev::postgres::{Postgres, PostgresOptions, Role};
+use dev::secrets::Secrets;
+use dev::services::{self, Service};
+use dev::temporary;
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use shared::event::Event;
+use shared::fold::{Recorded, Retention, fold};
+use shared::id::StreamSequence;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Row as _};
+use tempfile::TempDir;
+
+/// Generous: a slow machine must not fail a test, and a passing one never waits
+/// for it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(25);
+
+/// What a test wants different from the usual environment.
+pub(crate) struct Setup {
+    pub(crate) ingests: usize,
+    pub(crate) workers: usize,
+    /// For both services and `worker migrate`, as `MOORING__…` overrides.
+    pub(crate) envs: Vec<(&'static str, String)>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { ingests: 1, workers: 1, envs: Vec::new() }
+    }
+}
+
+impl Setup {
+    pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.envs.push((name, value.to_string()));
+        self
+    }
+}
+
+/// Fields are dropped in this order: services first.
+pub(crate) struct World {
+    pub(crate) ingests: Vec<Service>,
+    pub(crate) workers: Vec<Service>,
+    pub(crate) nats: NatsServer,
+    pub(crate) postgres: Postgres,
+    pub(crate) http: reqwest::Client,
+    pub(crate) secrets: Secrets,
+    setup: Setup,
+    ports: Ports,
+    ingest_ports: Vec<u16>,
+    worker_ports: Vec<u16>,
+    pub(crate) folder: TempDir,
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: reqwest::Response) -> Result<Self, reqwest::Error> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.bytes().await?;
+        let text = || Value::from(String::from_utf8_lossy(&body).into_owned());
+        Ok(Self { status, headers, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()) })
+    }
+
+    /// The name in a problem's type.
+    pub(crate) fn problem(&self) -> &str {
+        let name = self.body["type"].as_str().unwrap_or_default();
+        name.strip_prefix("urn:mooring:problem:").unwrap_or(name)
+    }
+}
+
+impl World {
+    /// Everything is ready when it returns.
+    pub(crate) async fn start(setup: Setup) -> Self {
+        Self::servers(setup).with_services().await
+    }
+
+    /// Makes schema and stream, and starts all services.
+    pub(crate) async fn with_services(mut self) -> Self {
+        let world = &mut self;
+        world.migrate();
+        for index in 0..world.setup.ingests {
+            world.start_ingest(index);
+        }
+        for index in 0..world.setup.workers {
+            world.start_worker(index);
+        }
+        for index in 0..world.setup.ingests {
+            world.wait_ingest_ready(index);
+        }
+        for index in 0..world.setup.workers {
+            world.wait_worker_ready(index);
+        }
+        self
+    }
+
+    /// NATS and Postgres, empty.
+    pub(crate) fn servers(setup: Setup) -> Self {
+        let folder = temporary::folder().unwrap();
+        let secrets = Secrets::ensure(folder.path().join("secrets"), false).unwrap();
+        let port = || free_port().unwrap();
+        let ports = Ports {
+            ingest: port(),
+            worker: port(),
+            nats: port(),
+            nats_monitor: port(),
+            postgres: port(),
+        };
+        fs::write(folder.path().join("mooring.toml"), config::render(&ports, &secrets)).unwrap();
+        let postgres = Postgres::start(PostgresOptions {
+            dir: folder.path().join("postgres"),
+            port: ports.postgres,
+            passwords: secrets.postgres().unwrap(),
+        });
+        let nats = NatsServer::start(NatsOptions {
+            dir: folder.path().join("nats"),
+            port: ports.nats,
+            monitor_port: ports.nats_monitor,
+            credentials: secrets.nats().unwrap(),
+        });
+        let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
+        Self {
+            ingests: Vec::new(),
+            workers: Vec::new(),
+            nats: nats.unwrap(),
+            postgres: postgres.unwrap(),
+            http,
+            ingest_ports: (0..setup.ingests).map(|_| port()).collect(),
+            worker_ports: (0..setup.workers).map(|_| port()).collect(),
+            secrets,
+            setup,
+            ports,
+            folder,
+        }
+    }
+
+    /// An override for what is started from here on.
+    pub(crate) fn set_env(&mut self, name: &'static str, value: String) {
+        self.setup.envs.push((name, value));
+    }
+
+    /// Appends to the configuration file.
+    pub(crate) fn configure(&self, sections: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        fs::write(self.config(), format!("{text}\n{sections}\n")).unwrap();
+    }
+
+    pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(self.config(), text.replace(from, to)).unwrap();
+    }
+
+    pub(crate) fn migrate(&self) {
+        self.command("worker", &["migrate"], &config::migrate_envs(&self.ports, &self.secrets))
+            .unwrap();
+    }
+
+    /// Runs one of our commands to its end; an error shows the end of its log.
+    pub(crate) fn command(
+        &self,
+        name: &str,
+        args: &[&str],
+        envs: &[(&'static str, String)],
+    ) -> anyhow::Result<String> {
+        let mut all = self.setup.envs.clone();
+        all.push(("MOORING_CONFIG", self.config()));
+        all.extend_from_slice(envs);
+        let log = self.folder.path().join(format!("{name}-command.log"));
+        services::run_to_end(&services::binary(name)?, args, &all, &log)?;
+        Ok(fs::read_to_string(log)?)
+    }
+
+    fn config(&self) -> String {
+        self.folder.path().join("mooring.toml").to_string_lossy().into_owned()
+    }
+
+    fn service(&self, name: &str, index: usize, envs: &[(&str, String)]) -> Service {
+        let mut all: Vec<(&str, &str)> = Vec::new();
+        all.extend(self.setup.envs.iter().map(|(name, value)| (*name, value.as_str())));
+        all.extend(envs.iter().map(|(name, value)| (*name, value.as_str())));
+        let log = self.folder.path().join(format!("{name}-{index}.log"));
+        Service::start(name, &["run", "--config", &self.config()], &all, &log).unwrap()
+    }
+
+    pub(crate) fn start_ingest(&mut self, index: usize) {
+        let listen = format!("127.0.0.1:{}", self.ingest_ports[index]);
+        let service = self.service("ingest", index, &[("MOORING__INGEST__LISTEN", listen)]);
+        self.ingests.push(service);
+    }
+
+    pub(crate) fn start_worker(&mut self, index: usize) {
+        let mut envs = config::worker_envs(&self.secrets);
+        envs.push(("MOORING__WORKER__LISTEN", format!("127.0.0.1:{}", self.worker_ports[index])));
+        let service = self.service("worker", index, &envs);
+        self.workers.push(service);
+    }
+
+    pub(crate) fn wait_ingest_ready(&mut self, index: usize) {
+        let url = self.ingest_url(index, "/readyz");
+        self.ingests[index].wait_ready(&url, DEADLINE).unwrap();
+    }
+
+    pub(crate) fn wait_worker_ready(&mut self, index: usize) {
+        let url = self.worker_url(index, "/readyz");
+        self.workers[index].wait_ready(&url, DEADLINE).unwrap();
+    }
+
+    pub(crate) fn stop_workers(&mut self) {
+        for worker in &mut self.workers {
+            worker.stop(STOP_DEADLINE).unwrap();
+        }
+    }
+
+    pub(crate) fn start_workers_again(&mut self) {
+        for worker in &mut self.workers {
+            worker.start_again().unwrap();
+        }
+    }
+
+    pub(crate) fn ingest_url(&self, index: usize, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ingest_ports[index])
+    }
+
+    pub(crate) fn worker_url(&self, index: usize, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.worker_ports[index])
+    }
+
+    pub(crate) fn callback_url(&self, index: usize) -> String {
+        let token = self.secrets.read("blnk-path-token").unwrap();
+        self.ingest_url(index, &format!("/callbacks/blnk/{token}"))
+    }
+
+    /// Sends a callback to the first ingest.
+    pub(crate) async fn send(&self, callback: &Value) -> Answer {
+        self.send_to(0, callback).await
+    }
+
+    pub(crate) async fn send_to(&self, index: usize, callback: &Value) -> Answer {
+        post(&self.http, &self.callback_url(index), callback).await.unwrap()
+    }
+
+    /// Sends a callback that must be acknowledged; says whether it was a
+    /// duplicate.
+    pub(crate) async fn acknowledged(&self, callback: &Value) -> bool {
+        let answer = self.send(callback).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.body["ok"], true);
+        answer.body["duplicate"].as_bool().unwrap()
+    }
+
+    /// Asks the read API of the first worker.
+    pub(crate) async fn read(&self, path: &str) -> Answer {
+        let token = self.secrets.read("read-token").unwrap();
+        let request = self.http.get(self.worker_url(0, path)).bearer_auth(token);
+        Answer::of(request.send().await.unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn installation(&self, id: &str) -> Value {
+        let answer = self.read(&format!("/v1/installations/{id}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    }
+
+    pub(crate) async fn wait_for_status(&self, id: &str, status: &str) -> Value {
+        let path = format!("/v1/installations/{id}");
+        let mut last = None;
+        let found = eventually(async || {
+            let answer = self.read(&path).await;
+            let found = answer.body["status"] == status;
+            last = Some(answer);
+            found
+        });
+        assert!(found.await, "{id} did not become {status}: {last:?}");
+        last.unwrap().body
+    }
+
+    pub(crate) async fn credential(&self, id: &str) -> Answer {
+        self.read(&format!("/v1/installations/{id}/credential")).await
+    }
+
+    /// As the superuser: tests look at what the services may not.
+    pub(crate) async fn connection(&self) -> PgConnection {
+        PgConnection::connect(&self.postgres.url(Role::Superuser, "mooring")).await.unwrap()
+    }
+
+    /// As the user that operators have.
+    pub(crate) async fn jetstream(&self) -> jetstream::Context {
+        let options = async_nats::ConnectOptions::new()
+            .user_and_password("admin".to_owned(), self.nats.credentials().admin.clone())
+            .custom_inbox_prefix("_INBOX_admin");
+        jetstream::new(options.connect(self.nats.url()).await.unwrap())
+    }
+
+    pub(crate) async fn events_in_log(&self) -> u64 {
+        let stream = self.jetstream().await.get_stream(shared::stream::STREAM).await.unwrap();
+        stream.cached_info().state.messages
+    }
+
+    /// Waits until every event of the log is applied and acknowledged.
+    pub(crate) async fn wait_applied(&self) {
+        let jetstream = self.jetstream().await;
+        let done = eventually(async || {
+            let stream = jetstream.get_stream(shared::stream::STREAM).await.unwrap();
+            let consumer = stream.consumer_info(shared::stream::CONSUMER).await.unwrap();
+            consumer.num_pending == 0 && consumer.num_ack_pending == 0
+        });
+        assert!(done.await, "the log was not applied; the worker says:\n{}", self.worker_log());
+    }
+
+    pub(crate) fn worker_log(&self) -> String {
+        self.workers.iter().map(|worker| worker.log().unwrap()).collect()
+    }
+
+    pub(crate) fn ingest_log(&self) -> String {
+        self.ingests.iter().map(|ingest| ingest.log().unwrap()).collect()
+    }
+
+    /// The journal, in log order.
+    pub(crate) async fn journal(&self) -> Vec<Recorded> {
+        let sql = "SELECT stream_sequence, event::text FROM mooring.journal ORDER BY 1";
+        let rows = sqlx::query(sql).fetch_all(&mut self.connection().await).await.unwrap();
+        let recorded = |row: sqlx::postgres::PgRow| Recorded {
+            sequence: StreamSequence(u64::try_from(row.get::<i64, _>(0)).unwrap()),
+            event: Event::decode(row.get::<String, _>(1).as_bytes()).unwrap(),
+        };
+        rows.into_iter().map(recorded).collect()
+    }
+
+    pub(crate) async fn projection(&self) -> Vec<ProjectionRow> {
+        let sql = "SELECT source, place, installation_id, status, generation, credential_sealed, \
+                   last_event_sequence FROM projection.installations ORDER BY 1, 2, 3";
+        let rows = sqlx::query(sql).fetch_all(&mut self.connection().await).await.unwrap();
+        let row = |row: sqlx::postgres::PgRow| ProjectionRow {
+            source: row.get(0),
+            place: row.get(1),
+            installation_id: row.get(2),
+            status: row.get(3),
+            generation: row.get(4),
+            credential_sealed: row.get(5),
+            last_event_sequence: row.get(6),
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Every acknowledged key is in the journal once, nothing is a dead letter,
+    /// and the projection is the fold of the journal.
+    pub(crate) async fn assert_exactly_once(&self, acknowledged: &[String]) {
+        self.wait_applied().await;
+        let journal = self.journal().await;
+        let mut found: Vec<&str> =
+            journal.iter().map(|recorded| recorded.event.idempotency_key.as_str()).collect();
+        found.sort_unstable();
+        let times = |key: &str| found.iter().filter(|found| **found == key).count();
+        for key in acknowledged {
+            assert_eq!(times(key), 1, "{key} was acknowledged");
+        }
+        assert_eq!(u64::try_from(journal.len()).unwrap(), self.distinct_in_log().await);
+        let dead: i64 = sqlx::query_scalar("SELECT count(*) FROM mooring.dead_letters")
+            .fetch_one(&mut self.connection().await)
+            .await
+            .unwrap();
+        assert_eq!(dead, 0, "dead letters; the worker says:\n{}", self.worker_log());
+        assert_eq!(self.projection().await, folded(&journal));
+    }
+
+    /// Message IDs in the log, each counted once.
+    async fn distinct_in_log(&self) -> u64 {
+        let jetstream = self.jetstream().await;
+        let stream = jetstream.get_stream(shared::stream::STREAM).await.unwrap();
+        let last = stream.cached_info().state.last_sequence;
+        let mut ids = std::collections::BTreeSet::new();
+        for sequence in 1..=last {
+            let message = stream.direct_get(sequence).await.unwrap();
+            ids.insert(message.headers.get("Nats-Msg-Id").unwrap().to_string());
+        }
+        u64::try_from(ids.len()).unwrap()
+    }
+}
+
+/// What is compared of a row.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ProjectionRow {
+    pub(crate) source: String,
+    pub(crate) place: String,
+    pub(crate) installation_id: String,
+    pub(crate) status: String,
+    pub(crate) generation: i32,
+    pub(crate) credential_sealed: Option<String>,
+    pub(crate) last_event_sequence: i64,
+}
+
+/// The projection that the journal should give.
+fn folded(journal: &[Recorded]) -> Vec<ProjectionRow> {
+    let mut places: std::collections::BTreeMap<_, Vec<Recorded>> = Default::default();
+    for recorded in journal {
+        let Some(identity) = recorded.event.fact.identity() else { continue };
+        let unit = (recorded.event.source.to_string(), identity.place.as_str().to_owned());
+        places.entry(unit).or_default().push(recorded.clone());
+    }
+    let mut rows = Vec::new();
+    for ((source, place), events) in places {
+        for found in fold(&events, Retention::Remove) {
+            rows.push(ProjectionRow {
+                source: source.clone(),
+                place: place.clone(),
+                installation_id: found.identity.installation_id.to_string(),
+                status: found.status.name().to_owned(),
+                generation: i32::try_from(found.generation).unwrap(),
+                credential_sealed: found
+                    .credential
+                    .map(|credential| credential.sealed.sealed.as_str().to_owned()),
+                last_event_sequence: i64::try_from(found.last_event.sequence.0).unwrap(),
+            });
+        }
+    }
+    rows.sort();
+    rows
+}
+
+/// Sends a callback. An error is what a platform sees of a server that died.
+pub(crate) async fn post(
+    http: &reqwest::Client,
+    url: &str,
+    callback: &Value,
+) -> Result<Answer, reqwest::Error> {
+    Answer::of(http.post(url).json(callback).send().await?).await
+}
+
+/// Asks again until it is so; false at the deadline.
+pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while !condition().await {
+        if started.elapsed() > DEADLINE {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    true
+}
