@@ -59,6 +59,7 @@ async fn an_event_that_postgres_refuses_does_not_take_its_batch_along() {
     let sql = "ALTER TABLE mooring.journal ADD CHECK (installation_id <> 'refused')";
     sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
     world.start_workers_again();
+    world.wait_worker_ready(0);
     world.wait_for_status("a", "active").await;
     world.wait_for_status("b", "active").await;
     world.wait_applied().await;
