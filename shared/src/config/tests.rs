@@ -100,3 +100,12 @@ fn a_source_without_verification_must_say_so() {
         assert_eq!(result.is_ok(), accepted, "{verification}");
     }
 }
+
+#[test]
+fn the_configuration_in_the_readme_is_one() {
+    let readme = include_str!("../../../README.md");
+    let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let config = read(toml.unwrap()).unwrap();
+    assert_eq!(config.sources.len(), 1);
+    assert_eq!(config.postgres.unwrap().connections_max, 8);
+}
