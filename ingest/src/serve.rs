@@ -32,6 +32,9 @@ pub(crate) async fn serve(
     let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(http.read_timeout);
+    // A client that hangs up after its request has still sent it: what is not
+    // read yet must be read, not dropped with the connection.
+    builder.half_close(true);
     loop {
         // A client that finds no place waits in the kernel's queue.
         let accepted = async {

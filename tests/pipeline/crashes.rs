@@ -157,7 +157,7 @@ async fn acks_flow_while_postgres_is_stopped_and_the_worker_drains_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_worker_finishes_its_batch_and_gives_back_the_rest() {
+async fn a_stopping_worker_leaves_nothing_behind_unacknowledged() {
     let mut world = World::start(setup().env("MOORING__WORKER__ACK_WAIT_MS", 60_000)).await;
     let load = Load::start(&world);
     load_goes_on(&load).await;

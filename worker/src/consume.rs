@@ -4,11 +4,10 @@
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
-use async_nats::jetstream::consumer::{PullConsumer, pull};
-use async_nats::jetstream::{self, AckKind, Message};
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, Message};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures_util::future::FutureExt as _;
-use futures_util::stream::{ReadyChunks, StreamExt as _};
+use futures_util::stream::StreamExt as _;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use shared::fold::Retention;
@@ -17,6 +16,7 @@ use shared::stream::{CONSUMER, STREAM};
 use shared::telemetry::names::attribute;
 use shared::telemetry::{self, TRACEPARENT};
 use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -26,13 +26,14 @@ use crate::metrics::METRICS;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A server that says nothing for twice as long is taken for gone.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How long a pull waits for events, and so the longest that stopping waits
+/// for an idle one.
+const PULL_EXPIRES: Duration = Duration::from_secs(1);
+/// The server ends a pull that expired. If it says nothing for so long, it
+/// never got it, or has restarted since.
+const PULL_LOST: Duration = Duration::from_secs(2);
 /// A span with a link to every event of a large batch would be a burden.
 const LINKS_MAX: usize = 64;
-
-type Messages = ReadyChunks<pull::Stream>;
 
 pub(crate) struct Consumer {
     pub(crate) client: Client,
@@ -43,7 +44,7 @@ pub(crate) struct Consumer {
 
 enum Interrupted {
     Shutdown,
-    /// The stream of messages broke and has to be opened again.
+    /// Pulling failed; the consumer has to be found again.
     Broken(String),
     Fatal(CommitError),
 }
@@ -59,10 +60,10 @@ impl Consumer {
                 () = shutdown.cancelled() => return Ok(()),
             };
             let interrupted = match opened {
-                Ok(messages) => {
+                Ok(consumer) => {
                     tracing::info!("consuming {STREAM}");
                     backoff = self::backoff();
-                    self.consume(messages, &shutdown).await
+                    self.consume(&consumer, &shutdown).await
                 }
                 Err(why) => Interrupted::Broken(why),
             };
@@ -81,7 +82,7 @@ impl Consumer {
         }
     }
 
-    async fn open(&self) -> Result<Messages, String> {
+    async fn open(&self) -> Result<PullConsumer, String> {
         let jetstream = jetstream::new(self.client.clone());
         let missing = |error: &dyn std::error::Error| {
             format!(
@@ -90,50 +91,42 @@ impl Consumer {
             )
         };
         let stream = jetstream.get_stream_no_info(STREAM).await.map_err(|error| missing(&error))?;
-        let consumer: PullConsumer =
-            stream.get_consumer(CONSUMER).await.map_err(|error| missing(error.as_ref()))?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(self.batch_events_max.saturating_mul(2))
-            .expires(EXPIRES)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(|error| chain(&error))?;
-        // As many as are here, and no waiting for more.
-        Ok(messages.ready_chunks(self.batch_events_max))
+        stream.get_consumer(CONSUMER).await.map_err(|error| missing(error.as_ref()))
     }
 
-    async fn consume(&self, mut messages: Messages, shutdown: &CancellationToken) -> Interrupted {
-        loop {
-            let taken = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => None,
-                taken = messages.next() => taken,
+    /// Pulls, applies, and pulls again. Between two pulls the server has
+    /// nothing to send us, so that is where we stop: what was delivered to a
+    /// worker that has gone would be missing until `ack_wait_ms` is over.
+    async fn consume(&self, consumer: &PullConsumer, shutdown: &CancellationToken) -> Interrupted {
+        while !shutdown.is_cancelled() {
+            let pull = consumer.batch().max_messages(self.batch_events_max).expires(PULL_EXPIRES);
+            let mut messages = match pull.messages().await {
+                // As many as are here, and no waiting for more.
+                Ok(messages) => messages.ready_chunks(self.batch_events_max),
+                Err(error) => return Interrupted::Broken(chain(&error)),
             };
-            let Some(taken) = taken else {
-                if shutdown.is_cancelled() {
-                    give_back(messages).await;
-                    return Interrupted::Shutdown;
+            while let Ok(Some(taken)) = timeout(PULL_LOST, messages.next()).await {
+                let mut batch = Vec::with_capacity(taken.len());
+                let mut broken = None;
+                for message in taken {
+                    match message {
+                        Ok(message) => batch.push(message),
+                        Err(error) => broken = Some(chain(error.as_ref())),
+                    }
                 }
-                return Interrupted::Broken("the server ended the subscription".to_owned());
-            };
-            let mut batch = Vec::with_capacity(taken.len());
-            let mut broken = None;
-            for message in taken {
-                match message {
-                    Ok(message) => batch.push(message),
-                    Err(error) => broken = Some(chain(&error)),
+                if let Err(interrupted) = self.apply_and_ack(&batch, shutdown).await {
+                    return interrupted;
                 }
-            }
-            // If we are stopped from outside here, the batch is redelivered.
-            if let Err(interrupted) = self.apply_and_ack(&batch, shutdown).await {
-                return interrupted;
-            }
-            if let Some(why) = broken {
-                return Interrupted::Broken(why);
+                if let Some(why) = broken {
+                    return Interrupted::Broken(why);
+                }
             }
         }
+        // The last acknowledgements may not have left yet.
+        if let Err(error) = self.client.flush().await {
+            tracing::warn!(%error, "the last batch may be delivered again");
+        }
+        Interrupted::Shutdown
     }
 
     async fn apply_and_ack(
@@ -198,17 +191,6 @@ fn backoff() -> ExponentialBackoff {
         .with_max_delay(BACKOFF_MAX)
         .without_max_times()
         .build()
-}
-
-/// What was fetched but not begun goes back at once; otherwise another worker
-/// would wait for it until `ack_wait_ms` is over.
-async fn give_back(messages: Messages) {
-    let mut rest = messages.into_inner();
-    while let Some(Some(Ok(message))) = rest.next().now_or_never() {
-        if message.ack_with(AckKind::Nak(None)).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// `None` only for a message that is not JetStream's, which a pull consumer
