@@ -34,6 +34,7 @@ fn log(event: &Event) {
     match event {
         Event::Connected => tracing::info!("NATS: connected"),
         Event::Disconnected => tracing::warn!("NATS: disconnected, reconnecting"),
+        Event::Closed => tracing::debug!("NATS: closed"),
         Event::LameDuckMode => tracing::info!("NATS: the server is about to shut down"),
         other => tracing::warn!(event = %other, "NATS"),
     }

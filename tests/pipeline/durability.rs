@@ -16,6 +16,7 @@ async fn with_stream(change: impl FnOnce(&mut Config)) -> World {
     change(&mut config);
     world.jetstream().await.create_stream(config).await.unwrap();
     world.start_ingest(0);
+    world.wait_ingest_listens(0); // it may never be ready
     world
 }
 
@@ -69,6 +70,7 @@ async fn a_server_that_syncs_lazily_is_refused() {
     let serving = tokio::spawn(async move { axum::serve(listener, lazy).await });
     world.set_env("MOORING__NATS__MONITOR_URL", url);
     world.start_ingest(0);
+    world.wait_ingest_listens(0);
     assert!(eventually(async || readiness(&world).await.1["log"]["contract"] == "broken").await);
     assert_eq!(readiness(&world).await.1["log"]["breaches"], json!(["sync_not_always"]));
     assert_eq!(world.send(&install("a")).await.status, 503);

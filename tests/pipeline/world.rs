@@ -217,6 +217,11 @@ impl World {
         self.ingests[index].wait_ready(&url, DEADLINE).unwrap();
     }
 
+    pub(crate) fn wait_ingest_listens(&mut self, index: usize) {
+        let url = self.ingest_url(index, "/livez");
+        self.ingests[index].wait_ready(&url, DEADLINE).unwrap();
+    }
+
     pub(crate) fn wait_worker_ready(&mut self, index: usize) {
         let url = self.worker_url(index, "/readyz");
         self.workers[index].wait_ready(&url, DEADLINE).unwrap();
