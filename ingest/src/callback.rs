@@ -1,6 +1,5 @@
 //! One callback, from its bytes to its answer.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -17,12 +16,13 @@ use shared::problem::Problem;
 use shared::seal::SealingNonce;
 use shared::telemetry::names::attribute;
 use shared::verify::Unauthentic;
-use tracing::{Instrument as _, Span};
+use tracing::Span;
 
 use crate::metrics::METRICS;
-use crate::publish::{Appended, NotAppended};
+use crate::publish::NotAppended;
 use crate::router::{App, internal_error};
 use crate::settings::Source;
+use crate::writer::Appended;
 
 const RETRY_AFTER_S: u32 = 2;
 
@@ -45,34 +45,24 @@ pub(crate) fn source<'a>(app: &'a App, name: &str) -> Result<&'a Source, Problem
 }
 
 /// Answers one callback.
-///
-/// Once the body is here the work goes on in a task of its own: when the client
-/// hangs up, the server drops this future but the event still reaches the log.
 pub(crate) async fn receive(
-    app: Arc<App>,
+    app: &App,
     source_name: &str,
     path_token: Option<String>,
     request: Request,
 ) -> Response {
     let started = Instant::now();
-    let source = match source(&app, source_name) {
+    let source = match source(app, source_name) {
         Ok(source) => source,
         Err(problem) => return problem.response(),
     };
-    let name = source.name.clone();
-    Span::current().record("mooring.source", name.as_str());
+    Span::current().record("mooring.source", source.name.as_str());
 
-    let result = match read(&app, request).await {
+    let result = match read(app, request).await {
         Ok((headers, body)) => {
             let received_at = Timestamp::now();
             let received = Received { headers, path_token, body, received_at, started };
-            let working = Arc::clone(&app);
-            let task = async move {
-                let source = self::source(&working, name.as_str())?;
-                append(&working, source, received).await
-            };
-            let task = app.in_flight.spawn(task.instrument(Span::current()));
-            task.await.unwrap_or_else(|_panicked| Err(internal_error()))
+            append(app, source, received).await
         }
         Err(problem) => Err(problem),
     };
@@ -87,8 +77,6 @@ pub(crate) async fn receive(
 
 async fn append(app: &App, source: &Source, received: Received) -> Result<Appended, Problem> {
     let Received { headers, path_token, body, received_at, started } = received;
-    let _place = app.places.try_acquire().map_err(|_| overloaded())?;
-
     let verified = source
         .verification
         .verify(path_token.as_deref(), &headers, &body)
@@ -184,17 +172,13 @@ fn not_appended(why: &NotAppended) -> Problem {
     let name = match why {
         NotAppended::BudgetSpent => "log-unavailable",
         NotAppended::Overloaded => "log-overloaded",
+        NotAppended::QueueFull => "overloaded",
         NotAppended::ContractBroken => "durability-contract-broken",
         // The limit on the body should not let it come so far.
         NotAppended::TooLarge => return internal_error(),
     };
     let detail = format!("{why}; the callback was not acknowledged and may be sent again");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, name, detail).retry_after(RETRY_AFTER_S)
-}
-
-fn overloaded() -> Problem {
-    let detail = "too many callbacks are in flight; this one may be sent again";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).retry_after(RETRY_AFTER_S)
 }
 
 fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>) {

@@ -4,12 +4,14 @@
 //! acknowledged, or let a secret leave in clear.
 
 mod callback;
+mod commit;
 mod metrics;
 mod publish;
 mod readiness;
 mod router;
 mod serve;
 mod settings;
+mod writer;
 
 use std::sync::Arc;
 
@@ -37,8 +39,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
 
     let in_flight = TaskTracker::new();
     let http = settings.http.clone();
-    let app = Arc::new(App::new(settings, publisher, in_flight.clone()));
-    serve::serve(listener, router::router(app), &http, shutdown).await;
+    let router = router::router(Arc::new(App { settings, publisher }));
+    serve::serve(listener, router, &http, &in_flight, shutdown).await;
 
     // Callbacks whose client has gone are still on their way to the log.
     in_flight.close();

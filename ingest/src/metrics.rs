@@ -4,13 +4,14 @@ use std::sync::LazyLock;
 
 use opentelemetry::global;
 use opentelemetry::metrics::{Counter, Histogram};
-use shared::telemetry::names::{DURATION_BUCKETS_S, metric};
+use shared::telemetry::names::{BATCH_BUCKETS, DURATION_BUCKETS_S, metric};
 
 pub(crate) struct Metrics {
     pub(crate) request_duration: Histogram<f64>,
     pub(crate) ack_duration: Histogram<f64>,
     pub(crate) refusals: Counter<u64>,
     pub(crate) publish_retries: Counter<u64>,
+    pub(crate) publish_batch_events: Histogram<u64>,
 }
 
 /// First used after telemetry is set up; without an exporter it counts nothing.
@@ -41,6 +42,12 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             .u64_counter(metric::PUBLISH_RETRIES)
             .with_unit("{attempt}")
             .with_description("Attempts to append to the log that were not acknowledged.")
+            .build(),
+        publish_batch_events: meter
+            .u64_histogram(metric::PUBLISH_BATCH_EVENTS)
+            .with_unit("{event}")
+            .with_description("Events that were sent to the log together.")
+            .with_boundaries(BATCH_BUCKETS.to_vec())
             .build(),
     }
 });

@@ -11,6 +11,7 @@ use shared::stream::{Breach, STREAM, breaches};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::commit::CommitMode;
 use crate::settings::Settings;
 
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -27,10 +28,20 @@ pub(crate) enum Contract {
     /// `accepted` are breaches that the configuration allows by name.
     Met {
         accepted: Vec<Breach>,
+        commit: CommitMode,
     },
     Broken {
         breaches: Vec<Breach>,
     },
+}
+
+impl Contract {
+    pub(crate) fn commit_mode(&self) -> CommitMode {
+        match self {
+            Self::Met { commit, .. } => *commit,
+            Self::Unknown { .. } | Self::Broken { .. } => CommitMode::Single,
+        }
+    }
 }
 
 struct Check {
@@ -85,10 +96,10 @@ async fn check_for_ever(check: &Check, sender: &watch::Sender<Contract>) {
 fn report(contract: &Contract) {
     match contract {
         Contract::Unknown { why } => tracing::warn!(why, "the log is not ready"),
-        Contract::Met { accepted } if accepted.is_empty() => {
-            tracing::info!("the log meets the durability contract");
+        Contract::Met { accepted, commit } if accepted.is_empty() => {
+            tracing::info!(?commit, "the log meets the durability contract");
         }
-        Contract::Met { accepted } => {
+        Contract::Met { accepted, .. } => {
             tracing::warn!(?accepted, "the log is laxer than the durability contract, as allowed");
         }
         Contract::Broken { breaches } => {
@@ -112,7 +123,9 @@ impl Check {
                 Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
             },
         };
-        let mut found = breaches(&stream.cached_info().config);
+        let config = &stream.cached_info().config;
+        let commit = CommitMode::of(config.num_replicas, config.allow_atomic_publish);
+        let mut found = breaches(config);
         match self.sync_breach().await {
             Ok(breach) => found.extend(breach),
             Err(why) => match last {
@@ -123,7 +136,7 @@ impl Check {
         let is_accepted = |breach: &Breach| self.accepted_breaches.contains(breach);
         let (accepted, broken): (Vec<_>, Vec<_>) = found.into_iter().partition(is_accepted);
         if broken.is_empty() {
-            Contract::Met { accepted }
+            Contract::Met { accepted, commit }
         } else {
             Contract::Broken { breaches: broken }
         }

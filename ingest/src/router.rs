@@ -16,8 +16,6 @@ use serde::Deserialize;
 use serde_json::json;
 use shared::problem::Problem;
 use shared::telemetry::{self, names::attribute};
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument as _, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -28,22 +26,9 @@ use crate::publish::Publisher;
 use crate::readiness::Contract;
 use crate::settings::Settings;
 
-/// Callbacks between their body and their answer. Each holds a few kilobytes.
-const CALLBACKS_IN_FLIGHT_MAX: usize = 8_192;
-
 pub(crate) struct App {
     pub(crate) settings: Settings,
     pub(crate) publisher: Publisher,
-    /// Callbacks outlive their connection: see `callback::receive`.
-    pub(crate) in_flight: TaskTracker,
-    pub(crate) places: Arc<Semaphore>,
-}
-
-impl App {
-    pub(crate) fn new(settings: Settings, publisher: Publisher, in_flight: TaskTracker) -> Self {
-        let places = Arc::new(Semaphore::new(CALLBACKS_IN_FLIGHT_MAX));
-        Self { settings, publisher, in_flight, places }
-    }
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -79,7 +64,7 @@ async fn receive(
     Path(path): Path<CallbackPath>,
     request: Request,
 ) -> Response {
-    callback::receive(app, &path.source, path.token, request).await
+    callback::receive(&app, &path.source, path.token, request).await
 }
 
 async fn livez() -> &'static str {
@@ -90,7 +75,9 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     let connected = app.publisher.is_connected();
     let nats = if connected { "connected" } else { "not connected" };
     let (log, fit) = match app.publisher.contract() {
-        Contract::Met { accepted } => (json!({ "contract": "met", "accepted": accepted }), true),
+        Contract::Met { accepted, commit } => {
+            (json!({ "contract": "met", "accepted": accepted, "commit": commit }), true)
+        }
         Contract::Unknown { why } => (json!({ "contract": "unknown", "why": why }), false),
         Contract::Broken { breaches } => {
             let why: Vec<String> = breaches.iter().map(ToString::to_string).collect();

@@ -7,13 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::settings::Http;
 
@@ -26,15 +31,13 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     http: &Http,
+    in_flight: &TaskTracker,
     shutdown: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(http.connections_max));
     let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(http.read_timeout);
-    // A client that hangs up after its request has still sent it: what is not
-    // read yet must be read, not dropped with the connection.
-    builder.half_close(true);
     loop {
         // A client that finds no place waits in the kernel's queue.
         let accepted = async {
@@ -45,7 +48,7 @@ pub(crate) async fn serve(
             accepted = accepted => accepted,
             () = shutdown.cancelled() => break,
         };
-        let service = TowerToHyperService::new(router.clone());
+        let service = outliving(TowerToHyperService::new(router.clone()), in_flight.clone());
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         // Ends with its connection, or after the answer in flight at shutdown.
         tokio::spawn(async move {
@@ -59,6 +62,27 @@ pub(crate) async fn serve(
     if tokio::time::timeout(http.shutdown_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("connections were still open at the end of ingest.shutdown_timeout_ms");
     }
+}
+
+type Routes = TowerToHyperService<Router>;
+type Answer = Response<axum::body::Body>;
+
+/// Each request is answered in a task of its own, so that it goes on when its
+/// client hangs up and the connection is dropped. Reading the body is part of
+/// it: what the client had sent before it hung up still arrives.
+fn outliving(
+    routes: Routes,
+    in_flight: TaskTracker,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Answer,
+    Error = JoinError,
+    Future: Future<Output = Result<Answer, JoinError>> + Send,
+> {
+    service_fn(move |request| {
+        let answering = in_flight.spawn(routes.call(request));
+        async move { answering.await.map(|Ok(answer)| answer) }
+    })
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {

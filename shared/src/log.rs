@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
-use crate::id::percent_encode;
+use crate::id::{MessageId, percent_encode};
 use crate::stream::STREAM;
 
 /// First token of every subject of the stream.
@@ -22,6 +22,7 @@ const PARTITIONS: u8 = 64;
 /// An event, ready to be published.
 #[derive(Debug, Clone)]
 pub struct LogMessage {
+    pub id: MessageId,
     pub subject: String,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -30,6 +31,7 @@ pub struct LogMessage {
 impl LogMessage {
     pub fn new(event: &Event) -> Result<Self, serde_json::Error> {
         Ok(Self {
+            id: event.message_id.clone(),
             subject: subject(event),
             headers: headers(event),
             body: Bytes::from(event.encode()?),

@@ -26,14 +26,20 @@ async fn a_retry_within_the_window_is_a_duplicate_and_is_not_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_beyond_the_window_is_stored_again_and_applied_once() {
     let setup = Setup::default().env("MOORING__STREAM__DUPLICATE_WINDOW_MS", WINDOW.as_millis());
-    let world = World::start(setup).await;
+    let mut world = World::start(setup).await;
     let replaced = with_key(install("a"), "blnk_key_that_was_replaced_987");
     for callback in [install("a"), replaced.clone(), uninstall("b")] {
         world.acknowledged(&callback).await;
     }
     tokio::time::sleep(WINDOW * 2).await;
     for callback in [install("a"), uninstall("b")] {
-        assert!(!world.acknowledged(&callback).await, "the broker has forgotten it");
+        assert!(world.acknowledged(&callback).await, "this ingest remembers it");
+    }
+    world.ingests[0].kill().unwrap();
+    world.ingests[0].start_again().unwrap();
+    world.wait_ingest_ready(0);
+    for callback in [install("a"), uninstall("b")] {
+        assert!(!world.acknowledged(&callback).await, "broker and ingest have forgotten it");
     }
     assert_eq!(world.events_in_log().await, 5);
     world.assert_exactly_once(&["uninstall:b".to_owned()]).await;

@@ -52,7 +52,10 @@ async fn a_lax_stream_is_accepted_by_name_only() {
     world.start_ingest(0);
     world.wait_ingest_ready(0);
     let (_, body) = readiness(&world).await;
-    assert_eq!(body["log"], json!({ "contract": "met", "accepted": ["allows_purge"] }));
+    assert_eq!(
+        body["log"],
+        json!({ "contract": "met", "accepted": ["allows_purge"], "commit": "group" })
+    );
     world.acknowledged(&install("a")).await;
 }
 

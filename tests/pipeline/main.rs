@@ -19,6 +19,7 @@ mod crashes;
 mod dead_letters;
 mod duplicates;
 mod durability;
+mod group_commit;
 mod load;
 mod order;
 mod otlp;

@@ -25,6 +25,7 @@ pub mod metric {
     pub const CALLBACK_ACK_DURATION: &str = "mooring.callback.ack.duration";
     pub const CALLBACK_REFUSALS: &str = "mooring.callback.refusals";
     pub const PUBLISH_RETRIES: &str = "mooring.publish.retries";
+    pub const PUBLISH_BATCH_EVENTS: &str = "mooring.publish.batch.events";
     pub const LOG_LAG_EVENTS: &str = "mooring.projection.lag.events";
     pub const LOG_LAG_AGE: &str = "mooring.projection.lag.age";
     pub const BATCH_EVENTS: &str = "mooring.projection.batch.events";

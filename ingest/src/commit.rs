@@ -1,0 +1,221 @@
+//! Group commit: what waits is committed together.
+//!
+//! A server that syncs always pays one fsync for each message, but about four
+//! for an atomic batch of any size. So while batches are on their way callbacks
+//! gather, and then go as the next batch; with nothing on its way a callback
+//! goes at once, and no timer ever delays it. On three or more replicas the
+//! server groups by itself, and each event is published alone.
+//!
+//! One task owns all of this, so no two events with one message ID are ever on
+//! their way at once: a batch that holds a duplicate is refused as a whole.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use lru::LruCache;
+use serde::Serialize;
+use shared::id::{MessageId, StreamSequence};
+use shared::log::LogMessage;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::metrics::METRICS;
+use crate::readiness::Contract;
+use crate::writer::{Appended, Failure, Writer, Written};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(25);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// Events that wait to be sent. Past it the queue fills, and then callbacks are
+/// refused.
+const PENDING_MAX: usize = 8_192;
+/// The server takes 1,000 members.
+const BATCH_EVENTS_MAX: usize = 500;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCHES_IN_FLIGHT_MAX: usize = 2;
+const SINGLES_IN_FLIGHT_MAX: usize = 2_048;
+/// Message IDs that are known to be in the log; about 200 bytes each.
+const ACKNOWLEDGED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// How events are committed, by the number of replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CommitMode {
+    /// What waits, as an atomic batch.
+    Group,
+    /// Each event by itself.
+    Single,
+}
+
+impl CommitMode {
+    pub(crate) fn of(replicas: usize, allows_atomic_publish: bool) -> Self {
+        if replicas < 3 && allows_atomic_publish { Self::Group } else { Self::Single }
+    }
+
+    fn batch_events_max(self) -> usize {
+        match self {
+            Self::Group => BATCH_EVENTS_MAX,
+            Self::Single => 1,
+        }
+    }
+
+    fn in_flight_max(self) -> usize {
+        match self {
+            Self::Group => BATCHES_IN_FLIGHT_MAX,
+            Self::Single => SINGLES_IN_FLIGHT_MAX,
+        }
+    }
+}
+
+/// An event to be appended, and whom to tell.
+pub(crate) struct Submission {
+    pub(crate) message: LogMessage,
+    pub(crate) answer: Answer,
+}
+
+pub(crate) type Answer = oneshot::Sender<Result<Appended, Failure>>;
+
+pub(crate) struct Committer {
+    writer: Writer,
+    contract: watch::Receiver<Contract>,
+    queue: mpsc::Receiver<Submission>,
+    acknowledged: LruCache<MessageId, StreamSequence>,
+    /// Whom to tell, for each event that is pending or on its way.
+    waiting: HashMap<MessageId, Vec<Answer>>,
+    pending: VecDeque<LogMessage>,
+    in_flight: JoinSet<Vec<Written>>,
+    backoff: ExponentialBackoff,
+    /// How long the next attempt waits, after one that failed.
+    delay: Option<Duration>,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        writer: Writer,
+        contract: watch::Receiver<Contract>,
+        queue: mpsc::Receiver<Submission>,
+    ) -> Self {
+        Self {
+            writer,
+            contract,
+            queue,
+            acknowledged: LruCache::new(ACKNOWLEDGED_MAX),
+            waiting: HashMap::new(),
+            pending: VecDeque::new(),
+            in_flight: JoinSet::new(),
+            backoff: backoff(),
+            delay: None,
+        }
+    }
+
+    /// Commits until the queue is closed and nobody waits any more. If it is
+    /// dropped, whoever waits is told that the outcome is unknown.
+    pub(crate) async fn run(mut self) {
+        let mut open = true;
+        while open || !self.in_flight.is_empty() {
+            let has_room = self.pending.len() < PENDING_MAX;
+            tokio::select! {
+                submission = self.queue.recv(), if open && has_room => match submission {
+                    Some(submission) => self.admit_all(submission),
+                    None => open = false,
+                },
+                Some(written) = self.in_flight.join_next() => {
+                    for (message, result) in written.unwrap_or_default() {
+                        self.settle(message, result);
+                    }
+                }
+            }
+            self.dispatch();
+        }
+    }
+
+    fn admit_all(&mut self, first: Submission) {
+        self.admit(first);
+        while self.pending.len() < PENDING_MAX {
+            let Ok(submission) = self.queue.try_recv() else { return };
+            self.admit(submission);
+        }
+    }
+
+    fn admit(&mut self, Submission { message, answer }: Submission) {
+        if let Some(&sequence) = self.acknowledged.get(&message.id) {
+            answer.send(Ok(Appended { sequence, duplicate: true })).ok();
+            return;
+        }
+        let waiting = self.waiting.entry(message.id.clone()).or_default();
+        waiting.push(answer);
+        // Equal events share one place in the log.
+        if waiting.len() == 1 {
+            self.pending.push_back(message);
+        }
+    }
+
+    /// Sends as much as may be on its way.
+    fn dispatch(&mut self) {
+        let mode = self.contract.borrow().commit_mode();
+        while self.in_flight.len() < mode.in_flight_max() {
+            let batch = self.take_batch(mode.batch_events_max());
+            if batch.is_empty() {
+                return;
+            }
+            METRICS.publish_batch_events.record(batch.len() as u64, &[]);
+            let (writer, delay) = (self.writer.clone(), self.delay.take());
+            self.in_flight.spawn(async move {
+                if let Some(delay) = delay {
+                    tokio::time::sleep(delay).await;
+                }
+                writer.write(batch).await
+            });
+        }
+    }
+
+    fn take_batch(&mut self, events_max: usize) -> Vec<LogMessage> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < events_max
+            && bytes < BATCH_BYTES_MAX
+            && let Some(message) = self.pending.pop_front()
+        {
+            if self.is_awaited(&message.id) {
+                bytes += message.body.len();
+                batch.push(message);
+            } else {
+                // Its callback was answered 503, so the platform takes it as not installed.
+                self.waiting.remove(&message.id);
+            }
+        }
+        batch
+    }
+
+    fn is_awaited(&self, id: &MessageId) -> bool {
+        self.waiting.get(id).is_some_and(|waiting| waiting.iter().any(|answer| !answer.is_closed()))
+    }
+
+    fn settle(&mut self, message: LogMessage, result: Result<Appended, Failure>) {
+        if result == Err(Failure::Unknown) {
+            METRICS.publish_retries.add(1, &[]);
+            self.delay = self.delay.or_else(|| self.backoff.next());
+            self.pending.push_front(message);
+            return;
+        }
+        if let Ok(Appended { sequence, .. }) = result {
+            self.backoff = backoff();
+            self.acknowledged.put(message.id.clone(), sequence);
+        }
+        let mut shared = result;
+        for answer in self.waiting.remove(&message.id).unwrap_or_default() {
+            answer.send(shared).ok();
+            shared = shared.map(|appended| Appended { duplicate: true, ..appended });
+        }
+    }
+}
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_jitter()
+        .with_min_delay(BACKOFF_MIN)
+        .with_max_delay(BACKOFF_MAX)
+        .without_max_times()
+        .build()
+}
