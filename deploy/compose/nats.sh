@@ -1,0 +1,12 @@
+#!/bin/sh
+# Starts nats-server. nats.conf takes the passwords from the environment; they are read from files
+# here, so that neither the compose file nor `docker inspect` shows them.
+set -eu
+
+# Letters and digits only (secrets.sh), so they need no quotes in the configuration.
+MOORING_NATS_ADMIN_PASSWORD=$(cat /run/secrets/nats-admin-password)
+MOORING_NATS_INGEST_PASSWORD=$(cat /run/secrets/nats-ingest-password)
+MOORING_NATS_WORKER_PASSWORD=$(cat /run/secrets/nats-worker-password)
+export MOORING_NATS_ADMIN_PASSWORD MOORING_NATS_INGEST_PASSWORD MOORING_NATS_WORKER_PASSWORD
+
+exec nats-server -c /etc/nats/nats.conf
