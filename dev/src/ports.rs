@@ -2,14 +2,22 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-/// A port that was free a moment ago. Another process may take it before you do; tests accept that.
+/// Below the ports that the system gives to outgoing connections (Linux: from 32768), so that no
+/// client takes one between our look and the server's start.
+const CANDIDATES: RangeInclusive<u16> = 10_000..=32_000;
+const ATTEMPTS: usize = 100;
+
+/// A port that was free a moment ago. Another process may take it before you do, but two that look
+/// at the same time hardly ever choose the same.
 pub fn free_port() -> Result<u16> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("asking the system for a free port")?;
-    Ok(listener.local_addr().context("reading the port just bound")?.port())
+    (0..ATTEMPTS)
+        .map(|_| rand::random_range(CANDIDATES))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .with_context(|| format!("none of {ATTEMPTS} ports tried on 127.0.0.1 is free"))
 }
 
 /// A port that somebody needs, and the flag that changes it.

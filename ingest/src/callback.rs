@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use serde_json::json;
+use shared::event::Event;
 use shared::log::LogMessage;
 use shared::platform::{Refusal, accept_app};
 use shared::problem::Problem;
@@ -18,9 +19,11 @@ use shared::telemetry::names::attribute;
 use shared::verify::Unauthentic;
 use tracing::Span;
 
+use crate::confirmation::{self, Answer};
 use crate::metrics::METRICS;
 use crate::publish::NotAppended;
 use crate::router::{App, internal_error};
+use crate::serve::ClientGone;
 use crate::settings::Source;
 use crate::writer::Appended;
 
@@ -32,12 +35,10 @@ struct Received {
     path_token: Option<String>,
     body: Bytes,
     received_at: Timestamp,
-    /// When its headers had arrived: the platform's deadline counts from there.
-    started: Instant,
 }
 
 pub(crate) fn source<'a>(app: &'a App, name: &str) -> Result<&'a Source, Problem> {
-    let found = app.settings.sources.iter().find(|(known, _)| known.as_str() == name);
+    let found = app.sources.iter().find(|(known, _)| known.as_str() == name);
     found.map(|(_, source)| source).ok_or_else(|| {
         let detail = "no source of this name is configured; see `sources` in the configuration";
         Problem::new(StatusCode::NOT_FOUND, "unknown-source", detail)
@@ -51,6 +52,7 @@ pub(crate) async fn receive(
     path_token: Option<String>,
     request: Request,
 ) -> Response {
+    // The platform's deadline counts from here.
     let started = Instant::now();
     let source = match source(app, source_name) {
         Ok(source) => source,
@@ -58,11 +60,14 @@ pub(crate) async fn receive(
     };
     Span::current().record("mooring.source", source.name.as_str());
 
+    let client = request.extensions().get::<ClientGone>().cloned();
     let result = match read(app, request).await {
         Ok((headers, body)) => {
-            let received_at = Timestamp::now();
-            let received = Received { headers, path_token, body, received_at, started };
-            append(app, source, received).await
+            let received = Received { headers, path_token, body, received_at: Timestamp::now() };
+            match seal(app, source, received) {
+                Ok(event) => append(app, source, &event, started, client.as_ref()).await,
+                Err(problem) => Err(problem),
+            }
         }
         Err(problem) => Err(problem),
     };
@@ -75,36 +80,45 @@ pub(crate) async fn receive(
     }
 }
 
-async fn append(app: &App, source: &Source, received: Received) -> Result<Appended, Problem> {
-    let Received { headers, path_token, body, received_at, started } = received;
+/// From the bytes of a callback to an event that holds only ciphertext.
+fn seal(app: &App, source: &Source, received: Received) -> Result<Event, Problem> {
+    let Received { headers, path_token, body, received_at } = received;
     let verified = source
         .verification
         .verify(path_token.as_deref(), &headers, &body)
         .map_err(|why| unauthentic(&why))?;
     let callback = source.platform.parse(&verified).map_err(|why| refused(&why))?;
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    let event = callback
-        .seal(
-            source.name.clone(),
-            source.platform,
-            received_at,
-            &app.settings.ring,
-            SealingNonce::random,
-        )
-        .map_err(|_| internal_error())?;
-    drop(body); // only ciphertext from here on
+    let (name, platform) = (source.name.clone(), source.platform);
+    let sealed = callback.seal(name, platform, received_at, &app.ring, SealingNonce::random);
+    sealed.map_err(|_| internal_error())
+}
 
-    let message = LogMessage::new(&event).map_err(|_| internal_error())?;
+async fn append(
+    app: &App,
+    source: &Source,
+    event: &Event,
+    started: Instant,
+    client: Option<&ClientGone>,
+) -> Result<Appended, Problem> {
+    let message = LogMessage::new(event).map_err(|_| internal_error())?;
     let budget = source.ack_budget.saturating_sub(started.elapsed());
-    let appended = app.publisher.append(message, budget).await.map_err(|why| not_appended(&why))?;
-    tracing::info!(
-        event.r#type = event.fact.kind(),
-        installation = event.fact.identity().map(|identity| identity.installation_id.as_str()),
-        sequence = appended.sequence.0,
-        duplicate = appended.duplicate,
-        "acknowledged"
-    );
-    Ok(appended)
+    let result = app.publisher.append(message, budget).await.map_err(|why| not_appended(&why));
+
+    let has_gone = client.is_some_and(|ClientGone(gone)| gone.is_cancelled());
+    let is_late = started.elapsed() >= source.platform.ack_contract().deadline;
+    let answer = if has_gone || is_late { Answer::Missed } else { Answer::InTime };
+    confirmation::note(&app.publisher, &app.notes, event, &result, answer);
+    if let Ok(appended) = &result {
+        tracing::info!(
+            event.r#type = event.fact.kind(),
+            installation = event.fact.identity().map(|found| found.installation_id.as_str()),
+            sequence = appended.sequence.0,
+            duplicate = appended.duplicate,
+            "acknowledged"
+        );
+    }
+    result
 }
 
 /// Reads the body, within its limits of type, size and time.
@@ -118,9 +132,9 @@ async fn read(app: &App, request: Request) -> Result<(HeaderMap, Bytes), Problem
             detail,
         ));
     }
-    let limit = app.settings.http.body_bytes_max;
+    let limit = app.http.body_bytes_max;
     let body = axum::body::to_bytes(body, limit);
-    match tokio::time::timeout(app.settings.http.read_timeout, body).await {
+    match tokio::time::timeout(app.http.read_timeout, body).await {
         Ok(Ok(body)) => Ok((parts.headers, body)),
         Ok(Err(error)) => Err(unreadable(&error, limit)),
         Err(_elapsed) => {

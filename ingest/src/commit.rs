@@ -68,10 +68,11 @@ impl CommitMode {
     }
 }
 
-/// An event to be appended, and whom to tell.
-pub(crate) struct Submission {
-    pub(crate) message: LogMessage,
-    pub(crate) answer: Answer,
+pub(crate) enum Submission {
+    /// An event to be appended, and whom to tell.
+    Append { message: LogMessage, answer: Answer },
+    /// Ask the server when this one comes again.
+    Forget(MessageId),
 }
 
 pub(crate) type Answer = oneshot::Sender<Result<Appended, Failure>>;
@@ -138,9 +139,17 @@ impl Committer {
         }
     }
 
-    fn admit(&mut self, Submission { message, answer }: Submission) {
+    fn admit(&mut self, submission: Submission) {
+        let (message, answer) = match submission {
+            Submission::Append { message, answer } => (message, answer),
+            Submission::Forget(id) => {
+                self.acknowledged.pop(&id);
+                return;
+            }
+        };
         if let Some(&sequence) = self.acknowledged.get(&message.id) {
-            answer.send(Ok(Appended { sequence, duplicate: true })).ok();
+            let known = Appended { sequence, duplicate: true, answered_before: true };
+            answer.send(Ok(known)).ok();
             return;
         }
         let waiting = self.waiting.entry(message.id.clone()).or_default();
@@ -199,14 +208,22 @@ impl Committer {
             self.pending.push_front(message);
             return;
         }
+        let mut shared = result;
+        let mut told = false;
+        for answer in self.waiting.remove(&message.id).unwrap_or_default() {
+            told |= answer.send(shared).is_ok();
+            shared = shared.map(|appended| Appended {
+                duplicate: true,
+                answered_before: true,
+                ..appended
+            });
+        }
         if let Ok(Appended { sequence, .. }) = result {
             self.backoff = backoff();
-            self.acknowledged.put(message.id.clone(), sequence);
-        }
-        let mut shared = result;
-        for answer in self.waiting.remove(&message.id).unwrap_or_default() {
-            answer.send(shared).ok();
-            shared = shared.map(|appended| Appended { duplicate: true, ..appended });
+            // Nobody waited any more: its callback was answered 503.
+            if told {
+                self.acknowledged.put(message.id, sequence);
+            }
         }
     }
 }

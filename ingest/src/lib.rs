@@ -5,6 +5,7 @@
 
 mod callback;
 mod commit;
+mod confirmation;
 mod metrics;
 mod publish;
 mod readiness;
@@ -37,9 +38,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let publisher = Publisher::new(client.clone(), contract);
     tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
 
+    // Requests, and notes about their answers.
     let in_flight = TaskTracker::new();
-    let http = settings.http.clone();
-    let router = router::router(Arc::new(App { settings, publisher }));
+    let Settings { sources, ring, http, .. } = settings;
+    let (publisher, notes) = (Arc::new(publisher), in_flight.clone());
+    let app = App { sources, ring, http: http.clone(), publisher, notes };
+    let router = router::router(Arc::new(app));
     serve::serve(listener, router, &http, &in_flight, shutdown).await;
 
     // Callbacks whose client has gone are still on their way to the log.

@@ -10,6 +10,7 @@ pub(crate) struct Metrics {
     pub(crate) request_duration: Histogram<f64>,
     pub(crate) ack_duration: Histogram<f64>,
     pub(crate) refusals: Counter<u64>,
+    pub(crate) acks_missed: Counter<u64>,
     pub(crate) publish_retries: Counter<u64>,
     pub(crate) publish_batch_events: Histogram<u64>,
 }
@@ -37,6 +38,11 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             .u64_counter(metric::CALLBACK_REFUSALS)
             .with_unit("{callback}")
             .with_description("Callbacks answered 4xx, by source and reason.")
+            .build(),
+        acks_missed: meter
+            .u64_counter(metric::CALLBACK_ACKS_MISSED)
+            .with_unit("{callback}")
+            .with_description("Callbacks whose 2xx the platform may not have got.")
             .build(),
         publish_retries: meter
             .u64_counter(metric::PUBLISH_RETRIES)

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::Client;
+use shared::id::MessageId;
 use shared::log::LogMessage;
 use shared::stream::STREAM;
 use shared::telemetry;
@@ -100,12 +101,18 @@ impl Publisher {
         Ok(appended)
     }
 
+    /// Lets the next delivery of this event ask the server again.
+    pub(crate) fn forget(&self, id: MessageId) {
+        // A full queue is no harm: it is only remembered longer.
+        self.queue.try_send(Submission::Forget(id)).ok();
+    }
+
     /// If this is cancelled before the event was sent, it is not sent any more.
     async fn submit(&self, mut message: LogMessage) -> Result<Appended, NotAppended> {
         self.contract_is_met().await?;
         telemetry::inject(&Span::current(), &mut message.headers);
         let (answer, answered) = oneshot::channel();
-        let submission = Submission { message, answer };
+        let submission = Submission::Append { message, answer };
         self.queue.try_send(submission).map_err(|_| NotAppended::QueueFull)?;
         // The committer ends without an answer only if it failed itself.
         answered.await.unwrap_or(Err(Failure::Unknown)).map_err(NotAppended::from)

@@ -1,6 +1,7 @@
 //! The routes, and what every request has: a span, metrics, a problem for every
 //! refusal.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,8 +15,11 @@ use axum::{Json, Router};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::json;
+use shared::id::SourceName;
 use shared::problem::Problem;
+use shared::seal::KeyRing;
 use shared::telemetry::{self, names::attribute};
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument as _, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -24,11 +28,15 @@ use crate::callback;
 use crate::metrics::METRICS;
 use crate::publish::Publisher;
 use crate::readiness::Contract;
-use crate::settings::Settings;
+use crate::settings::{Http, Source};
 
 pub(crate) struct App {
-    pub(crate) settings: Settings,
-    pub(crate) publisher: Publisher,
+    pub(crate) sources: BTreeMap<SourceName, Source>,
+    pub(crate) ring: KeyRing,
+    pub(crate) http: Http,
+    pub(crate) publisher: Arc<Publisher>,
+    /// Notes that are on their way to the log; see `confirmation`.
+    pub(crate) notes: TaskTracker,
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -36,12 +44,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/callbacks/{source}", callback())
         .route("/callbacks/{source}/{token}", callback())
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(|_| internal_error().response::<Body>()))
         .layer(middleware::from_fn(observe))
+        // Below the layers: a probe every few seconds is not worth a span.
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
         .with_state(app)
 }
 

@@ -64,6 +64,11 @@ pub(crate) async fn serve(
     }
 }
 
+/// In the extensions of each request: cancelled when its client hangs up before
+/// there is an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientGone(pub(crate) CancellationToken);
+
 type Routes = TowerToHyperService<Router>;
 type Answer = Response<axum::body::Body>;
 
@@ -79,9 +84,17 @@ fn outliving(
     Error = JoinError,
     Future: Future<Output = Result<Answer, JoinError>> + Send,
 > {
-    service_fn(move |request| {
+    service_fn(move |mut request: Request<Incoming>| {
+        let client = CancellationToken::new();
+        request.extensions_mut().insert(ClientGone(client.clone()));
         let answering = in_flight.spawn(routes.call(request));
-        async move { answering.await.map(|Ok(answer)| answer) }
+        async move {
+            // Dropped with the connection, unless there is an answer before.
+            let connected = client.drop_guard();
+            let answer = answering.await.map(|Ok(answer)| answer);
+            connected.disarm();
+            answer
+        }
     })
 }
 

@@ -34,6 +34,8 @@ const BATCH_HOLDS_DUPLICATE: u64 = 10_201;
 pub(crate) struct Appended {
     pub(crate) sequence: StreamSequence,
     pub(crate) duplicate: bool,
+    /// This process has answered the same event with a 2xx before.
+    pub(crate) answered_before: bool,
 }
 
 /// Why an event was not acknowledged.
@@ -102,7 +104,11 @@ impl Writer {
             Ok(last) => {
                 let first = last.0.saturating_sub(messages.len() as u64 - 1);
                 let sequences = (first..).map(StreamSequence);
-                let appended = sequences.map(|sequence| Appended { sequence, duplicate: false });
+                let appended = sequences.map(|sequence| Appended {
+                    sequence,
+                    duplicate: false,
+                    answered_before: false,
+                });
                 messages.into_iter().zip(appended.map(Ok)).collect()
             }
             Err(Refused::Failure(failure)) => all(messages, failure),
@@ -115,7 +121,10 @@ impl Writer {
 
     async fn single(&self, message: LogMessage) -> Written {
         let appended = match self.request(message.clone()).await {
-            Ok(ack) => Ok(Appended { sequence: StreamSequence(ack.seq), duplicate: ack.duplicate }),
+            Ok(ack) => {
+                let (sequence, duplicate) = (StreamSequence(ack.seq), ack.duplicate);
+                Ok(Appended { sequence, duplicate, answered_before: false })
+            }
             Err(Refused::Failure(failure)) => Err(failure),
             Err(Refused::HoldsDuplicate) => Err(Failure::Unknown),
         };

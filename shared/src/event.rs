@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::id::{AppId, IdempotencyKey, InstallationId, MessageId, Place, SourceName};
 use crate::platform::Platform;
-use crate::seal::{AssociatedData, KeyRing, SealError, Sealed, SealingNonce};
+use crate::seal::{AssociatedData, Fingerprint, KeyRing, SealError, Sealed, SealingNonce};
 
 /// Version of the JSON form in the log. Older versions are upcast in
 /// [`Event::decode`]; a newer one is refused, which makes it a dead letter that
@@ -34,6 +34,8 @@ pub struct Event {
     pub received_at: Timestamp,
     /// When it happened by the platform's clock, where the platform says.
     pub occurred_at: Option<Timestamp>,
+    /// Tells a replaced secret from a repeated one; `None` without a secret.
+    pub secret_fingerprint: Option<Fingerprint>,
     pub fact: Fact<SealedCredential>,
     pub payload: Payload<Sealed>,
 }
@@ -50,6 +52,18 @@ pub enum Fact<C> {
     },
     Uninstalled {
         identity: Identity,
+    },
+    /// The platform may not have got our 2xx for `answer_to`: it had hung up,
+    /// its deadline had passed, or we could not tell whether the event was in
+    /// the log. It may have cancelled the installation and revoked the key.
+    AckMissed {
+        identity: Identity,
+        answer_to: MessageId,
+    },
+    /// A later delivery of `answer_to` was answered in time.
+    AckDelivered {
+        identity: Identity,
+        answer_to: MessageId,
     },
     /// An event of a kind this version does not know: recorded, not applied.
     Unrecognized {
@@ -124,7 +138,10 @@ pub enum DecodeError {
 impl<C> Fact<C> {
     pub fn identity(&self) -> Option<&Identity> {
         match self {
-            Self::Installed { identity, .. } | Self::Uninstalled { identity } => Some(identity),
+            Self::Installed { identity, .. }
+            | Self::Uninstalled { identity }
+            | Self::AckMissed { identity, .. }
+            | Self::AckDelivered { identity, .. } => Some(identity),
             Self::Unrecognized { identity, .. } => identity.as_ref(),
         }
     }
@@ -135,6 +152,8 @@ impl<C> Fact<C> {
         match self {
             Self::Installed { .. } => "installed",
             Self::Uninstalled { .. } => "uninstalled",
+            Self::AckMissed { .. } => "ack_missed",
+            Self::AckDelivered { .. } => "ack_delivered",
             Self::Unrecognized { .. } => "unrecognized",
         }
     }
@@ -152,15 +171,12 @@ impl Callback {
         ring: &KeyRing,
         mut next_nonce: impl FnMut() -> SealingNonce,
     ) -> Result<Event, SealError> {
-        let fingerprint = match &self.fact {
-            Fact::Installed { credential: Some(plain), .. } => {
-                Some(ring.fingerprint(&plain.secret))
-            }
-            Fact::Installed { credential: None, .. }
-            | Fact::Uninstalled { .. }
-            | Fact::Unrecognized { .. } => None,
-        };
-        let message_id = MessageId::new(&source, &self.idempotency_key, fingerprint.as_ref());
+        let secret = self.secret().map(ExposeSecret::expose_secret);
+        let secret_fingerprint = secret.map(|secret| ring.fingerprint(&["secret", secret]));
+        let content = self.content();
+        let content =
+            ring.fingerprint(&["content", secret.unwrap_or_default(), content.expose_secret()]);
+        let message_id = MessageId::new(&source, &self.idempotency_key, &content);
         let installation = self.fact.identity().map(|identity| identity.installation_id.clone());
         let mut seal = |secret: &SecretString, field: &str| {
             let bound_to = AssociatedData {
@@ -184,6 +200,10 @@ impl Callback {
                 Fact::Installed { identity, granted_permissions, credential }
             }
             Fact::Uninstalled { identity } => Fact::Uninstalled { identity },
+            Fact::AckMissed { identity, answer_to } => Fact::AckMissed { identity, answer_to },
+            Fact::AckDelivered { identity, answer_to } => {
+                Fact::AckDelivered { identity, answer_to }
+            }
             Fact::Unrecognized { kind, identity } => Fact::Unrecognized { kind, identity },
         };
         let payload = match self.payload {
@@ -197,13 +217,71 @@ impl Callback {
             idempotency_key: self.idempotency_key,
             received_at,
             occurred_at: self.occurred_at,
+            secret_fingerprint,
             fact,
             payload,
         })
     }
+
+    fn secret(&self) -> Option<&SecretString> {
+        match &self.fact {
+            Fact::Installed { credential, .. } => credential.as_ref().map(|plain| &plain.secret),
+            Fact::Uninstalled { .. }
+            | Fact::AckMissed { .. }
+            | Fact::AckDelivered { .. }
+            | Fact::Unrecognized { .. } => None,
+        }
+    }
+
+    /// The payload in a form that does not depend on the order of its fields.
+    fn content(&self) -> SecretString {
+        match &self.payload {
+            Payload::Clear(payload) => {
+                let mut payload = payload.clone();
+                payload.sort_all_objects();
+                payload.to_string().into()
+            }
+            Payload::Sealed(payload) => payload.clone(),
+        }
+    }
 }
 
 impl Event {
+    /// That the platform may not have got our answer to this event. `None`
+    /// where no installation depends on it.
+    pub fn ack_missed(&self, now: Timestamp) -> Option<Self> {
+        let (identity, answer_to) = (self.changes()?.clone(), self.message_id.clone());
+        Some(self.about(now, Fact::AckMissed { identity, answer_to }))
+    }
+
+    /// That the platform got our answer to this event after all.
+    pub fn ack_delivered(&self, now: Timestamp) -> Option<Self> {
+        let (identity, answer_to) = (self.changes()?.clone(), self.message_id.clone());
+        Some(self.about(now, Fact::AckDelivered { identity, answer_to }))
+    }
+
+    /// The installation that this event changes.
+    fn changes(&self) -> Option<&Identity> {
+        match &self.fact {
+            Fact::Installed { identity, .. } | Fact::Uninstalled { identity } => Some(identity),
+            Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Unrecognized { .. } => None,
+        }
+    }
+
+    fn about(&self, now: Timestamp, fact: Fact<SealedCredential>) -> Self {
+        Self {
+            message_id: self.message_id.about(fact.kind()),
+            source: self.source.clone(),
+            platform: self.platform,
+            idempotency_key: self.idempotency_key.clone(),
+            received_at: now,
+            occurred_at: None,
+            secret_fingerprint: None,
+            fact,
+            payload: Payload::Clear(Value::Null),
+        }
+    }
+
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&Versioned { schema_version: SCHEMA_VERSION, event: self })
     }

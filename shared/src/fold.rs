@@ -14,8 +14,12 @@
 //!    was over before another began superseded nothing.
 //! 3. Of several installs of one installation the last one counts: same
 //!    idempotency key, new secret means a replaced credential.
+//! 4. Same idempotency key and secret, other content is a conflict: the first in
+//!    the log counts, the others are history.
+//! 5. An installation whose last change the platform may not have seen
+//!    acknowledged is unconfirmed, until an event settles it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -64,6 +68,8 @@ pub enum Status {
     Inactive {
         uninstalled_at: Timestamp,
     },
+    /// The platform may have cancelled its last change.
+    Unconfirmed,
 }
 
 /// A sealed credential and the event that brought it, which it is bound to.
@@ -85,6 +91,7 @@ impl Status {
             Self::Active => "active",
             Self::Superseded { .. } => "superseded",
             Self::Inactive { .. } => "inactive",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }
@@ -94,12 +101,19 @@ struct History<'a> {
     identity: &'a Identity,
     installs: Vec<&'a Recorded>,
     uninstalled_at: Option<Timestamp>,
+    /// The last change.
     last: &'a Recorded,
+    /// Changes that were perhaps not seen acknowledged, and when we noted that.
+    missed: Vec<(&'a MessageId, StreamSequence)>,
+    delivered: Vec<&'a MessageId>,
 }
 
 /// Folds all events of one place into its installations, oldest generation
 /// first.
-pub fn fold(events: &[Recorded], retention: Retention) -> Vec<Installation> {
+pub fn fold<'a>(
+    events: impl IntoIterator<Item = &'a Recorded>,
+    retention: Retention,
+) -> Vec<Installation> {
     let mut histories = histories(events);
     histories.sort_by_key(History::order);
     let mut installations = Vec::with_capacity(histories.len());
@@ -111,7 +125,15 @@ pub fn fold(events: &[Recorded], retention: Retention) -> Vec<Installation> {
     installations
 }
 
-fn histories(events: &[Recorded]) -> Vec<History<'_>> {
+/// The events that another one with the same key and secret contradicts.
+pub fn conflicts<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> BTreeSet<&'a MessageId> {
+    let in_log_order = in_log_order(events);
+    let (_, conflicts) = first_of_each_key(&in_log_order);
+    conflicts.into_iter().map(|recorded| &recorded.event.message_id).collect()
+}
+
+/// The events, distinct and in log order.
+fn in_log_order<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<&'a Recorded> {
     // Of copies of one event the first in the log counts.
     let mut distinct: BTreeMap<&MessageId, &Recorded> = BTreeMap::new();
     for recorded in events {
@@ -122,28 +144,70 @@ fn histories(events: &[Recorded]) -> Vec<History<'_>> {
     }
     let mut in_log_order: Vec<&Recorded> = distinct.into_values().collect();
     in_log_order.sort_by_key(|recorded| recorded.sequence);
+    in_log_order
+}
 
+/// What counts, and what is in conflict with it.
+fn first_of_each_key<'a>(in_log_order: &[&'a Recorded]) -> (Vec<&'a Recorded>, Vec<&'a Recorded>) {
+    let mut seen = BTreeSet::new();
+    in_log_order.iter().partition(|recorded| {
+        let event = &recorded.event;
+        match &event.fact {
+            Fact::Installed { .. } | Fact::Uninstalled { .. } | Fact::Unrecognized { .. } => {
+                seen.insert((&event.source, &event.idempotency_key, &event.secret_fingerprint))
+            }
+            // They have the key of the event that they are about.
+            Fact::AckMissed { .. } | Fact::AckDelivered { .. } => true,
+        }
+    })
+}
+
+fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<'a>> {
+    let (counting, _) = first_of_each_key(&in_log_order(events));
     let mut histories: BTreeMap<&InstallationId, History<'_>> = BTreeMap::new();
-    for recorded in in_log_order {
-        // An unrecognized event is history, not state.
-        let (Fact::Installed { identity, .. } | Fact::Uninstalled { identity }) =
-            &recorded.event.fact
-        else {
-            continue;
-        };
-        let history = histories.entry(&identity.installation_id).or_insert_with(|| History {
-            identity,
-            installs: Vec::new(),
-            uninstalled_at: None,
-            last: recorded,
-        });
-        history.add(recorded);
+    for &recorded in &counting {
+        match &recorded.event.fact {
+            Fact::Installed { identity, .. } | Fact::Uninstalled { identity } => histories
+                .entry(&identity.installation_id)
+                .or_insert_with(|| History::begin(identity, recorded))
+                .change(recorded),
+            // History, not state.
+            Fact::Unrecognized { .. } => {}
+            // About an event that may come later in the log, or never.
+            Fact::AckMissed { .. } | Fact::AckDelivered { .. } => {}
+        }
+    }
+    for &recorded in &counting {
+        match &recorded.event.fact {
+            Fact::AckMissed { identity, answer_to } => {
+                if let Some(history) = histories.get_mut(&identity.installation_id) {
+                    history.missed.push((answer_to, recorded.sequence));
+                }
+            }
+            Fact::AckDelivered { identity, answer_to } => {
+                if let Some(history) = histories.get_mut(&identity.installation_id) {
+                    history.delivered.push(answer_to);
+                }
+            }
+            Fact::Installed { .. } | Fact::Uninstalled { .. } | Fact::Unrecognized { .. } => {}
+        }
     }
     histories.into_values().collect()
 }
 
 impl<'a> History<'a> {
-    fn add(&mut self, recorded: &'a Recorded) {
+    fn begin(identity: &'a Identity, first: &'a Recorded) -> Self {
+        Self {
+            identity,
+            installs: Vec::new(),
+            uninstalled_at: None,
+            last: first,
+            missed: Vec::new(),
+            delivered: Vec::new(),
+        }
+    }
+
+    fn change(&mut self, recorded: &'a Recorded) {
         match &recorded.event.fact {
             Fact::Installed { identity, .. } => {
                 // What an install says of the scope counts before what an uninstall says.
@@ -154,7 +218,7 @@ impl<'a> History<'a> {
                 let at = recorded.event.occurred_at.unwrap_or(recorded.event.received_at);
                 self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
             }
-            Fact::Unrecognized { .. } => {}
+            Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Unrecognized { .. } => {}
         }
         self.last = recorded;
     }
@@ -169,6 +233,15 @@ impl<'a> History<'a> {
     fn installed_at(&self) -> Option<Timestamp> {
         let first = self.installs.first()?;
         Some(first.event.occurred_at.unwrap_or(first.event.received_at))
+    }
+
+    /// Whether the platform may have cancelled the last change. A note from
+    /// before the change is about an earlier attempt to append it.
+    fn is_unconfirmed(&self) -> bool {
+        let last = &self.last.event.message_id;
+        let is_missed =
+            |(id, noted): &(&MessageId, StreamSequence)| *id == last && *noted > self.last.sequence;
+        self.missed.iter().any(is_missed) && !self.delivered.contains(&last)
     }
 
     /// Whether this installation, which comes later in the log, took the place
@@ -186,11 +259,14 @@ impl<'a> History<'a> {
         retention: Retention,
     ) -> Installation {
         let status = match (self.uninstalled_at, superseded_by) {
+            // What came after it settles it, too.
+            (_, None) if self.is_unconfirmed() => Status::Unconfirmed,
             (Some(uninstalled_at), _) => Status::Inactive { uninstalled_at },
             (None, Some(by)) => Status::Superseded { by: by.identity.installation_id.clone() },
             (None, None) => Status::Active,
         };
-        let keeps_credential = status == Status::Active || retention == Retention::Keep;
+        let may_live = matches!(status, Status::Active | Status::Unconfirmed);
+        let keeps_credential = may_live || retention == Retention::Keep;
         let credential = self.credential();
         let credential_prefix = credential.as_ref().and_then(|found| found.sealed.prefix.clone());
         let credential = credential.filter(|_| keeps_credential);

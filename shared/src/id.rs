@@ -148,16 +148,16 @@ pub(crate) fn percent_encode(text: &str) -> String {
 
 /// The `Nats-Msg-Id` of an event, and its identity in the journal.
 ///
-/// `<source>:<idempotency key>`, followed by `#<fingerprint>` when the event
-/// carries a secret: Blnk's key names the installation and not the attempt, so
-/// the same key with a new secret is another event (a replaced credential),
-/// while a retry of the same callback has the same message ID.
+/// `<source>:<idempotency key>#<fingerprint of the content, secrets included>`.
+/// A retry of a callback has the same message ID. The same key with other
+/// content is another event: Blnk's key names the installation and not the
+/// attempt, so a new secret under it is a replaced credential.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MessageId(String);
 
 impl MessageId {
-    pub fn new(source: &SourceName, key: &IdempotencyKey, secret: Option<&Fingerprint>) -> Self {
+    pub fn new(source: &SourceName, key: &IdempotencyKey, content: &Fingerprint) -> Self {
         let key = key.as_str();
         let readable = key.len() <= READABLE_KEY_BYTES_MAX
             && !key.starts_with("sha256-")
@@ -167,10 +167,12 @@ impl MessageId {
         } else {
             format!("sha256-{}", hex::encode(Sha256::digest(key.as_bytes())))
         };
-        Self(match secret {
-            None => format!("{source}:{key}"),
-            Some(fingerprint) => format!("{source}:{key}#{fingerprint}"),
-        })
+        Self(format!("{source}:{key}#{content}"))
+    }
+
+    /// The ID of an event about this one. No ID of another kind ends so.
+    pub(crate) fn about(&self, what: &str) -> Self {
+        Self(format!("{}!{what}", self.0))
     }
 
     /// Takes a message ID that was stored before.
@@ -206,12 +208,13 @@ mod tests {
 
     fn message_id(key: &str) -> String {
         let source = SourceName::parse("blnk").unwrap();
-        MessageId::new(&source, &IdempotencyKey::parse(key).unwrap(), None).0
+        let content: Fingerprint = serde_json::from_str("\"00ff\"").unwrap();
+        MessageId::new(&source, &IdempotencyKey::parse(key).unwrap(), &content).0
     }
 
     #[test]
     fn a_plain_key_stays_readable_in_the_message_id() {
-        assert_eq!(message_id("install:instapp_1"), "blnk:install:instapp_1");
+        assert_eq!(message_id("install:instapp_1"), "blnk:install:instapp_1#00ff");
     }
 
     #[test]

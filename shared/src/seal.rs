@@ -87,14 +87,15 @@ impl AssociatedData<'_> {
     }
 }
 
-/// A keyed digest of a secret (HMAC-SHA-256, cut to 128 bits): tells a repeated
-/// secret from a new one, and lets nobody without the key test a guess.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint([u8; FINGERPRINT_BYTES]);
+/// A keyed digest (HMAC-SHA-256, cut to 128 bits): tells what was repeated from
+/// what is new, and lets nobody without the key test a guess.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&self.0)
     }
 }
 
@@ -175,15 +176,18 @@ impl KeyRing {
         Ok(Self { active, ciphers, fingerprint_key })
     }
 
-    pub fn fingerprint(&self, secret: &SecretString) -> Fingerprint {
+    /// Of several parts, which are kept apart by their lengths.
+    pub fn fingerprint(&self, parts: &[&str]) -> Fingerprint {
         #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
         let mut mac = Hmac::<Sha256>::new_from_slice(self.fingerprint_key.expose_secret())
             .expect("HMAC takes a key of any length");
-        mac.update(secret.expose_secret().as_bytes());
-        let digest = mac.finalize().into_bytes();
-        let mut cut = [0; FINGERPRINT_BYTES];
-        cut.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        Fingerprint(cut)
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        let digest: Vec<u8> =
+            mac.finalize().into_bytes().into_iter().take(FINGERPRINT_BYTES).collect();
+        Fingerprint(hex::encode(digest))
     }
 
     pub fn seal(

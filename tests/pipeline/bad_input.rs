@@ -130,7 +130,7 @@ async fn bad_bodies_are_refused_and_nothing_is_stored() {
             assert!(detail.starts_with("the field '"), "the field is named: {detail}");
         }
     }
-    assert_eq!(world.events_in_log().await, 0);
+    assert_eq!(world.callbacks_in_log().await, 0);
     assert!(!world.ingest_log().contains(&api_key("a")));
     // The same bytes with nothing wrong are taken, also at the limits.
     assert!(!world.acknowledged(&install("a")).await);
@@ -174,7 +174,7 @@ async fn bad_requests_are_refused_and_nothing_is_stored() {
     for (what, request, status, problem) in cases {
         assert_refused(what, &send(request).await, status, problem);
     }
-    assert_eq!(world.events_in_log().await, 0);
+    assert_eq!(world.callbacks_in_log().await, 0);
     // Other ways to say JSON are taken.
     for kind in
         ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json"]
@@ -190,7 +190,7 @@ async fn a_foreign_app_is_refused_where_apps_are_listed() {
     let world = world.with_services().await;
     let foreign = with(install("a"), "app_id", "app_2");
     assert_refused("foreign", &world.send(&foreign).await, 403, "foreign-app");
-    assert_eq!(world.events_in_log().await, 0);
+    assert_eq!(world.callbacks_in_log().await, 0);
     world.acknowledged(&install("a")).await;
 }
 
@@ -213,5 +213,5 @@ async fn a_slow_body_is_cut_off() {
         let answer = String::from_utf8(answer).unwrap();
         assert!(answer.starts_with(answered), "{answer}");
     }
-    assert_eq!(world.events_in_log().await, 0);
+    assert_eq!(world.callbacks_in_log().await, 0);
 }

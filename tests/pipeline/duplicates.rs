@@ -18,7 +18,7 @@ async fn a_retry_within_the_window_is_a_duplicate_and_is_not_stored() {
         assert!(!world.acknowledged(&callback).await);
         assert!(world.acknowledged(&callback).await);
     }
-    assert_eq!(world.events_in_log().await, 2);
+    assert_eq!(world.callbacks_in_log().await, 2);
     let keys = ["install:a".to_owned(), "uninstall:a".to_owned()];
     world.assert_exactly_once(&keys).await;
 }
@@ -41,9 +41,9 @@ async fn a_retry_beyond_the_window_is_stored_again_and_applied_once() {
     for callback in [install("a"), uninstall("b")] {
         assert!(!world.acknowledged(&callback).await, "broker and ingest have forgotten it");
     }
-    assert_eq!(world.events_in_log().await, 5);
+    assert_eq!(world.callbacks_in_log().await, 5);
     world.assert_exactly_once(&["uninstall:b".to_owned()]).await;
-    assert_eq!(world.journal().await.len(), 3);
+    assert_eq!(world.callbacks_in_journal().await, 3);
     // The late copy of the first key does not undo the replacement.
     let opened = world.credential("a").await.body["credential"].clone();
     assert_eq!(opened, "blnk_key_that_was_replaced_987");
@@ -60,7 +60,7 @@ async fn a_new_secret_after_the_window_is_not_lost() {
     world.wait_applied().await;
     let opened = world.credential("a").await.body["credential"].clone();
     assert_eq!(opened, "blnk_key_that_was_replaced_987");
-    assert_eq!(world.journal().await.len(), 2);
+    assert_eq!(world.callbacks_in_journal().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,6 +73,6 @@ async fn fifty_copies_at_once_through_two_ingests_are_stored_once() {
     assert_eq!(statuses, [200; 50]);
     let new = answers.iter().filter(|answer| answer.body["duplicate"] == false).count();
     assert_eq!(new, 1, "exactly one was not a duplicate");
-    assert_eq!(world.events_in_log().await, 1);
+    assert_eq!(world.callbacks_in_log().await, 1);
     world.assert_exactly_once(&["install:a".to_owned()]).await;
 }

@@ -37,7 +37,7 @@ async fn a_lax_stream_is_refused_and_readiness_says_why() {
     assert_eq!(body["log"]["breaches"], json!(["allows_purge"]));
     let answer = world.send(&install("a")).await;
     assert_eq!((answer.status, answer.problem()), (503, "durability-contract-broken"));
-    assert_eq!(world.events_in_log().await, 0);
+    assert_eq!(world.callbacks_in_log().await, 0);
     // Alive all the same: a restart would not mend it.
     let alive = world.http.get(world.ingest_url(0, "/livez")).send().await.unwrap();
     assert_eq!(alive.status().as_u16(), 200);
@@ -112,7 +112,7 @@ async fn without_nats_a_callback_is_answered_503_inside_its_ack_budget() {
     // The platform's retry finds the server again.
     world.nats.start_again().unwrap();
     assert!(eventually(async || world.send(&install("a")).await.status == 200).await);
-    assert_eq!(world.events_in_log().await, 1);
+    assert_eq!(world.callbacks_in_log().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +128,7 @@ async fn a_full_stream_is_answered_503_and_keeps_what_it_has() {
     };
     assert_eq!((full.status, full.problem()), (503, "log-overloaded"));
     assert!(acknowledged > 3, "{acknowledged}");
-    assert_eq!(world.events_in_log().await, acknowledged);
+    assert_eq!(world.callbacks_in_log().await, acknowledged);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,7 +39,7 @@ async fn what_waits_is_committed_as_a_batch() {
     assert_eq!(readiness(&world).await["log"]["commit"], "group");
     let ids = ids(0, TOGETHER);
     assert_eq!(send_together(&world, 0, &ids).await, [false; TOGETHER]);
-    assert_eq!(world.events_in_log().await, TOGETHER as u64);
+    assert_eq!(world.callbacks_in_log().await, TOGETHER);
     world.assert_exactly_once(&keys(&ids)).await;
     let batches = async || {
         let found = otlp.metric("mooring.publish.batch.events", &[]);
@@ -57,7 +57,7 @@ async fn duplicates_that_another_ingest_has_stored_do_not_poison_a_batch() {
     // The second ingest knows nothing of them; the server refuses its batches.
     let expected: Vec<bool> = all.iter().map(|id| stored.contains(id)).collect();
     assert_eq!(send_together(&world, 1, &all).await, expected);
-    assert_eq!(world.events_in_log().await, TOGETHER as u64);
+    assert_eq!(world.callbacks_in_log().await, TOGETHER);
     // Now both know.
     assert_eq!(send_together(&world, 1, &all).await, [true; TOGETHER]);
     world.assert_exactly_once(&keys(&all)).await;
@@ -73,5 +73,5 @@ async fn without_atomic_batches_each_event_is_published_alone() {
     assert_eq!(readiness(&world).await["log"]["commit"], "single");
     let ids = ids(0, TOGETHER);
     assert_eq!(send_together(&world, 0, &ids).await, [false; TOGETHER]);
-    assert_eq!(world.events_in_log().await, TOGETHER as u64);
+    assert_eq!(world.callbacks_in_log().await, TOGETHER);
 }

@@ -15,6 +15,7 @@
 mod bad_input;
 mod callbacks;
 mod canary;
+mod confirmation;
 mod crashes;
 mod dead_letters;
 mod duplicates;

@@ -10,6 +10,8 @@ CREATE TABLE mooring.journal (
     stream_sequence bigint      NOT NULL UNIQUE,
     source          text        NOT NULL,
     idempotency_key text        NOT NULL,
+    -- Same key and fingerprint, other message ID: a conflict; the first counts.
+    secret_fingerprint text,
     event_type      text        NOT NULL,
     -- Null for an event of an unknown kind that names no installation.
     installation_id text,
@@ -22,6 +24,7 @@ CREATE TABLE mooring.journal (
     event           json        NOT NULL
 );
 
+CREATE INDEX journal_by_key ON mooring.journal (source, idempotency_key);
 CREATE INDEX journal_by_place ON mooring.journal (source, place);
 CREATE INDEX journal_by_installation ON mooring.journal (installation_id);
 
@@ -60,7 +63,7 @@ CREATE TABLE projection.installations (
     app_id              text        NOT NULL,
     scope               jsonb       NOT NULL,
     generation          integer     NOT NULL,
-    status              text        NOT NULL CHECK (status IN ('active', 'superseded', 'inactive')),
+    status              text        NOT NULL CHECK (status IN ('active', 'superseded', 'inactive', 'unconfirmed')),
     granted_permissions text[]      NOT NULL,
     credential_prefix   text,
     -- The sealed secret, and the event and field that it is bound to.

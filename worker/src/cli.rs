@@ -77,7 +77,7 @@ pub(crate) struct FilterArgs {
     /// Only installations of this source
     #[arg(long)]
     source: Option<String>,
-    /// Only installations that are active, superseded or inactive
+    /// Only installations that are active, superseded, inactive or unconfirmed
     #[arg(long)]
     status: Option<String>,
     /// Where the page before ended (its next_cursor)

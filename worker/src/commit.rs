@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use shared::event::Event;
-use shared::fold::{Recorded, Retention, fold};
+use shared::fold::{Recorded, Retention, conflicts, fold};
 use shared::id::{MessageId, StreamSequence};
 use shared::telemetry::TRACEPARENT;
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -37,6 +37,8 @@ pub(crate) struct Committed {
     pub(crate) appended: usize,
     pub(crate) duplicates: usize,
     pub(crate) dead_letters: usize,
+    /// Of those appended: another event with the same key says otherwise.
+    pub(crate) conflicts: usize,
 }
 
 /// What a failure means for the batch.
@@ -103,6 +105,7 @@ pub(crate) async fn apply(
         total.appended += one.appended;
         total.duplicates += one.duplicates;
         total.dead_letters += one.dead_letters;
+        total.conflicts += one.conflicts;
     }
     Ok(total)
 }
@@ -141,7 +144,8 @@ async fn commit(
     let history = journal::of_places(&mut transaction, &units)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;
-    projection::save(&mut transaction, fold_places(history, retention))
+    let folded = fold_places(&history, retention);
+    projection::save(&mut transaction, folded)
         .instrument(statement("INSERT", "projection.installations"))
         .await?;
     for letter in &dead_letters {
@@ -151,8 +155,10 @@ async fn commit(
     }
     transaction.commit().instrument(statement("COMMIT", "")).await?;
 
-    let duplicates = batch.len() - dead_letters.len() - appended;
-    Ok(Committed { appended, duplicates, dead_letters: dead_letters.len() })
+    let conflicts = new_conflicts(&history, &appended);
+    let (appended, dead_letters) = (appended.len(), dead_letters.len());
+    let duplicates = batch.len() - dead_letters - appended;
+    Ok(Committed { appended, duplicates, dead_letters, conflicts })
 }
 
 fn statement(operation: &'static str, collection: &'static str) -> Span {
@@ -230,8 +236,13 @@ fn lock_key(unit: &FoldUnit) -> i64 {
     first_eight.fold(0, |key, byte| (key << 8) | i64::from(*byte))
 }
 
-fn fold_places(history: Vec<Recorded>, retention: Retention) -> Vec<Row> {
-    let mut by_place: BTreeMap<FoldUnit, Vec<Recorded>> = BTreeMap::new();
+fn new_conflicts(history: &[Recorded], appended: &BTreeSet<MessageId>) -> usize {
+    let found = conflicts(history).into_iter().filter(|id| appended.contains(*id));
+    found.inspect(|id| tracing::warn!(message_id = id.as_str(), "conflict")).count()
+}
+
+fn fold_places(history: &[Recorded], retention: Retention) -> Vec<Row> {
+    let mut by_place: BTreeMap<FoldUnit, Vec<&Recorded>> = BTreeMap::new();
     for recorded in history {
         let Some(identity) = recorded.event.fact.identity() else { continue };
         let place = identity.place.clone();
@@ -241,7 +252,7 @@ fn fold_places(history: Vec<Recorded>, retention: Retention) -> Vec<Row> {
     let mut rows = Vec::new();
     for (unit, events) in by_place {
         let platform = events.first().map_or("", |first| first.event.platform.name());
-        for installation in fold(&events, retention) {
+        for installation in fold(events, retention) {
             rows.push(Row { source: unit.source.clone(), platform, installation });
         }
     }

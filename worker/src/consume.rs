@@ -243,6 +243,9 @@ fn observe(events: usize, committed: Committed, started: Instant) {
     count(committed.appended, "appended");
     count(committed.duplicates, "duplicate");
     count(committed.dead_letters, "dead_letter");
+    if committed.conflicts > 0 {
+        METRICS.conflicts.add(u64::try_from(committed.conflicts).unwrap_or(u64::MAX), &[]);
+    }
     METRICS.batch_events.record(u64::try_from(events).unwrap_or(u64::MAX), &[]);
     METRICS.batch_duration.record(started.elapsed().as_secs_f64(), &[]);
     tracing::debug!(events, ?committed, "applied a batch");

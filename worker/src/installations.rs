@@ -13,7 +13,7 @@ use crate::projection::{self, InstallationView, PageEnd};
 pub const PAGE_DEFAULT: u16 = 50;
 pub const PAGE_MAX: u16 = 200;
 
-const STATUSES: [&str; 3] = ["active", "superseded", "inactive"];
+const STATUSES: [&str; 4] = ["active", "superseded", "inactive", "unconfirmed"];
 
 /// Which installations to list.
 #[derive(Debug, Default, Clone, serde::Deserialize)]

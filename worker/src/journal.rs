@@ -1,10 +1,12 @@
 //! The journal: every distinct event, once. All SQL on `mooring.journal`.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::event::{Event, Payload};
 use shared::fold::Recorded;
-use shared::id::{InstallationId, Place, SourceName, StreamSequence};
+use shared::id::{InstallationId, MessageId, Place, SourceName, StreamSequence};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -33,14 +35,14 @@ impl Entry {
     }
 }
 
-/// Appends what is not there yet and says how many that were.
+/// Appends what is not there yet and says which events that were.
 ///
 /// Of two copies of one event the first in the log stays: which one a worker
 /// sees first must not matter.
 pub(crate) async fn append(
     connection: &mut PgConnection,
     entries: &[&Entry],
-) -> Result<usize, sqlx::Error> {
+) -> Result<BTreeSet<MessageId>, sqlx::Error> {
     let event = |entry: &&Entry| -> Event { entry.recorded.event.clone() };
     let events: Vec<Event> = entries.iter().map(event).collect();
     let ids: Vec<&str> = events.iter().map(|event| event.message_id.as_str()).collect();
@@ -48,6 +50,10 @@ pub(crate) async fn append(
         entries.iter().map(|entry| sequence_to_sql(entry.recorded.sequence.0)).collect();
     let sources: Vec<&str> = events.iter().map(|event| event.source.as_str()).collect();
     let keys: Vec<&str> = events.iter().map(|event| event.idempotency_key.as_str()).collect();
+    let secrets: Vec<Option<String>> = events
+        .iter()
+        .map(|event| event.secret_fingerprint.as_ref().map(ToString::to_string))
+        .collect();
     let types: Vec<&str> = events.iter().map(|event| event.fact.kind()).collect();
     let identities: Vec<_> = events.iter().map(|event| event.fact.identity()).collect();
     let installations: Vec<Option<&str>> =
@@ -59,29 +65,32 @@ pub(crate) async fn append(
     let traceparents: Vec<Option<&str>> =
         entries.iter().map(|entry| entry.traceparent.as_deref()).collect();
     let bodies: Vec<&str> = entries.iter().map(|entry| entry.body.get()).collect();
-    let inserted = sqlx::query_scalar!(
+    let rows = sqlx::query!(
         r#"
         INSERT INTO mooring.journal AS kept
-            (message_id, stream_sequence, source, idempotency_key, event_type, installation_id,
-             place, received_at, occurred_at, traceparent, event)
-        SELECT message_id, stream_sequence, source, idempotency_key, event_type, installation_id,
-             place, received_at, occurred_at, traceparent, event::json
+            (message_id, stream_sequence, source, idempotency_key, secret_fingerprint, event_type,
+             installation_id, place, received_at, occurred_at, traceparent, event)
+        SELECT message_id, stream_sequence, source, idempotency_key, secret_fingerprint, event_type,
+             installation_id, place, received_at, occurred_at, traceparent, event::json
         FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-                    $7::text[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[])
-            AS incoming (message_id, stream_sequence, source, idempotency_key, event_type,
-                         installation_id, place, received_at, occurred_at, traceparent, event)
+                    $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::text[],
+                    $12::text[])
+            AS incoming (message_id, stream_sequence, source, idempotency_key, secret_fingerprint,
+                         event_type, installation_id, place, received_at, occurred_at, traceparent,
+                         event)
         ON CONFLICT (message_id) DO UPDATE
             SET stream_sequence = excluded.stream_sequence,
                 received_at = excluded.received_at,
                 traceparent = excluded.traceparent,
                 event = excluded.event
             WHERE excluded.stream_sequence < kept.stream_sequence
-        RETURNING (xmax = 0) AS "inserted!"
+        RETURNING message_id, (xmax = 0) AS "inserted!"
         "#,
         &ids as _,
         &sequences,
         &sources as _,
         &keys as _,
+        &secrets as _,
         &types as _,
         &installations as _,
         &places as _,
@@ -92,7 +101,8 @@ pub(crate) async fn append(
     )
     .fetch_all(connection)
     .await?;
-    Ok(inserted.into_iter().filter(|inserted| *inserted).count())
+    let inserted = rows.into_iter().filter(|row| row.inserted);
+    Ok(inserted.map(|row| MessageId::from_stored(row.message_id)).collect())
 }
 
 /// All events of the given places, to be folded.
@@ -133,6 +143,8 @@ pub struct HistoryEntry {
     pub received_at: jiff::Timestamp,
     pub occurred_at: Option<jiff::Timestamp>,
     pub traceparent: Option<String>,
+    /// An earlier event with this key and secret says otherwise, and counts.
+    pub conflict: bool,
     /// As received; null where it is sealed as a whole.
     pub payload: serde_json::Value,
 }
@@ -147,7 +159,15 @@ pub(crate) async fn history(
 ) -> Result<Vec<HistoryEntry>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>"
+        SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>",
+               event_type NOT IN ('ack_missed', 'ack_delivered') AND EXISTS (
+                   SELECT FROM mooring.journal AS earlier
+                   WHERE earlier.source = journal.source
+                     AND earlier.idempotency_key = journal.idempotency_key
+                     AND earlier.secret_fingerprint IS NOT DISTINCT FROM journal.secret_fingerprint
+                     AND earlier.event_type NOT IN ('ack_missed', 'ack_delivered')
+                     AND earlier.stream_sequence < journal.stream_sequence
+               ) AS "conflict!"
         FROM mooring.journal
         WHERE installation_id = $1 AND source = coalesce($2, source) AND stream_sequence > $3
         ORDER BY stream_sequence
@@ -160,7 +180,7 @@ pub(crate) async fn history(
     )
     .fetch_all(connection)
     .await?;
-    let entry = |sequence, traceparent, event: &RawValue| {
+    let entry = |sequence, traceparent, conflict, event: &RawValue| {
         let Recorded { sequence, event } = recorded(sequence, event)?;
         Ok(HistoryEntry {
             sequence,
@@ -171,11 +191,14 @@ pub(crate) async fn history(
             received_at: event.received_at,
             occurred_at: event.occurred_at,
             traceparent,
+            conflict,
             payload: match event.payload {
                 Payload::Clear(payload) => payload,
                 Payload::Sealed(_) => serde_json::Value::Null,
             },
         })
     };
-    rows.into_iter().map(|row| entry(row.stream_sequence, row.traceparent, &row.event)).collect()
+    rows.into_iter()
+        .map(|row| entry(row.stream_sequence, row.traceparent, row.conflict, &row.event))
+        .collect()
 }

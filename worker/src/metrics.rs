@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     pub(crate) batch_events: Histogram<u64>,
     pub(crate) batch_duration: Histogram<f64>,
     pub(crate) events: Counter<u64>,
+    pub(crate) conflicts: Counter<u64>,
     pub(crate) credentials_opened: Counter<u64>,
 }
 
@@ -46,6 +47,13 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             .with_unit("{event}")
             .with_description(
                 "Events taken from the log, by result: appended, duplicate or dead_letter.",
+            )
+            .build(),
+        conflicts: meter
+            .u64_counter(metric::CONFLICTS)
+            .with_unit("{event}")
+            .with_description(
+                "Events that an earlier one with the same idempotency key contradicts.",
             )
             .build(),
         credentials_opened: meter

@@ -140,7 +140,7 @@ impl<'a> Columns<'a> {
         self.last_types.push(installation.last_event.kind);
 
         let (uninstalled, successor) = match &installation.status {
-            Status::Active => (None, None),
+            Status::Active | Status::Unconfirmed => (None, None),
             Status::Superseded { by } => (None, Some(by.as_str())),
             Status::Inactive { uninstalled_at } => (Some(to_sql(*uninstalled_at)), None),
         };
@@ -230,7 +230,8 @@ impl From<InstallationRow> for InstallationView {
 /// The installations with this id: one for each source that knows it.
 ///
 /// An uninstall that names another place than the install makes a row there;
-/// it is shown only where nothing was ever installed under the id.
+/// it is shown only where nothing was ever installed under the id. Of several
+/// places the one that was installed first is shown.
 pub(crate) async fn by_id(
     connection: &mut PgConnection,
     source: Option<&str>,
@@ -247,7 +248,7 @@ pub(crate) async fn by_id(
             superseded_by, last_event_sequence, last_event_type
         FROM projection.installations
         WHERE installation_id = $1 AND source = coalesce($2, source)
-        ORDER BY source, installed_at IS NULL, last_event_sequence DESC
+        ORDER BY source, installed_at NULLS LAST, last_event_sequence
         "#,
         id.as_str(),
         source,

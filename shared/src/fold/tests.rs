@@ -16,12 +16,13 @@ fn event(key: &str, received: i64, occurred: Option<i64>, fact: Fact<SealedCrede
     let source = SourceName::parse("blnk").unwrap();
     let idempotency_key = IdempotencyKey::parse(key).unwrap();
     Event {
-        message_id: MessageId::new(&source, &idempotency_key, None),
+        message_id: MessageId::from_stored(format!("{source}:{key}")),
         source,
         platform: Platform::Blnk,
         idempotency_key,
         received_at: at(received),
         occurred_at: occurred.map(at),
+        secret_fingerprint: None,
         fact,
         payload: Payload::Clear(serde_json::Value::Null),
     }
@@ -160,6 +161,65 @@ fn an_unrecognized_event_is_history_and_not_state() {
     let events = [install(1, "a", "s1"), unknown];
     assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
     assert_eq!(fold(&events, Retention::Remove)[0].last_event.sequence, StreamSequence(1));
+}
+
+/// A note, at position `n`, on the answer to an event.
+fn note(n: u64, about: &Recorded, delivered: bool) -> Recorded {
+    let event = &about.event;
+    let event = if delivered { event.ack_delivered(at(0)) } else { event.ack_missed(at(0)) };
+    Recorded { sequence: StreamSequence(n), event: event.unwrap() }
+}
+
+#[test]
+fn an_install_whose_ack_was_missed_is_unconfirmed_and_keeps_its_credential() {
+    let installed = install(1, "a", "s1");
+    let events = [installed.clone(), note(2, &installed, false)];
+    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
+    let last = fold(&events, Retention::Remove)[0].last_event.sequence;
+    assert_eq!(last, StreamSequence(1), "a note changes nothing by itself");
+}
+
+#[test]
+fn what_is_unconfirmed_is_settled_by_what_comes_after() {
+    let installed = install(1, "a", "s1");
+    let missed = note(2, &installed, false);
+    let after = |next: Recorded| state(&[installed.clone(), missed.clone(), next]);
+    assert_eq!(after(note(3, &installed, true)), [row("a", 1, "active", Some("s1"))]);
+    assert_eq!(after(install(3, "a", "s2")), [row("a", 1, "active", Some("s2"))]);
+    assert_eq!(after(uninstall(3, "a", 3)), [row("a", 1, "inactive", None)]);
+    let superseded = [row("a", 1, "superseded", None), row("b", 2, "active", Some("s2"))];
+    assert_eq!(after(install(3, "b", "s2")), superseded);
+}
+
+#[test]
+fn an_uninstall_whose_ack_was_missed_leaves_the_installation_unconfirmed() {
+    let (installed, ended) = (install(1, "a", "s1"), uninstall(2, "a", 2));
+    let events = [installed, ended.clone(), note(3, &ended, false)];
+    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
+}
+
+#[test]
+fn a_note_about_an_attempt_before_the_one_that_was_stored_changes_nothing() {
+    let installed = install(2, "a", "s1");
+    let events = [note(1, &installed, false), installed];
+    assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
+    assert_eq!(state(&events[..1]), [], "and makes no installation");
+}
+
+#[test]
+fn of_one_key_with_other_content_the_first_counts() {
+    let first = install(1, "a", "s1");
+    let mut second = install(2, "a", "s2");
+    second.event.idempotency_key = first.event.idempotency_key.clone();
+    let events = [second.clone(), first];
+    assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
+    let found: Vec<&MessageId> = conflicts(&events).into_iter().collect();
+    assert_eq!(found, [&second.event.message_id]);
+    // With another secret it is not a conflict but a replacement.
+    let mut replaced = events;
+    replaced[0].event.secret_fingerprint = Some(serde_json::from_str("\"00\"").unwrap());
+    assert_eq!(state(&replaced), [row("a", 1, "active", Some("s2"))]);
+    assert!(conflicts(&replaced).is_empty());
 }
 
 /// A history of up to 12 events over three installations of one place; some

@@ -1,5 +1,4 @@
 use super::*;
-use crate::id::IdempotencyKey;
 
 const SECRET: &str = "blnk_test_0123456789";
 
@@ -21,8 +20,7 @@ struct Bound {
 impl Bound {
     fn to(source: &str, installation: &str, key: &str) -> Self {
         let source = SourceName::parse(source).unwrap();
-        let key = IdempotencyKey::parse(key).unwrap();
-        let event = MessageId::new(&source, &key, None);
+        let event = MessageId::from_stored(format!("{source}:{key}"));
         Self { source, installation: InstallationId::parse(installation).unwrap(), event }
     }
 
@@ -145,8 +143,9 @@ fn a_fingerprint_depends_on_the_secret_and_on_the_key() {
         &BTreeMap::from([(KeyId::parse("k1").unwrap(), vec![1; 32].into())]),
         vec![8; 32].into(),
     );
-    let print = ring_one.fingerprint(&SECRET.into());
-    assert_eq!(print, rotated.fingerprint(&SECRET.into()), "stable over key rotation");
-    assert_ne!(print, ring_one.fingerprint(&"other".into()));
-    assert_ne!(print, other_key.unwrap().fingerprint(&SECRET.into()));
+    let print = ring_one.fingerprint(&[SECRET]);
+    assert_eq!(print, rotated.fingerprint(&[SECRET]), "stable over key rotation");
+    assert_ne!(print, ring_one.fingerprint(&["other"]));
+    assert_ne!(ring_one.fingerprint(&["a", "bc"]), ring_one.fingerprint(&["ab", "c"]));
+    assert_ne!(print, other_key.unwrap().fingerprint(&[SECRET]));
 }

@@ -24,6 +24,7 @@ pub mod metric {
     pub const HTTP_SERVER_REQUEST_DURATION: &str = "http.server.request.duration";
     pub const CALLBACK_ACK_DURATION: &str = "mooring.callback.ack.duration";
     pub const CALLBACK_REFUSALS: &str = "mooring.callback.refusals";
+    pub const CALLBACK_ACKS_MISSED: &str = "mooring.callback.acks.missed";
     pub const PUBLISH_RETRIES: &str = "mooring.publish.retries";
     pub const PUBLISH_BATCH_EVENTS: &str = "mooring.publish.batch.events";
     pub const LOG_LAG_EVENTS: &str = "mooring.projection.lag.events";
@@ -31,6 +32,7 @@ pub mod metric {
     pub const BATCH_EVENTS: &str = "mooring.projection.batch.events";
     pub const BATCH_DURATION: &str = "mooring.projection.batch.duration";
     pub const EVENTS_APPLIED: &str = "mooring.projection.events";
+    pub const CONFLICTS: &str = "mooring.projection.conflicts";
     pub const CREDENTIALS_OPENED: &str = "mooring.credentials.opened";
 }
 

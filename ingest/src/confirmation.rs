@@ -1,0 +1,71 @@
+//! Whether the platform has got our answer is part of the history: one that has
+//! not may have cancelled the installation and revoked the key.
+//!
+//! A missed answer is noted in the log as an event of its own, and so is a
+//! later one that settles it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::event::Event;
+use shared::log::LogMessage;
+use shared::problem::Problem;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
+
+use crate::metrics::METRICS;
+use crate::publish::Publisher;
+use crate::writer::Appended;
+
+/// Nobody waits for a note, and the log may be away when it is needed.
+const NOTE_BUDGET: Duration = Duration::from_secs(60);
+
+/// What became of an answer, as far as we can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The client was there in time. Whether it read the answer nobody knows.
+    InTime,
+    /// It had hung up, or its deadline had passed.
+    Missed,
+}
+
+/// Notes what has to be known of an answer, if anything has.
+pub(crate) fn note(
+    publisher: &Arc<Publisher>,
+    notes: &TaskTracker,
+    event: &Event,
+    result: &Result<Appended, Problem>,
+    answer: Answer,
+) {
+    let now = Timestamp::now();
+    let about = match (result, answer) {
+        (Ok(_), Answer::Missed) => missed(publisher, event, now),
+        // It may be in the log all the same.
+        (Err(problem), _) if problem.status.is_server_error() => missed(publisher, event, now),
+        // The first delivery went to another process, or its answer was missed.
+        (Ok(Appended { duplicate: true, answered_before: false, .. }), Answer::InTime) => {
+            event.ack_delivered(now)
+        }
+        (Ok(_), Answer::InTime) | (Err(_), _) => None,
+    };
+    if let Some(about) = about {
+        let append = append(Arc::clone(publisher), about);
+        notes.spawn(append.instrument(Span::current()));
+    }
+}
+
+fn missed(publisher: &Publisher, event: &Event, now: Timestamp) -> Option<Event> {
+    METRICS.acks_missed.add(1, &[]);
+    publisher.forget(event.message_id.clone());
+    event.ack_missed(now)
+}
+
+async fn append(publisher: Arc<Publisher>, note: Event) {
+    let kind = note.fact.kind();
+    let Ok(message) = LogMessage::new(&note) else { return };
+    match publisher.append(message, NOTE_BUDGET).await {
+        Ok(_) => tracing::info!(event.r#type = kind, "noted"),
+        Err(why) => tracing::error!(event.r#type = kind, %why, "not noted"),
+    }
+}
