@@ -49,6 +49,7 @@ impl Environment {
                 port: ports.nats,
                 monitor_port: ports.nats_monitor,
                 credentials: secrets.nats()?,
+                cluster: None,
             })
         })?;
         let start = StartServices { data, ports, secrets: &secrets, profile };

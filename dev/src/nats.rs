@@ -35,6 +35,18 @@ pub struct NatsOptions {
     pub port: u16,
     pub monitor_port: u16,
     pub credentials: NatsCredentials,
+    /// `None` for a server that stands alone.
+    pub cluster: Option<ClusterNode>,
+}
+
+/// One node of a cluster on loopback.
+#[derive(Clone)]
+pub struct ClusterNode {
+    pub name: String,
+    /// Where the other nodes reach it.
+    pub port: u16,
+    /// The ports of all nodes, its own among them.
+    pub routes: Vec<u16>,
 }
 
 /// A nats-server: running, or stopped and ready to start again on the same ports and data.
@@ -47,6 +59,25 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts it and waits until JetStream is ready.
     pub fn start(options: NatsOptions) -> Result<Self> {
+        let mut this = Self::prepare(options)?;
+        this.launch()?;
+        Ok(this)
+    }
+
+    /// Starts the nodes of a cluster and waits until JetStream is ready on each.
+    pub fn start_cluster(nodes: Vec<NatsOptions>) -> Result<Vec<Self>> {
+        let mut nodes = nodes.into_iter().map(Self::prepare).collect::<Result<Vec<_>>>()?;
+        // None is ready before most of them run.
+        for node in &mut nodes {
+            node.spawn()?;
+        }
+        for node in &mut nodes {
+            node.wait_ready()?;
+        }
+        Ok(nodes)
+    }
+
+    fn prepare(options: NatsOptions) -> Result<Self> {
         for password in
             [&options.credentials.admin, &options.credentials.ingest, &options.credentials.worker]
         {
@@ -54,9 +85,15 @@ impl NatsServer {
         }
         fs::create_dir_all(&options.dir)
             .with_context(|| format!("creating {}", options.dir.display()))?;
-        let mut this = Self { program: tools::nats_server()?, options, running: None };
+        let this = Self { program: tools::nats_server()?, options, running: None };
         child::set_aside(&this.log_path())?;
-        this.launch()?;
+        if let Some(node) = &this.options.cluster {
+            // Copied, because an `include` takes no path outside its own folder.
+            let single = fs::read_to_string(single_config()).context("reading nats.conf")?;
+            let config = this.cluster_config();
+            fs::write(&config, single + &node.render())
+                .with_context(|| format!("writing {}", config.display()))?;
+        }
         Ok(this)
     }
 
@@ -111,13 +148,27 @@ impl NatsServer {
     }
 
     fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        let ready = self.wait_ready();
+        if ready.is_err() {
+            self.running = None; // which stops it
+        }
+        ready
+    }
+
+    fn spawn(&mut self) -> Result<()> {
         let log = self.log_path();
-        let mut child =
-            ChildProcess::start("nats-server", &mut self.command(), &log, Signal::TERM)?;
-        let health = format!("{}/healthz?js-enabled-only=true", self.monitor_url());
+        let child = ChildProcess::start("nats-server", &mut self.command(), &log, Signal::TERM)?;
+        self.running = Some(child);
+        Ok(())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let log = self.log_path();
+        let health = format!("{}/healthz?js-server-only=true", self.monitor_url());
         let mut last = "no answer yet".to_owned();
         let ready = wait::until(READY_DEADLINE, || {
-            child.require_running(&log)?;
+            self.require_running()?;
             match http::get(&health, None, PROBE_TIMEOUT) {
                 Ok(answer) if answer.status == 200 => return Ok(Some(())),
                 Ok(answer) => last = format!("{}: {}", answer.status, answer.body),
@@ -133,16 +184,23 @@ impl NatsServer {
                 child::tail(&log)
             );
         }
-        self.running = Some(child);
         Ok(())
     }
 
+    fn cluster_config(&self) -> PathBuf {
+        self.options.dir.join("cluster.conf")
+    }
+
     fn command(&self) -> Command {
-        let NatsOptions { dir, port, monitor_port, credentials } = &self.options;
+        let NatsOptions { dir, port, monitor_port, credentials, cluster } = &self.options;
+        let config = match cluster {
+            None => single_config(),
+            Some(_) => self.cluster_config(),
+        };
         let mut command = Command::new(&self.program);
         command
             .arg("-c")
-            .arg(workspace_root().join("deploy/nats/nats.conf"))
+            .arg(config)
             .env("MOORING_NATS_HOST", quoted("127.0.0.1"))
             .env("MOORING_NATS_PORT", port.to_string())
             .env("MOORING_NATS_HTTP", quoted(&format!("127.0.0.1:{monitor_port}")))
@@ -155,6 +213,24 @@ impl NatsServer {
             .env("MOORING_NATS_INGEST_PASSWORD", quoted(&credentials.ingest))
             .env("MOORING_NATS_WORKER_PASSWORD", quoted(&credentials.worker));
         command
+    }
+}
+
+fn single_config() -> PathBuf {
+    workspace_root().join("deploy/nats/nats.conf")
+}
+
+impl ClusterNode {
+    /// What makes a server a node.
+    fn render(&self) -> String {
+        let routes: Vec<String> =
+            self.routes.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
+        format!(
+            "\nserver_name: {name}\ncluster {{\n  name: mooring\n  listen: {listen}\n  routes: {routes}\n}}\n",
+            name = quoted(&self.name),
+            listen = quoted(&format!("127.0.0.1:{}", self.port)),
+            routes = serde_json::Value::from(routes),
+        )
     }
 }
 

@@ -21,6 +21,7 @@ fn nats(dir: &Path) -> NatsServer {
         port: free_port().unwrap(),
         monitor_port: free_port().unwrap(),
         credentials,
+        cluster: None,
     })
     .unwrap()
 }

@@ -15,6 +15,7 @@
 mod bad_input;
 mod callbacks;
 mod canary;
+mod cluster;
 mod confirmation;
 mod crashes;
 mod dead_letters;

@@ -5,8 +5,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use async_nats::jetstream::stream::Stream;
 use dev::config::{self, Ports};
-use dev::nats::{NatsOptions, NatsServer};
+use dev::nats::{ClusterNode, NatsOptions, NatsServer};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
@@ -31,13 +32,15 @@ const POLL: Duration = Duration::from_millis(25);
 pub(crate) struct Setup {
     pub(crate) ingests: usize,
     pub(crate) workers: usize,
+    /// Of NATS; several make a cluster, and a stream with as many replicas.
+    pub(crate) nodes: usize,
     /// For both services and `worker migrate`, as `MOORING__…` overrides.
     pub(crate) envs: Vec<(&'static str, String)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { ingests: 1, workers: 1, envs: Vec::new() }
+        Self { ingests: 1, workers: 1, nodes: 1, envs: Vec::new() }
     }
 }
 
@@ -53,6 +56,8 @@ pub(crate) struct World {
     pub(crate) ingests: Vec<Service>,
     pub(crate) workers: Vec<Service>,
     pub(crate) nats: NatsServer,
+    /// The other nodes of a cluster.
+    pub(crate) peers: Vec<NatsServer>,
     pub(crate) postgres: Postgres,
     pub(crate) http: reqwest::Client,
     pub(crate) secrets: Secrets,
@@ -112,7 +117,7 @@ impl World {
     }
 
     /// NATS and Postgres, empty.
-    pub(crate) fn servers(setup: Setup) -> Self {
+    pub(crate) fn servers(mut setup: Setup) -> Self {
         let folder = temporary::folder().unwrap();
         let secrets = Secrets::ensure(folder.path().join("secrets"), false).unwrap();
         let port = || free_port().unwrap();
@@ -129,17 +134,21 @@ impl World {
             port: ports.postgres,
             passwords: secrets.postgres().unwrap(),
         });
-        let nats = NatsServer::start(NatsOptions {
-            dir: folder.path().join("nats"),
-            port: ports.nats,
-            monitor_port: ports.nats_monitor,
-            credentials: secrets.nats().unwrap(),
-        });
+        let mut peers =
+            NatsServer::start_cluster(nodes(&setup, &ports, &secrets, &folder)).unwrap();
+        let nats = peers.remove(0);
+        if !peers.is_empty() {
+            let urls: Vec<String> =
+                [&nats].into_iter().chain(&peers).map(NatsServer::url).collect();
+            setup = setup.env("MOORING__NATS__URL", urls.join(","));
+            setup = setup.env("MOORING__STREAM__REPLICAS", peers.len() + 1);
+        }
         let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
         Self {
             ingests: Vec::new(),
             workers: Vec::new(),
-            nats: nats.unwrap(),
+            nats,
+            peers,
             postgres: postgres.unwrap(),
             http,
             ingest_ports: (0..setup.ingests).map(|_| port()).collect(),
@@ -311,7 +320,21 @@ impl World {
         let options = async_nats::ConnectOptions::new()
             .user_and_password("admin".to_owned(), self.nats.credentials().admin.clone())
             .custom_inbox_prefix("_INBOX_admin");
-        jetstream::new(options.connect(self.nats.url()).await.unwrap())
+        let urls: Vec<String> =
+            [&self.nats].into_iter().chain(&self.peers).map(NatsServer::url).collect();
+        jetstream::new(options.connect(urls).await.unwrap())
+    }
+
+    /// The log, once a leader answers for it.
+    pub(crate) async fn stream(&self) -> Stream {
+        let jetstream = self.jetstream().await;
+        let mut found = None;
+        let answered = eventually(async || {
+            found = jetstream.get_stream(shared::stream::STREAM).await.ok();
+            found.is_some()
+        });
+        assert!(answered.await, "nobody answers for the stream");
+        found.unwrap()
     }
 
     /// How many callbacks are in the log, copies included and notes about
@@ -323,8 +346,7 @@ impl World {
 
     /// Message ID and type of every event in the log.
     async fn log(&self) -> Vec<(String, String)> {
-        let jetstream = self.jetstream().await;
-        let stream = jetstream.get_stream(shared::stream::STREAM).await.unwrap();
+        let stream = self.stream().await;
         let mut found = Vec::new();
         for sequence in 1..=stream.cached_info().state.last_sequence {
             let message = stream.direct_get(sequence).await.unwrap();
@@ -336,11 +358,10 @@ impl World {
 
     /// Waits until every event of the log is applied and acknowledged.
     pub(crate) async fn wait_applied(&self) {
-        let jetstream = self.jetstream().await;
+        let stream = self.stream().await;
         let done = eventually(async || {
-            let stream = jetstream.get_stream(shared::stream::STREAM).await.unwrap();
-            let consumer = stream.consumer_info(shared::stream::CONSUMER).await.unwrap();
-            consumer.num_pending == 0 && consumer.num_ack_pending == 0
+            let consumer = stream.consumer_info(shared::stream::CONSUMER).await;
+            consumer.is_ok_and(|found| found.num_pending == 0 && found.num_ack_pending == 0)
         });
         assert!(done.await, "the log was not applied; the worker says:\n{}", self.worker_log());
     }
@@ -411,6 +432,26 @@ impl World {
 /// Whether it came from a platform, and is not our note about an answer.
 pub(crate) fn is_callback(event: &Event) -> bool {
     !matches!(event.fact, Fact::AckMissed { .. } | Fact::AckDelivered { .. })
+}
+
+fn nodes(setup: &Setup, ports: &Ports, secrets: &Secrets, folder: &TempDir) -> Vec<NatsOptions> {
+    let port = || free_port().unwrap();
+    let routes: Vec<u16> = (0..setup.nodes).map(|_| port()).collect();
+    let node = |index: usize| {
+        let name = format!("nats-{index}");
+        NatsOptions {
+            dir: folder.path().join(&name),
+            port: if index == 0 { ports.nats } else { port() },
+            monitor_port: if index == 0 { ports.nats_monitor } else { port() },
+            credentials: secrets.nats().unwrap(),
+            cluster: (setup.nodes > 1).then(|| ClusterNode {
+                name,
+                port: routes[index],
+                routes: routes.clone(),
+            }),
+        }
+    };
+    (0..setup.nodes).map(node).collect()
 }
 
 /// What is compared of a row.

@@ -1,13 +1,22 @@
 //! `worker migrate`: brings schema, stream and consumer to this version. Safe
 //! to run again and again.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use async_nats::jetstream;
+use async_nats::jetstream::context::CreateStreamErrorKind;
+use backon::{ConstantBuilder, Retryable as _};
 use shared::nats;
 use shared::stream::{CONSUMER, STREAM, breaches, consumer_config, stream_config};
 
 use crate::database;
 use crate::settings::MigrateSettings;
+
+/// A cluster that has just started, or is choosing a leader, loses a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+const RETRIES: usize = 8;
 
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
     migrate_schema(settings).await.context("migrating the Postgres schema")?;
@@ -24,11 +33,17 @@ async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
 
 async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
     let client = nats::connect(&settings.nats, "migrate").await?;
-    let jetstream = jetstream::new(client);
+    let jetstream = jetstream::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client);
     let config = stream_config(&settings.stream);
-    let stream = jetstream.create_or_update_stream(config).await.with_context(|| {
-        format!("creating or updating stream {STREAM} (see `stream` in the configuration)")
-    })?;
+    let create = || jetstream.create_or_update_stream(config.clone());
+    let stream = create
+        .retry(ConstantBuilder::new().with_delay(RETRY_DELAY).with_max_times(RETRIES))
+        .when(|error| error.kind() == CreateStreamErrorKind::TimedOut)
+        .notify(|error, _| tracing::warn!(%error, "waiting for the log"))
+        .await
+        .with_context(|| {
+            format!("creating or updating stream {STREAM} (see `stream` in the configuration)")
+        })?;
     // The server may keep a setting that cannot be changed on a stream.
     let kept = breaches(&stream.config);
     if !kept.is_empty() {

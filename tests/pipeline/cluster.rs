@@ -1,0 +1,47 @@
+//! Three replicas: acks pause while a new leader is elected, resume, and none is
+//! false.
+
+use dev::nats::NatsServer;
+
+use crate::load::Load;
+use crate::world::{Setup, World, eventually};
+
+const ROUNDS: usize = 3;
+
+/// The node that leads the stream, by name.
+async fn leader(world: &World) -> String {
+    let stream = world.stream().await;
+    stream.cached_info().cluster.as_ref().unwrap().leader.clone().unwrap()
+}
+
+fn node<'a>(world: &'a mut World, name: &str) -> &'a mut NatsServer {
+    match name.strip_prefix("nats-").and_then(|index| index.parse::<usize>().ok()) {
+        Some(0) => &mut world.nats,
+        Some(index) => &mut world.peers[index - 1],
+        None => panic!("{name}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged() {
+    let setup = Setup { nodes: 3, workers: 2, ..Setup::default() };
+    let mut world = World::start(setup.env("MOORING__WORKER__ACK_WAIT_MS", 2_000)).await;
+    let ready = world.http.get(world.ingest_url(0, "/readyz")).send().await.unwrap();
+    let ready: serde_json::Value = ready.json().await.unwrap();
+    assert_eq!(ready["log"]["commit"], "single", "the servers group by themselves");
+
+    let load = Load::start(&world);
+    let goes_on = async |load: &Load| {
+        let before = load.acknowledged();
+        assert!(eventually(async || load.acknowledged() > before + 50).await, "no more acks");
+    };
+    for _ in 0..ROUNDS {
+        goes_on(&load).await;
+        let name = leader(&world).await;
+        node(&mut world, &name).kill().unwrap();
+        goes_on(&load).await; // by another leader
+        node(&mut world, &name).start_again().unwrap();
+    }
+    let acknowledged = load.stop().await;
+    world.assert_exactly_once(&acknowledged).await;
+}
