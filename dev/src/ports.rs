@@ -1,8 +1,10 @@
 //! Ports on loopback.
 
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -11,13 +13,37 @@ use anyhow::{Context as _, Result, anyhow, bail};
 const CANDIDATES: RangeInclusive<u16> = 10_000..=32_000;
 const ATTEMPTS: usize = 100;
 
-/// A port that was free a moment ago. Another process may take it before you do, but two that look
-/// at the same time hardly ever choose the same.
+/// Locked while this process lives: nobody else of us gets its ports.
+static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// A free port that no other test gets while this process lives. Tests run side by side and start
+/// their servers some time after they asked.
 pub fn free_port() -> Result<u16> {
-    (0..ATTEMPTS)
-        .map(|_| rand::random_range(CANDIDATES))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .with_context(|| format!("none of {ATTEMPTS} ports tried on 127.0.0.1 is free"))
+    for _ in 0..ATTEMPTS {
+        let port = rand::random_range(CANDIDATES);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() && reserve(port)? {
+            return Ok(port);
+        }
+    }
+    bail!("none of {ATTEMPTS} ports tried on 127.0.0.1 is free");
+}
+
+fn reserve(port: u16) -> Result<bool> {
+    let folder = std::env::temp_dir().join("mooring-ports");
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let path = folder.join(port.to_string());
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+            Ok(true)
+        }
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", path.display()))
+        }
+    }
 }
 
 /// A port that somebody needs, and the flag that changes it.
