@@ -1,16 +1,17 @@
 //! One module a command, and the way they all run cargo.
 
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod reset;
 pub(crate) mod test;
 pub(crate) mod up;
 
 use std::env;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use dev::{interrupt, workspace_root};
 
 /// For cargo to end what it does after it was asked to stop; then it is killed.
@@ -29,6 +30,25 @@ fn run_here(command: &mut Command) -> Result<ExitStatus> {
     let name = command.get_program().display().to_string();
     let mut child = command.spawn().with_context(|| format!("running {name}"))?;
     wait_for(&mut child).with_context(|| format!("waiting for {name}"))
+}
+
+/// Runs a command that has to succeed.
+fn require(command: &mut Command) -> Result<()> {
+    let status = run_here(command)?;
+    if interrupt::requested() {
+        bail!("interrupted");
+    }
+    if !status.success() {
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        bail!("`cargo {}` failed ({status}): see its output above", args.join(" "));
+    }
+    Ok(())
+}
+
+/// The command's own code; it has none if a signal ended it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn wait_for(child: &mut Child) -> Result<ExitStatus> {

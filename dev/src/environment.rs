@@ -50,6 +50,7 @@ impl Environment {
                 monitor_port: ports.nats_monitor,
                 credentials: secrets.nats()?,
                 cluster: None,
+                sync_always: true,
             })
         })?;
         let start = StartServices { data, ports, secrets: &secrets, profile };

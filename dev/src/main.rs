@@ -66,6 +66,18 @@ Uses cargo-nextest if it is installed, else `cargo test`; what follows `--` is g
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Measure Mooring beside its limits and its peers, with release builds
+    #[command(after_help = "Examples:
+  cargo dev bench                    everything, five rounds, about half an hour
+  cargo dev bench -- --quick         one short round, to see that it works
+  cargo dev bench -- --help          what else the benchmark takes
+
+The peer in Express needs `npm ci` in bench/peers/express; it is left out without.")]
+    Bench {
+        /// For the benchmark
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Walk one installation through the running `up`, printing evidence for each step
     Demo {
         #[command(flatten)]
@@ -110,6 +122,7 @@ fn main() -> ExitCode {
         Command::Up(up) => commands::up::run(&up),
         Command::Reset { data, yes } => commands::reset::run(data.data_dir.as_deref(), yes),
         Command::Test { skip_lints, args } => commands::test::run(skip_lints, &args),
+        Command::Bench { args } => commands::bench::run(&args),
         Command::Demo { data } => commands::demo::run(data.data_dir.as_deref()),
     });
     done.unwrap_or_else(|error| {

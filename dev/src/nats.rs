@@ -35,6 +35,8 @@ pub struct NatsOptions {
     pub port: u16,
     pub monitor_port: u16,
     pub credentials: NatsCredentials,
+    /// False only to compare with: such a log loses what it acknowledged on power loss.
+    pub sync_always: bool,
     /// `None` for a server that stands alone.
     pub cluster: Option<ClusterNode>,
 }
@@ -87,11 +89,9 @@ impl NatsServer {
             .with_context(|| format!("creating {}", options.dir.display()))?;
         let this = Self { program: tools::nats_server()?, options, running: None };
         child::set_aside(&this.log_path())?;
-        if let Some(node) = &this.options.cluster {
-            // Copied, because an `include` takes no path outside its own folder.
-            let single = fs::read_to_string(single_config()).context("reading nats.conf")?;
-            let config = this.cluster_config();
-            fs::write(&config, single + &node.render())
+        if this.options.is_special() {
+            let config = this.special_config();
+            fs::write(&config, this.options.render()?)
                 .with_context(|| format!("writing {}", config.display()))?;
         }
         Ok(this)
@@ -187,16 +187,14 @@ impl NatsServer {
         Ok(())
     }
 
-    fn cluster_config(&self) -> PathBuf {
-        self.options.dir.join("cluster.conf")
+    fn special_config(&self) -> PathBuf {
+        self.options.dir.join("nats.conf")
     }
 
     fn command(&self) -> Command {
-        let NatsOptions { dir, port, monitor_port, credentials, cluster } = &self.options;
-        let config = match cluster {
-            None => single_config(),
-            Some(_) => self.cluster_config(),
-        };
+        let NatsOptions { dir, port, monitor_port, credentials, .. } = &self.options;
+        let config =
+            if self.options.is_special() { self.special_config() } else { repository_config() };
         let mut command = Command::new(&self.program);
         command
             .arg("-c")
@@ -216,7 +214,23 @@ impl NatsServer {
     }
 }
 
-fn single_config() -> PathBuf {
+impl NatsOptions {
+    fn is_special(&self) -> bool {
+        self.cluster.is_some() || !self.sync_always
+    }
+
+    /// The repository's configuration, changed. It is copied, because an `include` takes no path
+    /// outside its own folder.
+    fn render(&self) -> Result<String> {
+        let mut text = fs::read_to_string(repository_config()).context("reading nats.conf")?;
+        if !self.sync_always {
+            text = text.replace("sync_interval: always", "");
+        }
+        Ok(text + &self.cluster.as_ref().map(ClusterNode::render).unwrap_or_default())
+    }
+}
+
+fn repository_config() -> PathBuf {
     workspace_root().join("deploy/nats/nats.conf")
 }
 

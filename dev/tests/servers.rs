@@ -22,6 +22,7 @@ fn nats(dir: &Path) -> NatsServer {
         monitor_port: free_port().unwrap(),
         credentials,
         cluster: None,
+        sync_always: true,
     })
     .unwrap()
 }

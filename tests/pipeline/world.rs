@@ -444,6 +444,7 @@ fn nodes(setup: &Setup, ports: &Ports, secrets: &Secrets, folder: &TempDir) -> V
             port: if index == 0 { ports.nats } else { port() },
             monitor_port: if index == 0 { ports.nats_monitor } else { port() },
             credentials: secrets.nats().unwrap(),
+            sync_always: true,
             cluster: (setup.nodes > 1).then(|| ClusterNode {
                 name,
                 port: routes[index],

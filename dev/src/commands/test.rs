@@ -1,12 +1,12 @@
 //! `cargo dev test`: what must be green before a merge.
 
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use dev::progress::{chapter, heading, say};
-use dev::{interrupt, tools};
+use dev::tools;
 
-use super::{cargo, run_here};
+use super::{cargo, exit_code, require, run_here};
 
 pub(crate) fn run(skip_lints: bool, args: &[String]) -> Result<ExitCode> {
     let (nats_server, postgres_tools) =
@@ -57,22 +57,4 @@ fn is_installed(subcommand: &str) -> bool {
     let tried =
         cargo(&[subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     tried.is_ok_and(|status| status.success())
-}
-
-fn require(command: &mut Command) -> Result<()> {
-    let status = run_here(command)?;
-    if interrupt::requested() {
-        bail!("interrupted");
-    }
-    if !status.success() {
-        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
-        bail!("`cargo {}` failed ({status}): see its output above", args.join(" "));
-    }
-    Ok(())
-}
-
-/// The runner's own code; it has none if a signal ended it.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    code.map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -1,0 +1,66 @@
+//! What is measured, by name.
+
+use std::time::Duration;
+
+use crate::load::Shape;
+use crate::stack::Subject;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    pub(crate) subject: Subject,
+    pub(crate) shape: Shape,
+    /// With the worker running; the time from callback to row is measured.
+    pub(crate) with_worker: bool,
+    /// The worker starts afterwards and applies all at once.
+    pub(crate) then_drain: bool,
+}
+
+pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
+    use Subject::{Express, Mooring, NonDurablePublish, Nothing, PlainPublish, PostgresInsert};
+    let closed = |connections, duplicates_percent| Shape::Closed {
+        connections,
+        duration,
+        duplicates_percent,
+    };
+    let mut scenarios = Vec::new();
+    let mut add = |what: &str, subject: Subject, shape: Shape| {
+        scenarios.push(Scenario {
+            name: format!("{what}: {}", subject.name()),
+            subject,
+            shape,
+            with_worker: false,
+            then_drain: false,
+        });
+    };
+    let peers = [Mooring, PlainPublish, PostgresInsert, NonDurablePublish, Nothing];
+    for connections in [64, 256, 1000] {
+        for subject in peers {
+            add(&format!("{connections} connections"), subject, closed(connections, 0));
+        }
+    }
+    if with_express {
+        for processes in [1, 2] {
+            add("64 connections", Express { processes }, closed(64, 0));
+        }
+    }
+    let burst = Shape::Burst { callbacks: 5_000, connections: 1_000 };
+    for subject in [Mooring, NonDurablePublish] {
+        add("burst of 5,000", subject, burst);
+    }
+    for percent in [5, 30] {
+        add(&format!("{percent} % duplicates"), Mooring, closed(64, percent));
+    }
+    for per_second in [50, 500, 2_000] {
+        add(&format!("{per_second}/s"), Mooring, Shape::Open { per_second, duration });
+    }
+    let mut mooring = |name: &str, shape, with_worker, then_drain| {
+        let name = format!("{name}: {}", Mooring.name());
+        scenarios.push(Scenario { name, subject: Mooring, shape, with_worker, then_drain });
+    };
+    let open = Shape::Open { per_second: 500, duration };
+    mooring("500/s with the worker", open, true, false);
+    mooring("256 connections with the worker", closed(256, 0), true, false);
+    mooring("projection", closed(256, 0), false, true);
+    scenarios
+}

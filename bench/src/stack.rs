@@ -1,0 +1,213 @@
+//! The servers of one scenario: what is measured, and what it needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use dev::config::{self, Ports};
+use dev::nats::{NatsOptions, NatsServer};
+use dev::ports::free_port;
+use dev::postgres::{Postgres, PostgresOptions, Role};
+use dev::secrets::Secrets;
+use dev::services::{self, Service};
+use dev::temporary;
+use sqlx::{Connection as _, PgConnection};
+use tempfile::TempDir;
+
+use crate::load::Target;
+
+const READY: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(20);
+
+/// What answers the callbacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Mooring,
+    /// axum, one publish for each request, to a log that syncs always.
+    PlainPublish,
+    /// The same to a log that syncs now and then.
+    NonDurablePublish,
+    PostgresInsert,
+    Express {
+        processes: u8,
+    },
+    /// axum alone.
+    Nothing,
+}
+
+impl Subject {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mooring => "Mooring",
+            Self::PlainPublish => "axum, a publish each",
+            Self::NonDurablePublish => "axum, a publish each, not durable",
+            Self::PostgresInsert => "axum, a Postgres insert each",
+            Self::Express { processes: 1 } => "Express, pg",
+            Self::Express { .. } => "Express, pg, two processes",
+            Self::Nothing => "axum alone",
+        }
+    }
+}
+
+/// Fields are dropped in this order.
+pub(crate) struct Stack {
+    pub(crate) subject: Service,
+    pub(crate) worker: Option<Service>,
+    pub(crate) nats: NatsServer,
+    pub(crate) postgres: Postgres,
+    pub(crate) kind: Subject,
+    pub(crate) target: Target,
+    secrets: Secrets,
+    ports: Ports,
+    folder: TempDir,
+}
+
+impl Stack {
+    pub(crate) async fn start(kind: Subject) -> Result<Self> {
+        let folder = temporary::folder()?;
+        let secrets = Secrets::ensure(folder.path().join("secrets"), false)?;
+        let ports = Ports {
+            ingest: free_port()?,
+            worker: free_port()?,
+            nats: free_port()?,
+            nats_monitor: free_port()?,
+            postgres: free_port()?,
+        };
+        std::fs::write(folder.path().join("mooring.toml"), config::render(&ports, &secrets))?;
+        let mut postgres = Postgres::start(PostgresOptions {
+            dir: folder.path().join("postgres"),
+            port: ports.postgres,
+            passwords: secrets.postgres()?,
+        })?;
+        keep_commit_times(&mut postgres).await?;
+        let nats = NatsServer::start(NatsOptions {
+            dir: folder.path().join("nats"),
+            port: ports.nats,
+            monitor_port: ports.nats_monitor,
+            credentials: secrets.nats()?,
+            cluster: None,
+            sync_always: kind != Subject::NonDurablePublish,
+        })?;
+        prepare(kind, &folder, &ports, &secrets, &postgres).await?;
+        let (subject, target) = start_subject(kind, &folder, &ports, &secrets, &nats, &postgres)?;
+        Ok(Self { subject, worker: None, nats, postgres, kind, target, secrets, ports, folder })
+    }
+
+    pub(crate) fn start_worker(&mut self) -> Result<()> {
+        let envs = config::worker_envs(&self.secrets);
+        let envs: Vec<(&str, &str)> = envs.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let config = path(&self.folder, "mooring.toml");
+        let args = ["run", "--config", config.as_str()];
+        let mut worker =
+            Service::start("worker", &args, &envs, &self.folder.path().join("worker.log"))?;
+        worker.wait_ready(&format!("{}/readyz", self.ports.worker_url()), READY)?;
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    pub(crate) fn stop_subject(&mut self) -> Result<()> {
+        self.subject.stop(STOP).map(|_| ())
+    }
+
+    /// The processes that do the work.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let worker = self.worker.as_ref().and_then(Service::pid);
+        let all = [self.subject.pid(), worker, self.nats.pid(), self.postgres.pid()];
+        all.into_iter().flatten().collect()
+    }
+
+    pub(crate) async fn database(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.postgres.url(Role::Superuser, "mooring")).await?)
+    }
+
+    pub(crate) fn nats_url(&self) -> String {
+        self.nats.url()
+    }
+}
+
+/// So that the time from a callback to its row can be read from the rows.
+async fn keep_commit_times(postgres: &mut Postgres) -> Result<()> {
+    let mut connection = PgConnection::connect(&postgres.superuser_url()).await?;
+    sqlx::query("ALTER SYSTEM SET track_commit_timestamp = on").execute(&mut connection).await?;
+    connection.close().await?;
+    postgres.stop()?;
+    postgres.start_again()
+}
+
+async fn prepare(
+    kind: Subject,
+    folder: &TempDir,
+    ports: &Ports,
+    secrets: &Secrets,
+    postgres: &Postgres,
+) -> Result<()> {
+    // Stream and schema. The peers use the same stream.
+    let mut envs = config::migrate_envs(ports, secrets);
+    envs.push(("MOORING_CONFIG", path(folder, "mooring.toml")));
+    let log = folder.path().join("migrate.log");
+    services::run_to_end(&services::binary("worker")?, &["migrate"], &envs, &log)?;
+    if matches!(kind, Subject::PostgresInsert | Subject::Express { .. }) {
+        let url = postgres.url(Role::Superuser, "mooring");
+        let mut connection = PgConnection::connect(&url).await?;
+        sqlx::query(
+            "CREATE TABLE installs (installed_app_id text PRIMARY KEY, app_id text, instance_id text, \
+             api_key_encrypted text, api_key_prefix text, granted_permissions jsonb, status text, \
+             idempotency_key text UNIQUE)",
+        )
+        .execute(&mut connection)
+        .await?;
+    }
+    Ok(())
+}
+
+fn start_subject(
+    kind: Subject,
+    folder: &TempDir,
+    ports: &Ports,
+    secrets: &Secrets,
+    nats: &NatsServer,
+    postgres: &Postgres,
+) -> Result<(Service, Target)> {
+    let port = ports.ingest.to_string();
+    let postgres_url = postgres.url(Role::Superuser, "mooring");
+    let own = std::env::current_exe().context("finding this program")?;
+    let config = path(folder, "mooring.toml");
+    let express = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/express/server.js");
+    let (program, args): (PathBuf, Vec<String>) = match kind {
+        Subject::Mooring => {
+            (services::binary("ingest")?, vec!["run".into(), "--config".into(), config])
+        }
+        Subject::PlainPublish | Subject::NonDurablePublish => {
+            let password = nats.credentials().ingest.clone();
+            (own, vec!["plain-publish".into(), port, nats.url(), password])
+        }
+        Subject::PostgresInsert => (own, vec!["postgres-insert".into(), port, postgres_url]),
+        Subject::Express { processes } => {
+            let script = express.to_string_lossy().into_owned();
+            (PathBuf::from("node"), vec![script, port, postgres_url, processes.to_string()])
+        }
+        Subject::Nothing => (own, vec!["nothing".into(), port]),
+    };
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let log = folder.path().join("subject.log");
+    let envs = [("NODE_ENV", "production")];
+    let mut service = Service::start_program(kind.name(), program, &args, &envs, &log)?;
+    service.wait_ready(&format!("{}/readyz", ports.ingest_url()), READY)?;
+    let path = match kind {
+        Subject::Mooring => format!("/callbacks/blnk/{}", secrets.read("blnk-path-token")?),
+        _ => "/callback".to_owned(),
+    };
+    let host = format!("127.0.0.1:{}", ports.ingest);
+    Ok((service, Target { host, path, next: Arc::new(AtomicU64::new(1)) }))
+}
+
+fn path(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).to_string_lossy().into_owned()
+}
+
+/// Whether this machine can run the Express peer.
+pub(crate) fn has_express() -> bool {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/express/node_modules").is_dir()
+}
