@@ -15,7 +15,7 @@ use shared::log::LogMessage;
 use shared::platform::{Refusal, accept_app};
 use shared::problem::Problem;
 use shared::seal::SealingNonce;
-use shared::telemetry::names::attribute;
+use shared::telemetry::{self, names::attribute};
 use shared::verify::Unauthentic;
 use tracing::Span;
 
@@ -110,7 +110,9 @@ async fn append(
     let answer = if has_gone || is_late { Answer::Missed } else { Answer::InTime };
     confirmation::note(&app.publisher, &app.notes, event, &result, answer);
     if let Ok(appended) = &result {
-        tracing::info!(
+        // Traces and metrics tell it too; a line for each would cost a quarter of the rate.
+        tracing::debug!(
+            source = source.name.as_str(),
             event.r#type = event.fact.kind(),
             installation = event.fact.identity().map(|found| found.installation_id.as_str()),
             sequence = appended.sequence.0,
@@ -202,6 +204,8 @@ fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>
         Ok(Appended { duplicate: true, .. }) => "duplicate",
         Err(problem) => {
             tracing::warn!(
+                source = source.name.as_str(),
+                trace_id = telemetry::trace_id(&Span::current()),
                 status = problem.status.as_u16(),
                 reason = problem.name,
                 "not acknowledged"

@@ -62,10 +62,10 @@ fn missed(publisher: &Publisher, event: &Event, now: Timestamp) -> Option<Event>
 }
 
 async fn append(publisher: Arc<Publisher>, note: Event) {
-    let kind = note.fact.kind();
+    let (kind, about) = (note.fact.kind(), note.idempotency_key.as_str());
     let Ok(message) = LogMessage::new(&note) else { return };
     match publisher.append(message, NOTE_BUDGET).await {
-        Ok(_) => tracing::info!(event.r#type = kind, "noted"),
-        Err(why) => tracing::error!(event.r#type = kind, %why, "not noted"),
+        Ok(_) => tracing::info!(event.r#type = kind, %about, "noted"),
+        Err(why) => tracing::error!(event.r#type = kind, %about, %why, "not noted"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::json;
 
 use crate::otlp::{Receiver, attribute};
@@ -29,10 +30,10 @@ async fn a_callback_is_one_trace_from_request_to_row() {
             && !otlp.spans("send INSTALLATIONS").is_empty()
     };
     assert!(eventually(arrived).await, "no spans");
-    let request = "POST /callbacks/{source}/{token}";
-    assert!(eventually(async || !otlp.spans(request).is_empty()).await, "no request span");
+    let name = "POST /callbacks/{source}/{token}";
+    assert!(eventually(async || !otlp.spans(name).is_empty()).await, "no request span");
 
-    let request = &otlp.spans(request)[0];
+    let request = &otlp.spans(name)[0];
     assert!(request.parent_span_id.is_empty(), "the caller is not trusted as a parent");
     let linked = hex(&request.links[0].trace_id);
     assert_eq!(linked, CALLER, "the caller is linked");
@@ -53,9 +54,12 @@ async fn a_callback_is_one_trace_from_request_to_row() {
         assert_eq!(found[0].parent_span_id, batch.span_id, "{name}");
         assert_eq!(attribute(&found[0].attributes, "db.system.name").unwrap(), "postgresql");
     }
-    // The log line of the callback has its trace.
-    assert!(eventually(async || !otlp.logs("acknowledged").is_empty()).await);
-    assert_eq!(otlp.logs("acknowledged")[0].trace_id, request.trace_id);
+    // A log line has the trace of its callback.
+    assert_eq!(world.send(&json!([])).await.status, 400);
+    assert!(eventually(async || !otlp.logs("not acknowledged").is_empty()).await);
+    let line = otlp.logs("not acknowledged").remove(0);
+    let of = |span: &Span| span.trace_id == line.trace_id && span.span_id == line.span_id;
+    assert!(eventually(async || otlp.spans(name).iter().any(of)).await, "{line:?}");
 }
 
 fn hex(bytes: &[u8]) -> String {
