@@ -79,8 +79,8 @@ pub(crate) struct Target {
 pub(crate) async fn send(target: &Target, shape: Shape) -> Result<Outcome> {
     let connections = match shape {
         Shape::Closed { connections, .. } | Shape::Burst { connections, .. } => connections,
-        // Enough that a due callback finds one, whatever the latency.
-        Shape::Open { .. } => 256,
+        // Enough that a due callback finds one, and none idles until it is closed.
+        Shape::Open { per_second, .. } => usize::try_from(per_second / 4)?.clamp(8, 256),
     };
     let opened = (0..connections).map(|_| Connection::open(target.clone()));
     let opened = try_join_all(opened).await.context("connecting")?;
