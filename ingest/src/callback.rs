@@ -5,18 +5,19 @@ use std::time::Instant;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use serde_json::json;
 use shared::event::Event;
 use shared::log::LogMessage;
-use shared::platform::{Refusal, accept_app};
+use shared::platform::{MissedAck, Refusal, SuccessBody, accept_app};
 use shared::problem::Problem;
 use shared::seal::SealingNonce;
 use shared::telemetry::{self, names::attribute};
-use shared::verify::Unauthentic;
+use shared::verify::{Delivery, Unauthentic};
 use tracing::Span;
 
 use crate::confirmation::{self, Answer};
@@ -32,9 +33,22 @@ const RETRY_AFTER_S: u32 = 2;
 /// A callback whose body has arrived.
 struct Received {
     headers: HeaderMap,
+    uri: Uri,
     path_token: Option<String>,
     body: Bytes,
     received_at: Timestamp,
+}
+
+impl Received {
+    fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            path_token: self.path_token.as_deref(),
+            query: self.uri.query(),
+            headers: &self.headers,
+            body: &self.body,
+            received_at: self.received_at,
+        }
+    }
 }
 
 pub(crate) fn source<'a>(app: &'a App, name: &str) -> Result<&'a Source, Problem> {
@@ -62,9 +76,10 @@ pub(crate) async fn receive(
 
     let client = request.extensions().get::<ClientGone>().cloned();
     let result = match read(app, request).await {
-        Ok((headers, body)) => {
-            let received = Received { headers, path_token, body, received_at: Timestamp::now() };
-            match seal(app, source, received) {
+        Ok((parts, body)) => {
+            let Parts { headers, uri, .. } = parts;
+            let received_at = Timestamp::now();
+            match seal(app, source, &Received { headers, uri, path_token, body, received_at }) {
                 Ok(event) => append(app, source, &event, started, client.as_ref()).await,
                 Err(problem) => Err(problem),
             }
@@ -73,23 +88,30 @@ pub(crate) async fn receive(
     };
     observe(source, started, &result);
     match result {
-        Ok(appended) => {
-            Json(json!({ "ok": true, "duplicate": appended.duplicate })).into_response()
-        }
+        Ok(appended) => acknowledgement(source, appended),
         Err(problem) => problem.response(),
     }
 }
 
+/// The success as the platform expects it.
+fn acknowledgement(source: &Source, appended: Appended) -> Response {
+    match source.ack.body {
+        SuccessBody::Empty => source.ack.success.into_response(),
+        SuccessBody::Json => {
+            let body = json!({ "ok": true, "duplicate": appended.duplicate });
+            (source.ack.success, Json(body)).into_response()
+        }
+    }
+}
+
 /// From the bytes of a callback to an event that holds only ciphertext.
-fn seal(app: &App, source: &Source, received: Received) -> Result<Event, Problem> {
-    let Received { headers, path_token, body, received_at } = received;
-    let verified = source
-        .verification
-        .verify(path_token.as_deref(), &headers, &body)
-        .map_err(|why| unauthentic(&why))?;
-    let callback = source.platform.parse(&verified).map_err(|why| refused(&why))?;
+fn seal(app: &App, source: &Source, received: &Received) -> Result<Event, Problem> {
+    let delivery = received.delivery();
+    let verified = source.verification.verify(delivery).map_err(|why| unauthentic(&why))?;
+    let callback = source.adapter.parse(&verified).map_err(|why| refused(&why))?;
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
     let (name, platform) = (source.name.clone(), source.platform);
+    let received_at = received.received_at;
     let sealed = callback.seal(name, platform, received_at, &app.ring, SealingNonce::random);
     sealed.map_err(|_| internal_error())
 }
@@ -102,13 +124,19 @@ async fn append(
     client: Option<&ClientGone>,
 ) -> Result<Appended, Problem> {
     let message = LogMessage::new(event).map_err(|_| internal_error())?;
-    let budget = source.ack_budget.saturating_sub(started.elapsed());
-    let result = app.publisher.append(message, budget).await.map_err(|why| not_appended(&why));
+    let budget = source.ack.budget.saturating_sub(started.elapsed());
+    let result = match source.places.try_acquire() {
+        Ok(_place) => app.publisher.append(message, budget).await,
+        Err(_) => Err(NotAppended::SourceBusy),
+    };
+    let result = result.map_err(|why| not_appended(source, &why));
 
     let has_gone = client.is_some_and(|ClientGone(gone)| gone.is_cancelled());
-    let is_late = started.elapsed() >= source.platform.ack_contract().deadline;
+    let is_late = started.elapsed() >= source.ack.deadline;
     let answer = if has_gone || is_late { Answer::Missed } else { Answer::InTime };
-    confirmation::note(&app.publisher, &app.notes, event, &result, answer);
+    if source.ack.missed == MissedAck::Cancels {
+        confirmation::note(&app.publisher, &app.notes, event, &result, answer);
+    }
     if let Ok(appended) = &result {
         // Traces and metrics tell it too; a line for each would cost a quarter of the rate.
         tracing::debug!(
@@ -124,7 +152,7 @@ async fn append(
 }
 
 /// Reads the body, within its limits of type, size and time.
-async fn read(app: &App, request: Request) -> Result<(HeaderMap, Bytes), Problem> {
+async fn read(app: &App, request: Request) -> Result<(Parts, Bytes), Problem> {
     let (parts, body) = request.into_parts();
     if !is_json(&parts.headers) {
         let detail = "the Content-Type must be application/json";
@@ -137,7 +165,7 @@ async fn read(app: &App, request: Request) -> Result<(HeaderMap, Bytes), Problem
     let limit = app.http.body_bytes_max;
     let body = axum::body::to_bytes(body, limit);
     match tokio::time::timeout(app.http.read_timeout, body).await {
-        Ok(Ok(body)) => Ok((parts.headers, body)),
+        Ok(Ok(body)) => Ok((parts, body)),
         Ok(Err(error)) => Err(unreadable(&error, limit)),
         Err(_elapsed) => {
             let detail = "the body did not arrive in time";
@@ -184,17 +212,17 @@ fn refused(why: &Refusal) -> Problem {
     Problem::new(status, why.name(), why.to_string())
 }
 
-fn not_appended(why: &NotAppended) -> Problem {
+fn not_appended(source: &Source, why: &NotAppended) -> Problem {
     let name = match why {
         NotAppended::BudgetSpent => "log-unavailable",
         NotAppended::Overloaded => "log-overloaded",
-        NotAppended::QueueFull => "overloaded",
+        NotAppended::QueueFull | NotAppended::SourceBusy => "overloaded",
         NotAppended::ContractBroken => "durability-contract-broken",
         // The limit on the body should not let it come so far.
         NotAppended::TooLarge => return internal_error(),
     };
     let detail = format!("{why}; the callback was not acknowledged and may be sent again");
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, name, detail).retry_after(RETRY_AFTER_S)
+    Problem::new(source.ack.unavailable, name, detail).retry_after(RETRY_AFTER_S)
 }
 
 fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>) {
@@ -210,7 +238,7 @@ fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>
                 reason = problem.name,
                 "not acknowledged"
             );
-            if problem.status.is_client_error() {
+            if problem.is_refusal() {
                 let reason = KeyValue::new(attribute::REASON, problem.name);
                 METRICS.refusals.add(1, &[name(), reason]);
                 "refused"

@@ -42,7 +42,7 @@ pub(crate) fn note(
     let about = match (result, answer) {
         (Ok(_), Answer::Missed) => missed(publisher, event, now),
         // It may be in the log all the same.
-        (Err(problem), _) if problem.status.is_server_error() => missed(publisher, event, now),
+        (Err(problem), _) if !problem.is_refusal() => missed(publisher, event, now),
         // The first delivery went to another process, or its answer was missed.
         (Ok(Appended { duplicate: true, answered_before: false, .. }), Answer::InTime) => {
             event.ack_delivered(now)

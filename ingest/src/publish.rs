@@ -29,6 +29,8 @@ pub(crate) enum NotAppended {
     Overloaded,
     #[error("too many callbacks wait for the log")]
     QueueFull,
+    #[error("too many callbacks of this source wait for the log")]
+    SourceBusy,
     #[error("the log's settings break the durability contract")]
     ContractBroken,
     #[error("the event exceeds the server's max_payload")]

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::config::{Config, ConfigError, Resolver};
 use shared::id::{AppId, SourceName};
 use shared::nats::Connection;
-use shared::platform::Platform;
+use shared::platform::{AckContract, Adapter, Platform};
 use shared::seal::KeyRing;
 use shared::stream::Breach;
 use shared::verify::Verification;
+use tokio::sync::Semaphore;
 
 pub struct Settings {
     pub nats: Connection,
@@ -27,8 +29,11 @@ pub struct Source {
     pub name: SourceName,
     pub platform: Platform,
     pub app_ids: Vec<AppId>,
+    pub adapter: Adapter,
     pub verification: Verification,
-    pub ack_budget: Duration,
+    pub ack: AckContract,
+    /// Places for the callbacks that wait for the log.
+    pub places: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
@@ -79,27 +84,20 @@ fn sources(config: &Config, resolver: &mut Resolver<'_>) -> BTreeMap<SourceName,
     }
     let mut sources = BTreeMap::new();
     for (name, settings) in &config.sources {
-        let contract = settings.platform.ack_contract();
-        let budget = settings.ack_budget_ms.map_or(contract.default_budget, Duration::from_millis);
-        if budget >= contract.deadline {
-            resolver.problem(
-                &format!("sources.{name}.ack_budget_ms"),
-                format!(
-                    "must be less than {} ms, after which {} gives up",
-                    contract.deadline.as_millis(),
-                    settings.platform
-                ),
-            );
-        }
-        let Some(verification) = resolver.verification(name, &settings.verification) else {
+        let adapter = resolver.adapter(name, settings);
+        let verification = resolver.verification(name, settings);
+        let ack = resolver.ack_contract(name, settings);
+        let (Some(adapter), Some(verification), Some(ack)) = (adapter, verification, ack) else {
             continue;
         };
         let source = Source {
             name: name.clone(),
             platform: settings.platform,
             app_ids: settings.app_ids.clone(),
+            adapter,
             verification,
-            ack_budget: budget,
+            ack,
+            places: Arc::new(Semaphore::new(settings.callbacks_max)),
         };
         sources.insert(name.clone(), source);
     }

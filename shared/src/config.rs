@@ -10,22 +10,22 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use http::HeaderName;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::id::{AppId, KeyId, SourceName};
-use crate::platform::Platform;
+use crate::platform::generic::Mapping;
+use crate::platform::{MissedAck, Platform, SuccessBody};
 use crate::seal::{KeyRing, parse_key};
 use crate::secret_ref::SecretRef;
 use crate::stream::Breach;
-use crate::verify::{HeaderSecret, Verification};
+
+mod source;
+mod verification;
+
+pub use verification::VerificationSettings;
 
 const ENV_PREFIX: &str = "MOORING";
-/// A shared secret that can be guessed verifies nothing.
-const SHARED_SECRET_BYTES_MIN: usize = 20;
-/// The value in use and the one it is rotated to.
-const SHARED_SECRET_VALUES_MAX: usize = 2;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,25 +127,30 @@ pub struct SourceSettings {
     /// Apps whose callbacks are accepted; empty accepts all.
     #[serde(default)]
     pub app_ids: Vec<AppId>,
+    /// A platform that signs may be left to its default.
+    #[serde(default)]
     pub verification: VerificationSettings,
-    /// How long to keep trying to publish before a 503.
-    pub ack_budget_ms: Option<u64>,
+    /// Where it differs from what the platform expects.
+    #[serde(default)]
+    pub ack: AckSettings,
+    /// How callbacks are read; for the platform `generic`.
+    pub mapping: Option<Mapping>,
+    /// Callbacks that may wait for the log at once; more are told to come again.
+    #[serde(default = "default_callbacks_max")]
+    pub callbacks_max: usize,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct VerificationSettings {
-    /// Must be said explicitly by a source without any verification.
-    pub unverified: bool,
-    pub path_tokens: Vec<SecretRef>,
-    pub header: Option<HeaderSettings>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderSettings {
-    pub name: String,
-    pub values: Vec<SecretRef>,
+pub struct AckSettings {
+    /// When the platform stops waiting.
+    pub deadline_ms: Option<u64>,
+    /// How long to keep trying to publish.
+    pub budget_ms: Option<u64>,
+    pub success_status: Option<u16>,
+    pub success_body: Option<SuccessBody>,
+    pub unavailable_status: Option<u16>,
+    pub missed: Option<MissedAck>,
 }
 
 impl Default for StreamSettings {
@@ -183,6 +188,11 @@ impl Default for WorkerSettings {
 
 fn default_connections_max() -> u32 {
     8
+}
+
+/// As many as the queue to the log holds.
+fn default_callbacks_max() -> usize {
+    8_192
 }
 
 /// Everything that is wrong with a configuration, so that it is mended in one go.
@@ -270,73 +280,6 @@ impl<'a> Resolver<'a> {
         KeyRing::new(sealing.active.clone(), &keys, fingerprint_key?)
             .map_err(|why| self.problem("sealing.active", why))
             .ok()
-    }
-
-    pub fn verification(
-        &mut self,
-        source: &SourceName,
-        settings: &VerificationSettings,
-    ) -> Option<Verification> {
-        let at = format!("sources.{source}.verification");
-        let configured = !settings.path_tokens.is_empty() || settings.header.is_some();
-        match (settings.unverified, configured) {
-            (true, false) => return Some(Verification::Unverified),
-            (true, true) => {
-                self.problem(&at, "'unverified = true' contradicts the secrets beside it");
-                return None;
-            }
-            (false, false) => {
-                self.problem(
-                    &at,
-                    "give path_tokens or header, or say 'unverified = true' to accept callbacks \
-                     from anyone",
-                );
-                return None;
-            }
-            (false, true) => {}
-        }
-        let path_tokens = self.shared_secrets(&format!("{at}.path_tokens"), &settings.path_tokens);
-        let header = match &settings.header {
-            None => Some(None),
-            Some(header) => self.header(&format!("{at}.header"), header).map(Some),
-        };
-        Some(Verification::SharedSecret { path_tokens: path_tokens?, header: header? })
-    }
-
-    fn header(&mut self, at: &str, settings: &HeaderSettings) -> Option<HeaderSecret> {
-        let name = HeaderName::try_from(settings.name.as_str())
-            .map_err(|_| self.problem(at, "the name is not a header name"))
-            .ok();
-        if settings.values.is_empty() {
-            self.problem(at, "values must hold one or two secrets");
-        }
-        let values = self.shared_secrets(at, &settings.values);
-        Some(HeaderSecret { name: name?, values: values? })
-    }
-
-    fn shared_secrets(&mut self, at: &str, refs: &[SecretRef]) -> Option<Vec<SecretString>> {
-        if refs.len() > SHARED_SECRET_VALUES_MAX {
-            self.problem(
-                at,
-                format!("at most {SHARED_SECRET_VALUES_MAX} values may be valid at once"),
-            );
-        }
-        let mut values = Vec::new();
-        for reference in refs {
-            let Some(value) = self.secret(at, reference) else { continue };
-            if value.expose_secret().len() < SHARED_SECRET_BYTES_MIN {
-                self.problem(
-                    at,
-                    format!(
-                        "{reference} holds fewer than {SHARED_SECRET_BYTES_MIN} bytes, which can be \
-                         guessed (make one: `openssl rand -hex 32`)"
-                    ),
-                );
-                continue;
-            }
-            values.push(value);
-        }
-        (values.len() == refs.len()).then_some(values)
     }
 }
 

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::details::Details;
 use crate::id::{AppId, IdempotencyKey, InstallationId, MessageId, Place, SourceName};
 use crate::platform::Platform;
 use crate::seal::{AssociatedData, Fingerprint, KeyRing, SealError, Sealed, SealingNonce};
@@ -49,6 +50,13 @@ pub enum Fact<C> {
         identity: Identity,
         granted_permissions: Vec<String>,
         credential: Option<C>,
+        #[serde(default, skip_serializing_if = "Details::is_empty")]
+        details: Details,
+    },
+    /// Of what is installed something changed, such as its plan.
+    Updated {
+        identity: Identity,
+        details: Details,
     },
     Uninstalled {
         identity: Identity,
@@ -81,12 +89,33 @@ pub struct Identity {
     /// The platform's names for where it is installed, such as `instance_id`
     /// and `organization_id`.
     pub scope: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Reinstall::is_default")]
+    pub reinstall: Reinstall,
+}
+
+/// What the platform does to the installation id when the app is installed
+/// again in the same place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reinstall {
+    /// An id names one generation for ever.
+    #[default]
+    NewId,
+    /// The id names the place; the times of its events tell its generations.
+    SameId,
+}
+
+impl Reinstall {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A credential that came in clear. It lives between parsing and sealing.
 #[derive(Debug)]
 pub struct PlainCredential {
-    pub field: &'static str,
+    pub field: String,
     pub prefix: Option<String>,
     pub secret: SecretString,
 }
@@ -113,6 +142,8 @@ pub enum Payload<S> {
 /// A callback as an adapter read it.
 #[derive(Debug)]
 pub struct Callback {
+    /// The app that it is about, where that is known.
+    pub app_id: Option<AppId>,
     pub idempotency_key: IdempotencyKey,
     pub occurred_at: Option<Timestamp>,
     pub fact: Fact<PlainCredential>,
@@ -139,6 +170,7 @@ impl<C> Fact<C> {
     pub fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Installed { identity, .. }
+            | Self::Updated { identity, .. }
             | Self::Uninstalled { identity }
             | Self::AckMissed { identity, .. }
             | Self::AckDelivered { identity, .. } => Some(identity),
@@ -151,6 +183,7 @@ impl<C> Fact<C> {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Installed { .. } => "installed",
+            Self::Updated { .. } => "updated",
             Self::Uninstalled { .. } => "uninstalled",
             Self::AckMissed { .. } => "ack_missed",
             Self::AckDelivered { .. } => "ack_delivered",
@@ -189,16 +222,17 @@ impl Callback {
         };
 
         let fact = match self.fact {
-            Fact::Installed { identity, granted_permissions, credential } => {
+            Fact::Installed { identity, granted_permissions, credential, details } => {
                 let credential = match credential {
                     None => None,
                     Some(PlainCredential { field, prefix, secret }) => {
-                        let sealed = seal(&secret, field)?;
-                        Some(SealedCredential { field: field.to_owned(), prefix, sealed })
+                        let sealed = seal(&secret, &field)?;
+                        Some(SealedCredential { field, prefix, sealed })
                     }
                 };
-                Fact::Installed { identity, granted_permissions, credential }
+                Fact::Installed { identity, granted_permissions, credential, details }
             }
+            Fact::Updated { identity, details } => Fact::Updated { identity, details },
             Fact::Uninstalled { identity } => Fact::Uninstalled { identity },
             Fact::AckMissed { identity, answer_to } => Fact::AckMissed { identity, answer_to },
             Fact::AckDelivered { identity, answer_to } => {
@@ -226,7 +260,8 @@ impl Callback {
     fn secret(&self) -> Option<&SecretString> {
         match &self.fact {
             Fact::Installed { credential, .. } => credential.as_ref().map(|plain| &plain.secret),
-            Fact::Uninstalled { .. }
+            Fact::Updated { .. }
+            | Fact::Uninstalled { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Unrecognized { .. } => None,
@@ -264,7 +299,10 @@ impl Event {
     fn changes(&self) -> Option<&Identity> {
         match &self.fact {
             Fact::Installed { identity, .. } | Fact::Uninstalled { identity } => Some(identity),
-            Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Unrecognized { .. } => None,
+            Fact::Updated { .. }
+            | Fact::AckMissed { .. }
+            | Fact::AckDelivered { .. }
+            | Fact::Unrecognized { .. } => None,
         }
     }
 

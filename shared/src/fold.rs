@@ -18,12 +18,21 @@
 //!    the log counts, the others are history.
 //! 5. An installation whose last change the platform may not have seen
 //!    acknowledged is unconfirmed, until an event settles it.
+//!
+//! Rules 1 and 3 are for platforms that give each generation an id of its own.
+//! Where a reinstall has the same id, the events of the id are told apart by
+//! when they happened:
+//! 6. An install begins a generation. One that does not say when it happened
+//!    might be a repetition: it begins one only if none is active.
+//! 7. An uninstall ends the generation before it, and no later one.
+//! 8. An update changes the generation before it, if that has not ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::event::{Event, Fact, Identity, SealedCredential};
+use crate::details::Details;
+use crate::event::{Event, Fact, Identity, Reinstall, SealedCredential};
 use crate::id::{InstallationId, MessageId, StreamSequence};
 
 /// An event with its position in the log.
@@ -55,6 +64,7 @@ pub struct Installation {
     /// secret is removed.
     pub credential_prefix: Option<String>,
     pub credential: Option<Credential>,
+    pub details: Details,
     pub last_event: LastEvent,
 }
 
@@ -96,10 +106,14 @@ impl Status {
     }
 }
 
-/// The events of one installation, distinct and in log order.
+/// The events of one installation id, of its last generation.
 struct History<'a> {
     identity: &'a Identity,
+    /// How often it was installed before, under the same id.
+    earlier: u32,
+    /// In log order, or by time where a reinstall has the same id.
     installs: Vec<&'a Recorded>,
+    details: Details,
     uninstalled_at: Option<Timestamp>,
     /// The last change.
     last: &'a Recorded,
@@ -153,7 +167,10 @@ fn first_of_each_key<'a>(in_log_order: &[&'a Recorded]) -> (Vec<&'a Recorded>, V
     in_log_order.iter().partition(|recorded| {
         let event = &recorded.event;
         match &event.fact {
-            Fact::Installed { .. } | Fact::Uninstalled { .. } | Fact::Unrecognized { .. } => {
+            Fact::Installed { .. }
+            | Fact::Updated { .. }
+            | Fact::Uninstalled { .. }
+            | Fact::Unrecognized { .. } => {
                 seen.insert((&event.source, &event.idempotency_key, &event.secret_fingerprint))
             }
             // They have the key of the event that they are about.
@@ -164,19 +181,22 @@ fn first_of_each_key<'a>(in_log_order: &[&'a Recorded]) -> (Vec<&'a Recorded>, V
 
 fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<'a>> {
     let (counting, _) = first_of_each_key(&in_log_order(events));
-    let mut histories: BTreeMap<&InstallationId, History<'_>> = BTreeMap::new();
+    let mut changes: BTreeMap<&InstallationId, Vec<&Recorded>> = BTreeMap::new();
     for &recorded in &counting {
         match &recorded.event.fact {
-            Fact::Installed { identity, .. } | Fact::Uninstalled { identity } => histories
-                .entry(&identity.installation_id)
-                .or_insert_with(|| History::begin(identity, recorded))
-                .change(recorded),
+            Fact::Installed { identity, .. }
+            | Fact::Updated { identity, .. }
+            | Fact::Uninstalled { identity } => {
+                changes.entry(&identity.installation_id).or_default().push(recorded);
+            }
             // History, not state.
             Fact::Unrecognized { .. } => {}
             // About an event that may come later in the log, or never.
             Fact::AckMissed { .. } | Fact::AckDelivered { .. } => {}
         }
     }
+    let mut histories: BTreeMap<&InstallationId, History<'_>> =
+        changes.into_iter().filter_map(|(id, changes)| Some((id, History::of(changes)?))).collect();
     for &recorded in &counting {
         match &recorded.event.fact {
             Fact::AckMissed { identity, answer_to } => {
@@ -189,17 +209,58 @@ fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<
                     history.delivered.push(answer_to);
                 }
             }
-            Fact::Installed { .. } | Fact::Uninstalled { .. } | Fact::Unrecognized { .. } => {}
+            Fact::Installed { .. }
+            | Fact::Updated { .. }
+            | Fact::Uninstalled { .. }
+            | Fact::Unrecognized { .. } => {}
         }
     }
     histories.into_values().collect()
 }
 
+/// When it happened, as far as is known.
+fn happened_at(recorded: &Recorded) -> Timestamp {
+    recorded.event.occurred_at.unwrap_or(recorded.event.received_at)
+}
+
 impl<'a> History<'a> {
+    /// `None` if nothing says that it was ever installed or uninstalled.
+    fn of(mut changes: Vec<&'a Recorded>) -> Option<Self> {
+        let reinstall = changes.first()?.event.fact.identity()?.reinstall;
+        if reinstall == Reinstall::SameId {
+            changes.sort_by_key(|recorded| (happened_at(recorded), recorded.sequence));
+        }
+        let mut history: Option<Self> = None;
+        for recorded in changes {
+            match (&recorded.event.fact, &mut history) {
+                (Fact::Updated { .. }, None) => {}
+                (Fact::Installed { identity, .. } | Fact::Uninstalled { identity }, None) => {
+                    history.insert(Self::begin(identity, recorded)).change(recorded);
+                }
+                (Fact::Installed { identity, .. }, Some(before))
+                    if reinstall == Reinstall::SameId && before.is_before(recorded) =>
+                {
+                    let generations = if before.installs.is_empty() { 0 } else { 1 };
+                    let earlier = before.earlier.saturating_add(generations);
+                    let next = Self { earlier, ..Self::begin(identity, recorded) };
+                    history.insert(next).change(recorded);
+                }
+                // It ended before, and cannot end or change again.
+                (Fact::Uninstalled { .. } | Fact::Updated { .. }, Some(before))
+                    if reinstall == Reinstall::SameId && before.uninstalled_at.is_some() => {}
+                (_, Some(history)) => history.change(recorded),
+                (_, None) => {}
+            }
+        }
+        history
+    }
+
     fn begin(identity: &'a Identity, first: &'a Recorded) -> Self {
         Self {
             identity,
+            earlier: 0,
             installs: Vec::new(),
+            details: Details::default(),
             uninstalled_at: None,
             last: first,
             missed: Vec::new(),
@@ -207,15 +268,24 @@ impl<'a> History<'a> {
         }
     }
 
+    /// Whether `install` begins another generation under the same id.
+    fn is_before(&self, install: &Recorded) -> bool {
+        self.uninstalled_at.is_some() || install.event.occurred_at.is_some()
+    }
+
     fn change(&mut self, recorded: &'a Recorded) {
         match &recorded.event.fact {
-            Fact::Installed { identity, .. } => {
+            Fact::Installed { identity, details, .. } => {
                 // What an install says of the scope counts before what an uninstall says.
                 self.identity = identity;
+                self.details = std::mem::take(&mut self.details).updated(details);
                 self.installs.push(recorded);
             }
+            Fact::Updated { details, .. } => {
+                self.details = std::mem::take(&mut self.details).updated(details);
+            }
             Fact::Uninstalled { .. } => {
-                let at = recorded.event.occurred_at.unwrap_or(recorded.event.received_at);
+                let at = happened_at(recorded);
                 self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
             }
             Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Unrecognized { .. } => {}
@@ -231,8 +301,7 @@ impl<'a> History<'a> {
     }
 
     fn installed_at(&self) -> Option<Timestamp> {
-        let first = self.installs.first()?;
-        Some(first.event.occurred_at.unwrap_or(first.event.received_at))
+        self.installs.first().map(|first| happened_at(first))
     }
 
     /// Whether the platform may have cancelled the last change. A note from
@@ -273,12 +342,13 @@ impl<'a> History<'a> {
         let last = self.last;
         Installation {
             identity: self.identity.clone(),
-            generation: u32::try_from(index + 1).unwrap_or(u32::MAX),
+            generation: u32::try_from(index + 1).unwrap_or(u32::MAX).saturating_add(self.earlier),
             status,
             granted_permissions: self.granted_permissions(),
             installed_at: self.installed_at(),
             credential_prefix,
             credential,
+            details: self.details.clone(),
             last_event: LastEvent { sequence: last.sequence, kind: last.event.fact.kind() },
         }
     }

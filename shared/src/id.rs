@@ -116,6 +116,16 @@ text_id! {
     IdempotencyKey checked by external
 }
 
+impl InstallationId {
+    /// For a platform that has no id of its own: the parts that name the
+    /// installation, joined with ':' and readable, so that a ':' in a part is
+    /// encoded and nothing else.
+    pub(crate) fn of(parts: &[&str]) -> Result<Self, InvalidId> {
+        let encode = |part: &&str| part.replace('%', "%25").replace(':', "%3A");
+        Self::parse(parts.iter().map(encode).collect::<Vec<_>>().join(":"))
+    }
+}
+
 /// Where one app is installed: the unit that is locked, folded and
 /// partitioned, because at most one installation in it can be active.
 ///

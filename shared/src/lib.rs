@@ -8,6 +8,7 @@
 //! or SQL.
 
 pub mod config;
+pub mod details;
 pub mod event;
 pub mod fold;
 pub mod id;
@@ -18,6 +19,7 @@ pub mod problem;
 pub mod seal;
 pub mod secret_ref;
 pub mod shutdown;
+pub mod signature;
 pub mod stream;
 pub mod telemetry;
 pub mod verify;

@@ -1,24 +1,40 @@
 //! The platforms: each a module that reads its callbacks, and nothing else.
 //!
 //! Adding one: a module beside `blnk.rs`, a variant of [`Platform`], and an arm
-//! in each `match` here. Ingest and worker do not change.
+//! in each `match` here. Ingest and worker do not change. A platform that only
+//! differs in names and signatures needs no code: see [`generic`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use http::StatusCode;
+use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::event::Callback;
-use crate::id::{AppId, InvalidId};
+use crate::event::{Callback, Fact, Identity, Payload};
+use crate::id::{AppId, IdempotencyKey};
 use crate::verify::Verified;
 
 mod blnk;
+mod fields;
+pub mod generic;
+pub mod highlevel;
+mod securityscorecard;
+
+use fields::Fields;
 
 /// A marketplace whose callbacks we read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum Platform {
     Blnk,
+    HighLevel,
+    SecurityScorecard,
+    /// Any other one, read as its source's configuration says.
+    Generic,
 }
 
 /// What a platform expects of an answer.
@@ -26,27 +42,76 @@ pub enum Platform {
 pub struct AckContract {
     /// The platform stops waiting after this long.
     pub deadline: Duration,
-    /// How long ingest keeps trying to publish, unless configured otherwise.
-    pub default_budget: Duration,
+    /// How long ingest keeps trying to publish.
+    pub budget: Duration,
+    /// The status that tells the platform: stored.
+    pub success: StatusCode,
+    pub body: SuccessBody,
+    /// The status that tells the platform: not stored, send it again.
+    pub unavailable: StatusCode,
+    pub missed: MissedAck,
+}
+
+/// The body of a success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuccessBody {
+    /// `{"ok":true,"duplicate":false}`
+    Json,
+    Empty,
+}
+
+/// What the platform does when no success arrives in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedAck {
+    /// What it told us of may not have come to be: the installation is unconfirmed.
+    Cancels,
+    /// It has happened all the same; the platform tells us again, or never.
+    Stands,
+}
+
+/// How the callbacks of one source are read.
+#[derive(Debug)]
+pub enum Adapter {
+    Blnk,
+    HighLevel,
+    SecurityScorecard,
+    Generic(Box<generic::Mapping>),
 }
 
 impl Platform {
+    pub const ALL: [Self; 4] =
+        [Self::Blnk, Self::HighLevel, Self::SecurityScorecard, Self::Generic];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Blnk => "blnk",
+            Self::HighLevel => "highlevel",
+            Self::SecurityScorecard => "securityscorecard",
+            Self::Generic => "generic",
         }
     }
 
+    /// A source's configuration may change parts of it.
     pub fn ack_contract(self) -> AckContract {
         match self {
             Self::Blnk => blnk::ACK_CONTRACT,
+            Self::HighLevel => highlevel::ACK_CONTRACT,
+            Self::SecurityScorecard => securityscorecard::ACK_CONTRACT,
+            Self::Generic => generic::ACK_CONTRACT,
         }
     }
+}
 
+impl Adapter {
     /// Reads a verified callback.
-    pub fn parse(self, verified: &Verified<'_>) -> Result<Callback, Refusal> {
+    pub fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal> {
         match self {
             Self::Blnk => blnk::parse(verified.body()),
+            Self::HighLevel => highlevel::parse(verified.body(), verified.received_at()),
+            Self::SecurityScorecard => securityscorecard::parse(verified.body()),
+            Self::Generic(mapping) => mapping.parse(verified),
         }
     }
 }
@@ -69,18 +134,34 @@ pub enum Refusal {
     #[error("the body must be a JSON object")]
     NotAnObject,
     #[error("the field '{field}' is missing")]
-    MissingField { field: &'static str },
+    MissingField { field: Cow<'static, str> },
     #[error("the field '{field}' {expected}")]
-    InvalidField { field: &'static str, expected: String },
+    InvalidField { field: Cow<'static, str>, expected: String },
     #[error("'idempotency_key' says {kind}, but the field '{field}' says otherwise")]
     Contradiction { kind: &'static str, field: &'static str },
-    #[error("this source does not accept callbacks for that 'app_id'")]
+    #[error("this source does not accept callbacks for that app")]
     ForeignApp,
 }
 
 impl Refusal {
-    fn invalid(field: &'static str, why: &InvalidId) -> Self {
-        Self::InvalidField { field, expected: why.to_string() }
+    fn missing(field: impl Into<Cow<'static, str>>) -> Self {
+        Self::MissingField { field: field.into() }
+    }
+
+    fn invalid(field: impl Into<Cow<'static, str>>, expected: impl fmt::Display) -> Self {
+        Self::InvalidField { field: field.into(), expected: expected.to_string() }
+    }
+
+    /// Names the field with the object that holds it.
+    fn under(self, parent: &str) -> Self {
+        let nested = |field: Cow<'static, str>| Cow::Owned(format!("{parent}.{field}"));
+        match self {
+            Self::MissingField { field } => Self::MissingField { field: nested(field) },
+            Self::InvalidField { field, expected } => {
+                Self::InvalidField { field: nested(field), expected }
+            }
+            other => other,
+        }
     }
 
     /// The stable name of the reason: the end of the problem's `type`, and the
@@ -101,10 +182,52 @@ impl Refusal {
 /// Refuses a callback for an app that the source does not list. An empty list
 /// accepts every app.
 pub fn accept_app(callback: &Callback, accepted: &[AppId]) -> Result<(), Refusal> {
-    match callback.fact.identity() {
-        Some(identity) if !accepted.is_empty() && !accepted.contains(&identity.app_id) => {
+    match &callback.app_id {
+        Some(app_id) if !accepted.is_empty() && !accepted.contains(app_id) => {
             Err(Refusal::ForeignApp)
         }
         _ => Ok(()),
+    }
+}
+
+/// An event of a kind that the platform added. What fields hold secrets is not
+/// known then, so the whole payload is sealed.
+fn unrecognized(
+    kind: String,
+    identity: Option<Identity>,
+    idempotency_key: IdempotencyKey,
+    occurred_at: Option<Timestamp>,
+    fields: Fields,
+) -> Callback {
+    let payload = SecretString::from(Value::Object(fields).to_string());
+    Callback {
+        app_id: identity.as_ref().map(|found| found.app_id.clone()),
+        idempotency_key,
+        occurred_at,
+        fact: Fact::Unrecognized { kind, identity },
+        payload: Payload::Sealed(payload),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contract_answers_before_its_deadline() {
+        for platform in Platform::ALL {
+            let contract = platform.ack_contract();
+            assert!(contract.budget < contract.deadline, "{platform}");
+            assert!(contract.success.is_success(), "{platform}");
+            let unavailable = contract.unavailable;
+            assert!(unavailable.is_server_error() || unavailable == 429, "{platform}");
+        }
+    }
+
+    #[test]
+    fn a_platform_has_one_name() {
+        for platform in Platform::ALL {
+            assert_eq!(serde_json::to_value(platform).unwrap(), platform.name());
+        }
     }
 }

@@ -34,6 +34,11 @@ impl Problem {
         self
     }
 
+    /// Whether the caller was wrong, so that the same again is refused again.
+    pub fn is_refusal(&self) -> bool {
+        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+    }
+
     /// `missing-field` becomes "Missing field".
     fn title(&self) -> String {
         let words = self.name.replace('-', " ");

@@ -66,7 +66,7 @@ async fn a_client_that_hangs_up_before_the_ack_leaves_the_installation_unconfirm
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_was_503_leaves_what_was_stored_unconfirmed() {
-    let setup = Setup::default().env("MOORING__SOURCES__BLNK__ACK_BUDGET_MS", 500);
+    let setup = Setup::default().env("MOORING__SOURCES__BLNK__ACK__BUDGET_MS", 500);
     let world = World::start(setup).await;
     signal_nats(&world, "-STOP"); // it gets the publish, and stores it too late
     let answer = world.send(&install("a")).await;

@@ -98,7 +98,7 @@ async fn a_missing_stream_is_named_in_readiness() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_nats_a_callback_is_answered_503_inside_its_ack_budget() {
     let setup = Setup { workers: 0, ..Setup::default() };
-    let setup = setup.env("MOORING__SOURCES__BLNK__ACK_BUDGET_MS", 1_000);
+    let setup = setup.env("MOORING__SOURCES__BLNK__ACK__BUDGET_MS", 1_000);
     let mut world = World::start(setup).await;
     world.nats.kill().unwrap();
     let started = Instant::now();

@@ -80,6 +80,9 @@ pub(crate) struct FilterArgs {
     /// Only installations that are active, superseded, inactive or unconfirmed
     #[arg(long)]
     status: Option<String>,
+    /// Only installations on this plan, by the platform's id of it
+    #[arg(long)]
+    plan: Option<String>,
     /// Where the page before ended (its next_cursor)
     #[arg(long)]
     cursor: Option<String>,
@@ -90,8 +93,8 @@ pub(crate) struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { source, status, cursor, limit } = args;
-        Self { source, status, cursor, limit }
+        let FilterArgs { source, status, plan, cursor, limit } = args;
+        Self { source, status, plan, cursor, limit }
     }
 }
 

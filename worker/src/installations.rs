@@ -21,6 +21,8 @@ const STATUSES: [&str; 4] = ["active", "superseded", "inactive", "unconfirmed"];
 pub struct Filter {
     pub source: Option<String>,
     pub status: Option<String>,
+    /// The platform's id of a plan.
+    pub plan: Option<String>,
     pub cursor: Option<String>,
     pub limit: Option<u16>,
 }
@@ -67,10 +69,12 @@ pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
         Some(cursor) => decode_cursor(cursor).ok_or(FindError::BadCursor)?,
     };
     let (source, status) = (filter.source.as_deref(), filter.status.as_deref());
+    let plan = filter.plan.as_deref();
     // One more than asked for tells whether there is another page.
     let mut connection = database::acquire(pool).await?;
     let mut found =
-        projection::page(&mut connection, source, status, &after, i64::from(limit) + 1).await?;
+        projection::page(&mut connection, source, status, plan, &after, i64::from(limit) + 1)
+            .await?;
     let more = found.len() > usize::from(limit);
     found.truncate(usize::from(limit));
     let next_cursor = found.last().filter(|_| more).map(encode_cursor);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use shared::details::Details;
 use shared::fold::{Installation, Status};
 use shared::id::{InstallationId, MessageId, SourceName};
 use shared::seal::Sealed;
@@ -35,20 +36,20 @@ pub(crate) async fn save(
             (source, platform, place, installation_id, app_id, scope, generation, status,
              granted_permissions, credential_prefix, credential_sealed, credential_event,
              credential_field, installed_at, uninstalled_at, superseded_by, last_event_sequence,
-             last_event_type)
+             last_event_type, details)
         SELECT source, platform, place, installation_id, app_id, scope, generation, status,
              ARRAY(SELECT jsonb_array_elements_text(granted_permissions)), credential_prefix,
              credential_sealed, credential_event, credential_field, installed_at, uninstalled_at,
-             superseded_by, last_event_sequence, last_event_type
+             superseded_by, last_event_sequence, last_event_type, details
         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
                     $7::integer[], $8::text[], $9::jsonb[], $10::text[], $11::text[], $12::text[],
                     $13::text[], $14::timestamptz[], $15::timestamptz[], $16::text[], $17::bigint[],
-                    $18::text[])
+                    $18::text[], $19::jsonb[])
             WITH ORDINALITY
             AS folded (source, platform, place, installation_id, app_id, scope, generation, status,
                        granted_permissions, credential_prefix, credential_sealed, credential_event,
                        credential_field, installed_at, uninstalled_at, superseded_by,
-                       last_event_sequence, last_event_type, position)
+                       last_event_sequence, last_event_type, details, position)
         ORDER BY position
         ON CONFLICT (source, place, installation_id) DO UPDATE
             SET platform = excluded.platform,
@@ -65,7 +66,8 @@ pub(crate) async fn save(
                 uninstalled_at = excluded.uninstalled_at,
                 superseded_by = excluded.superseded_by,
                 last_event_sequence = excluded.last_event_sequence,
-                last_event_type = excluded.last_event_type
+                last_event_type = excluded.last_event_type,
+                details = excluded.details
         "#,
         &columns.sources as _,
         &columns.platforms as _,
@@ -85,6 +87,7 @@ pub(crate) async fn save(
         &columns.successors as _,
         &columns.last_sequences,
         &columns.last_types as _,
+        &columns.details,
     )
     .execute(connection)
     .await?;
@@ -113,6 +116,7 @@ struct Columns<'a> {
     successors: Vec<Option<&'a str>>,
     last_sequences: Vec<i64>,
     last_types: Vec<&'a str>,
+    details: Vec<serde_json::Value>,
 }
 
 impl<'a> Columns<'a> {
@@ -138,6 +142,7 @@ impl<'a> Columns<'a> {
         self.installed.push(installation.installed_at.map(to_sql));
         self.last_sequences.push(sequence_to_sql(installation.last_event.sequence.0));
         self.last_types.push(installation.last_event.kind);
+        self.details.push(serde_json::to_value(&installation.details)?);
 
         let (uninstalled, successor) = match &installation.status {
             Status::Active | Status::Unconfirmed => (None, None),
@@ -174,6 +179,8 @@ pub struct InstallationView {
     pub installed_at: Option<jiff::Timestamp>,
     pub uninstalled_at: Option<jiff::Timestamp>,
     pub superseded_by: Option<String>,
+    /// What the platform says of plan, trial, company and user, if anything.
+    pub details: Details,
     pub last_event: LastEventView,
 }
 
@@ -198,6 +205,7 @@ struct InstallationRow {
     installed_at: Option<OffsetDateTime>,
     uninstalled_at: Option<OffsetDateTime>,
     superseded_by: Option<String>,
+    details: Json<Details>,
     last_event_sequence: i64,
     last_event_type: String,
 }
@@ -219,6 +227,7 @@ impl From<InstallationRow> for InstallationView {
             installed_at: row.installed_at.map(from_sql),
             uninstalled_at: row.uninstalled_at.map(from_sql),
             superseded_by: row.superseded_by,
+            details: row.details.0,
             last_event: LastEventView {
                 sequence: sequence_from_sql(row.last_event_sequence),
                 r#type: row.last_event_type,
@@ -245,7 +254,8 @@ pub(crate) async fn by_id(
             scope AS "scope: Json<BTreeMap<String, String>>", status, generation,
             granted_permissions, credential_prefix,
             credential_sealed IS NOT NULL AS "has_credential!", installed_at, uninstalled_at,
-            superseded_by, last_event_sequence, last_event_type
+            superseded_by, details AS "details: Json<Details>", last_event_sequence,
+            last_event_type
         FROM projection.installations
         WHERE installation_id = $1 AND source = coalesce($2, source)
         ORDER BY source, installed_at NULLS LAST, last_event_sequence
@@ -271,6 +281,7 @@ pub(crate) async fn page(
     connection: &mut PgConnection,
     source: Option<&str>,
     status: Option<&str>,
+    plan: Option<&str>,
     after: &PageEnd,
     limit: i64,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
@@ -282,15 +293,18 @@ pub(crate) async fn page(
             scope AS "scope: Json<BTreeMap<String, String>>", status, generation,
             granted_permissions, credential_prefix,
             credential_sealed IS NOT NULL AS "has_credential!", installed_at, uninstalled_at,
-            superseded_by, last_event_sequence, last_event_type
+            superseded_by, details AS "details: Json<Details>", last_event_sequence,
+            last_event_type
         FROM projection.installations
         WHERE source = coalesce($1, source) AND status = coalesce($2, status)
-          AND (source, place, installation_id) > ($3, $4, $5)
+          AND ($3::text IS NULL OR details ->> 'plan_id' = $3)
+          AND (source, place, installation_id) > ($4, $5, $6)
         ORDER BY source, place, installation_id
-        LIMIT $6
+        LIMIT $7
         "#,
         source,
         status,
+        plan,
         after.source,
         after.place,
         after.installation_id,

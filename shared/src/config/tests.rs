@@ -40,7 +40,7 @@ fn the_smallest_configuration_is_complete() {
     let mut resolver = Resolver::new(&env);
     assert!(resolver.key_ring(&config.sealing).is_some());
     for (name, source) in &config.sources {
-        assert!(resolver.verification(name, &source.verification).is_some());
+        assert!(resolver.verification(name, source).is_some());
     }
     assert!(resolver.finish(Path::new("x"), Some(())).is_ok());
 }
@@ -66,7 +66,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     let mut resolver = Resolver::new(&env);
     let ring = resolver.key_ring(&config.sealing);
     for (name, source) in &config.sources {
-        resolver.verification(name, &source.verification);
+        resolver.verification(name, source);
     }
     let said = resolver.finish(Path::new("x"), ring).unwrap_err().to_string();
     assert!(
@@ -95,7 +95,7 @@ fn a_source_without_verification_must_say_so() {
         let config = read(&MINIMAL.replace(line, verification)).unwrap();
         let mut resolver = Resolver::new(&env);
         let (name, source) = config.sources.iter().next().unwrap();
-        let resolved = resolver.verification(name, &source.verification);
+        let resolved = resolver.verification(name, source);
         let result = resolver.finish(Path::new("x"), resolved);
         assert_eq!(result.is_ok(), accepted, "{verification}");
     }

@@ -34,6 +34,7 @@ fn identity(id: &str) -> Identity {
         place: Place::of(&["app", "inst"]),
         app_id: AppId::parse("app").unwrap(),
         scope: BTreeMap::new(),
+        reinstall: Reinstall::NewId,
     }
 }
 
@@ -44,6 +45,7 @@ fn install(n: u64, id: &str, secret: &str) -> Recorded {
         identity: identity(id),
         granted_permissions: vec![format!("permission of {secret}")],
         credential: Some(SealedCredential { field: "api_key".into(), prefix: None, sealed }),
+        details: Details::default(),
     };
     let second = i64::try_from(n).unwrap();
     let event = event(&format!("install:{id}:{secret}"), second, None, fact);
@@ -222,6 +224,173 @@ fn of_one_key_with_other_content_the_first_counts() {
     assert!(conflicts(&replaced).is_empty());
 }
 
+/// Events of an installation whose id a reinstall keeps. `at` is when it
+/// happened, if the event says so.
+fn same_id(n: u64, at: Option<i64>, fact: Fact<SealedCredential>) -> Recorded {
+    let received = i64::try_from(n).unwrap();
+    let key = format!("{}:{n}", fact.kind());
+    Recorded { sequence: StreamSequence(n), event: event(&key, received, at, fact) }
+}
+
+fn lasting() -> Identity {
+    Identity { reinstall: Reinstall::SameId, ..identity("a") }
+}
+
+fn plan(id: &str) -> Details {
+    Details { plan_id: Some(id.to_owned()), ..Details::default() }
+}
+
+fn installed(n: u64, at: Option<i64>, plan_id: &str) -> Recorded {
+    let fact = Fact::Installed {
+        identity: lasting(),
+        granted_permissions: vec![],
+        credential: None,
+        details: plan(plan_id),
+    };
+    same_id(n, at, fact)
+}
+
+fn uninstalled(n: u64, at: Option<i64>) -> Recorded {
+    same_id(n, at, Fact::Uninstalled { identity: lasting() })
+}
+
+fn updated(n: u64, at: Option<i64>, plan_id: &str) -> Recorded {
+    same_id(n, at, Fact::Updated { identity: lasting(), details: plan(plan_id) })
+}
+
+/// Generation, status and plan.
+fn lasting_state(events: &[Recorded]) -> LastingState {
+    let mut folded = fold(events, Retention::Remove);
+    assert!(folded.len() <= 1);
+    let found = folded.pop()?;
+    Some((found.generation, found.status.name(), found.details.plan_id))
+}
+
+type LastingState = Option<(u32, &'static str, Option<String>)>;
+type LastingCase = (&'static str, Vec<Recorded>, LastingState);
+
+#[test]
+fn where_a_reinstall_keeps_the_id_time_tells_the_generations() {
+    for (what, events, expected) in dated_cases().into_iter().chain(other_cases()) {
+        assert_eq!(lasting_state(&events), expected, "{what}");
+    }
+}
+
+fn some(generation: u32, status: &'static str, plan: &str) -> LastingState {
+    Some((generation, status, Some(plan.to_owned())))
+}
+
+fn dated_cases() -> Vec<LastingCase> {
+    vec![
+        ("installed", vec![installed(1, Some(10), "p")], some(1, "active", "p")),
+        (
+            "reinstalled",
+            vec![
+                installed(1, Some(10), "p"),
+                uninstalled(2, Some(20)),
+                installed(3, Some(30), "q"),
+            ],
+            some(2, "active", "q"),
+        ),
+        (
+            // Its retry came after the reinstall; it says when it happened.
+            "a late uninstall after a reinstall",
+            vec![
+                installed(1, Some(10), "p"),
+                installed(2, Some(30), "q"),
+                uninstalled(3, Some(20)),
+            ],
+            some(2, "active", "q"),
+        ),
+        (
+            "an uninstall before its install",
+            vec![uninstalled(1, Some(20)), installed(2, Some(10), "p")],
+            some(1, "inactive", "p"),
+        ),
+        ("an uninstall alone", vec![uninstalled(1, Some(20))], Some((1, "inactive", None))),
+        (
+            "an uninstall, and an install after it",
+            vec![uninstalled(1, Some(20)), installed(2, Some(30), "p")],
+            some(1, "active", "p"),
+        ),
+        (
+            // The uninstall between them was lost or will come.
+            "installed twice",
+            vec![installed(1, Some(10), "p"), installed(2, Some(30), "q")],
+            some(2, "active", "q"),
+        ),
+        (
+            "a late install of the first generation",
+            vec![
+                installed(1, Some(30), "q"),
+                installed(2, Some(10), "p"),
+                uninstalled(3, Some(20)),
+            ],
+            some(2, "active", "q"),
+        ),
+    ]
+}
+
+fn other_cases() -> Vec<LastingCase> {
+    vec![
+        (
+            "without times a repeated install is a retry",
+            vec![installed(1, None, "p"), installed(2, None, "p")],
+            some(1, "active", "p"),
+        ),
+        (
+            "without times an install after an uninstall is a reinstall",
+            vec![installed(1, None, "p"), uninstalled(2, None), installed(3, None, "p")],
+            some(2, "active", "p"),
+        ),
+        (
+            "without times a repeated uninstall is a retry",
+            vec![installed(1, None, "p"), uninstalled(2, None), uninstalled(3, None)],
+            some(1, "inactive", "p"),
+        ),
+        (
+            "an update changes the plan",
+            vec![installed(1, Some(10), "p"), updated(2, Some(20), "q")],
+            some(1, "active", "q"),
+        ),
+        (
+            "an update that came before its install",
+            vec![updated(1, Some(20), "q"), installed(2, Some(10), "p")],
+            some(1, "active", "q"),
+        ),
+        (
+            "an update of the generation before",
+            vec![
+                installed(1, Some(30), "q"),
+                updated(2, Some(20), "p"),
+                installed(3, Some(10), "p"),
+            ],
+            some(2, "active", "q"),
+        ),
+        (
+            "an update does not revive",
+            vec![installed(1, Some(10), "p"), uninstalled(2, Some(20)), updated(3, Some(30), "q")],
+            some(1, "inactive", "p"),
+        ),
+        ("an update alone is history", vec![updated(1, Some(10), "p")], None),
+    ]
+}
+
+/// Up to 12 events of an id that reinstalls keep, some without their time.
+fn any_lasting_history() -> impl Strategy<Value = Vec<Recorded>> {
+    let step = (0_u8..3, prop::option::of(0_i64..14), prop::sample::select(vec!["p", "q"]));
+    prop::collection::vec(step, 1..12).prop_map(|steps| {
+        let numbered = (1..).zip(steps);
+        numbered
+            .map(|(n, (kind, at, plan))| match kind {
+                0 => installed(n, at, plan),
+                1 => uninstalled(n, at),
+                _ => updated(n, at, plan),
+            })
+            .collect()
+    })
+}
+
 /// A history of up to 12 events over three installations of one place; some
 /// with several secrets, some uninstalled, at any times, in any log order.
 fn any_history() -> impl Strategy<Value = Vec<Recorded>> {
@@ -256,6 +425,36 @@ proptest! {
         delivered.extend(copies.iter().map(|copy| copy.get(&history).clone()));
         shuffle(&mut delivered, order);
         prop_assert_eq!(fold(&delivered, Retention::Remove), expected);
+    }
+
+    #[test]
+    fn every_order_of_a_history_with_reinstalls_folds_to_one_state(
+        history in any_lasting_history(),
+        copies in prop::collection::vec(any::<Index>(), 0..12),
+        order in any::<u64>(),
+    ) {
+        let expected = fold(&history, Retention::Remove);
+        let mut delivered = history.clone();
+        delivered.extend(copies.iter().map(|copy| copy.get(&history).clone()));
+        shuffle(&mut delivered, order);
+        prop_assert_eq!(fold(&delivered, Retention::Remove), expected);
+    }
+
+    #[test]
+    fn an_uninstall_never_touches_a_generation_that_began_after_it(
+        history in any_lasting_history(),
+        occurred in 0_i64..14,
+    ) {
+        let before = fold(&history, Retention::Remove);
+        let mut with_uninstall = history;
+        with_uninstall.push(uninstalled(99, Some(occurred)));
+        let after = fold(&with_uninstall, Retention::Remove);
+        for (before, after) in before.iter().zip(&after) {
+            if before.installed_at.is_some_and(|began| began > at(occurred)) {
+                prop_assert_eq!(&before.status, &after.status);
+                prop_assert_eq!(&before.details, &after.details);
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! What some platforms say of an installation besides that it exists: its plan,
+//! its trial, who installed it. Every part is optional, and a later event that
+//! lacks one leaves it as it was.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Details {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whitelabel: Option<Whitelabel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub company_name: Option<String>,
+    /// Who installed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// Of the app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_id: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub on_trial: bool,
+    pub starts_at: Option<Timestamp>,
+    /// Computed when it is read: the start and so many days of 24 hours.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// The brand under which an agency resells the platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whitelabel {
+    pub domain: Option<String>,
+    pub logo_url: Option<String>,
+}
+
+impl Trial {
+    pub fn new(on_trial: bool, starts_at: Option<Timestamp>, days: Option<u16>) -> Self {
+        let length = days.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
+        let ends_at = starts_at.zip(length).and_then(|(at, length)| at.checked_add(length).ok());
+        Self { on_trial, starts_at, ends_at }
+    }
+}
+
+impl Details {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These details where `newer` says nothing.
+    #[must_use]
+    pub fn updated(self, newer: &Self) -> Self {
+        let newer = newer.clone();
+        Self {
+            plan_id: newer.plan_id.or(self.plan_id),
+            trial: newer.trial.or(self.trial),
+            whitelabel: newer.whitelabel.or(self.whitelabel),
+            company_name: newer.company_name.or(self.company_name),
+            user_id: newer.user_id.or(self.user_id),
+            version_id: newer.version_id.or(self.version_id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_ends_so_many_days_after_it_starts() {
+        let starts_at = "2024-07-23T23:54:51.264Z".parse().ok();
+        let trial = Trial::new(true, starts_at, Some(10));
+        assert_eq!(trial.ends_at.unwrap().to_string(), "2024-08-02T23:54:51.264Z");
+        assert_eq!(Trial::new(true, None, Some(10)).ends_at, None);
+        assert_eq!(Trial::new(true, starts_at, None).ends_at, None);
+    }
+
+    #[test]
+    fn an_update_changes_only_what_it_names() {
+        let plan = |id: &str| Details { plan_id: Some(id.into()), ..Details::default() };
+        let before = Details { company_name: Some("Example".into()), ..plan("old") };
+        let after = before.updated(&plan("new"));
+        assert_eq!(after, Details { company_name: Some("Example".into()), ..plan("new") });
+    }
+}

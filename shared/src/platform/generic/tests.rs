@@ -1,0 +1,150 @@
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use super::*;
+use crate::verify::{Delivery, Verification};
+
+const MAPPING: &str = r#"{
+    "event_type": ["header:X-Event", "/action"],
+    "installed": ["installation.created"],
+    "uninstalled": ["installation.deleted"],
+    "updated": ["installation.changed"],
+    "app_id": "/app/id",
+    "installation_id": ["/id"],
+    "place": ["/account"],
+    "permissions": "/permissions",
+    "occurred_at": "/at",
+    "plan_id": "/plan",
+    "secrets": ["/token", "/nested/refresh"]
+}"#;
+
+const TOKEN: &str = "token-that-is-secret";
+
+fn install() -> Value {
+    json!({
+        "action": "created", "app": { "id": 12345 }, "id": 7, "account": "octo",
+        "permissions": { "issues": "read", "contents": "write" }, "plan": "gold",
+        "at": 1_800_000_000, "token": TOKEN, "note": format!("again: {TOKEN}")
+    })
+}
+
+fn read(mapping: &Mapping, body: &Value) -> Result<Callback, Refusal> {
+    let headers = HeaderMap::from_iter([(
+        HeaderName::from_static("x-event"),
+        "installation".parse().unwrap(),
+    )]);
+    let body = body.to_string();
+    let delivery = Delivery {
+        path_token: None,
+        query: Some("event=in%73tall"),
+        headers: &headers,
+        body: body.as_bytes(),
+        received_at: Timestamp::UNIX_EPOCH,
+    };
+    mapping.parse(&Verification::Unverified.verify(delivery).unwrap())
+}
+
+fn mapping() -> Mapping {
+    serde_json::from_str(MAPPING).unwrap()
+}
+
+#[test]
+fn an_install_is_read_by_its_places() {
+    let callback = read(&mapping(), &install()).unwrap();
+    let Fact::Installed { identity, granted_permissions, credential, details } = callback.fact
+    else {
+        panic!()
+    };
+    assert_eq!(identity.app_id.as_str(), "12345");
+    assert_eq!(identity.installation_id.as_str(), "7");
+    assert_eq!(identity.place.as_str(), "12345/octo");
+    assert_eq!(granted_permissions, ["contents:write", "issues:read"]);
+    assert_eq!(details.plan_id.as_deref(), Some("gold"));
+    assert_eq!(callback.occurred_at.unwrap().as_second(), 1_800_000_000);
+    let credential = credential.unwrap();
+    assert_eq!((credential.field.as_str(), credential.secret.expose_secret()), ("/token", TOKEN));
+    let Payload::Clear(payload) = callback.payload else { panic!() };
+    assert!(!payload.to_string().contains(TOKEN), "{payload}");
+}
+
+#[test]
+fn several_secrets_are_kept_as_one_object() {
+    let mut body = install();
+    body["nested"] = json!({ "refresh": "refresh-that-is-secret" });
+    let Fact::Installed { credential, .. } = read(&mapping(), &body).unwrap().fact else {
+        panic!()
+    };
+    let credential = credential.unwrap();
+    assert_eq!(credential.field, "secrets");
+    let secrets: Value = serde_json::from_str(credential.secret.expose_secret()).unwrap();
+    assert_eq!(secrets, json!({ "/token": TOKEN, "/nested/refresh": "refresh-that-is-secret" }));
+}
+
+#[test]
+fn another_kind_and_an_uninstall_keep_no_secret_in_clear() {
+    for action in ["deleted", "changed", "paused"] {
+        let mut body = install();
+        body["action"] = json!(action);
+        let callback = read(&mapping(), &body).unwrap();
+        assert!(matches!(callback.payload, Payload::Sealed(_)), "{action}");
+    }
+}
+
+#[test]
+fn without_a_key_the_content_is_the_key() {
+    let key = |body: &Value| read(&mapping(), body).unwrap().idempotency_key;
+    let mut other = install();
+    other["at"] = json!(1_800_000_001);
+    assert_eq!(key(&install()), key(&install()));
+    assert_ne!(key(&install()), key(&other));
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named_by_its_place() {
+    let cases = [
+        ("/app/id", json!({ "app": {} }), "the field '/app/id' is missing"),
+        ("/id", json!({ "id": [1] }), "the field '/id' must be a string or a number"),
+        (
+            "/token",
+            json!({ "token": 7 }),
+            "the field '/token' must be a string of at most 16384 bytes",
+        ),
+    ];
+    for (place, change, expected) in cases {
+        let mut body = install();
+        let changed = change.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(changed);
+        assert_eq!(read(&mapping(), &body).unwrap_err().to_string(), expected, "{place}");
+    }
+}
+
+#[test]
+fn a_part_may_stand_in_the_query_or_be_the_same_for_all() {
+    let mut mapping = mapping();
+    mapping.event_type = vec![Locator::try_from("query:event".to_owned()).unwrap()];
+    mapping.app_id = Locator::try_from("value:my-app".to_owned()).unwrap();
+    mapping.installed = vec!["install".to_owned()];
+    let callback = read(&mapping, &install()).unwrap();
+    assert_eq!(callback.app_id.unwrap().as_str(), "my-app");
+    assert_eq!(callback.fact.kind(), "installed");
+}
+
+#[test]
+fn what_is_no_place_is_refused_with_what_is_one() {
+    for text in ["", "id", "header:", "header:a b", "query:", "value:", "cookie:x"] {
+        assert!(Locator::try_from(text.to_owned()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_mapping_that_cannot_work_says_why() {
+    let without = |edit: fn(&mut Mapping)| {
+        let mut mapping = mapping();
+        edit(&mut mapping);
+        mapping.problem()
+    };
+    assert_eq!(mapping().problem(), None);
+    assert!(without(|mapping| mapping.installation_id.clear()).is_some());
+    assert!(without(|mapping| mapping.installed.clear()).is_some());
+    assert!(without(|mapping| mapping.secrets[0] = Locator::Query("token".into())).is_some());
+}
