@@ -26,6 +26,8 @@ pub(crate) enum Shape {
     Burst { callbacks: u64, connections: usize },
     /// At a rate; latency counts from when each was due.
     Open { per_second: u64, duration: Duration },
+    /// Not over HTTP: atomic batches of so many events; see `raw`.
+    Batches { events: usize, duration: Duration },
 }
 
 /// What came of it.
@@ -33,6 +35,7 @@ pub(crate) enum Shape {
 pub(crate) struct Outcome {
     /// Numbers of the callbacks that were answered 2xx.
     pub(crate) acknowledged: Vec<u64>,
+    pub(crate) count: u64,
     pub(crate) failed: u64,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
@@ -40,17 +43,28 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             acknowledged: Vec::new(),
+            count: 0,
             failed: 0,
             elapsed: Duration::ZERO,
             latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)?,
         })
     }
 
+    pub(crate) fn answered(&mut self, after: Duration) {
+        let latency = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        self.latency_us.saturating_record(latency);
+    }
+
+    pub(crate) fn count(&mut self, count: u64, elapsed: Duration) {
+        (self.count, self.elapsed) = (count, elapsed);
+    }
+
     fn add(&mut self, other: &Self) -> Result<()> {
         self.acknowledged.extend(&other.acknowledged);
+        self.count += other.count;
         self.failed += other.failed;
         self.elapsed = self.elapsed.max(other.elapsed);
         self.latency_us.add(&other.latency_us)?;
@@ -59,7 +73,7 @@ impl Outcome {
 
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub(crate) fn per_second(&self) -> f64 {
-        self.acknowledged.len() as f64 / self.elapsed.as_secs_f64()
+        self.count as f64 / self.elapsed.as_secs_f64()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
@@ -80,6 +94,7 @@ pub(crate) async fn send(target: &Target, shape: Shape) -> Result<Outcome> {
     let connections = match shape {
         Shape::Closed { connections, .. } | Shape::Burst { connections, .. } => connections,
         // Enough that a due callback finds one, and none idles until it is closed.
+        Shape::Batches { .. } => bail!("batches are not sent over HTTP"),
         Shape::Open { per_second, .. } => usize::try_from(per_second / 4)?.clamp(8, 256),
     };
     let opened = (0..connections).map(|_| Connection::open(target.clone()));
@@ -125,7 +140,9 @@ impl Connection {
             let due = match shape {
                 Shape::Closed { duration, .. } if start.elapsed() >= duration => break,
                 Shape::Burst { callbacks, .. } if turn >= callbacks => break,
-                Shape::Closed { .. } | Shape::Burst { .. } => Instant::now(),
+                Shape::Closed { .. } | Shape::Burst { .. } | Shape::Batches { .. } => {
+                    Instant::now()
+                }
                 Shape::Open { per_second, duration } => {
                     let after = Duration::from_micros(turn * 1_000_000 / per_second);
                     if after >= duration {
@@ -139,7 +156,7 @@ impl Connection {
                 Shape::Closed { duplicates_percent, .. } => {
                     sent * duplicates_percent / 100 != (sent + 1) * duplicates_percent / 100
                 }
-                Shape::Burst { .. } | Shape::Open { .. } => false,
+                Shape::Burst { .. } | Shape::Open { .. } | Shape::Batches { .. } => false,
             };
             let repeated = outcome.acknowledged.last().copied().filter(|_| again);
             let number =
@@ -150,10 +167,9 @@ impl Connection {
             } else {
                 outcome.failed += 1;
             }
-            let latency = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-            outcome.latency_us.saturating_record(latency);
+            outcome.answered(due.elapsed());
         }
-        outcome.elapsed = start.elapsed();
+        outcome.count(outcome.acknowledged.len() as u64, start.elapsed());
         Ok(outcome)
     }
 

@@ -10,6 +10,7 @@ mod callback;
 mod cpu;
 mod load;
 mod peers;
+mod raw;
 mod report;
 mod run;
 mod scenario;

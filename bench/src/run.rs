@@ -9,10 +9,10 @@ use dev::temporary;
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::load::{self, Outcome};
+use crate::load::{self, Outcome, Shape};
 use crate::scenario::{self, Scenario};
 use crate::stack::{self, Stack};
-use crate::{Run, cpu, report, verify};
+use crate::{Run, cpu, raw, report, verify};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -73,7 +73,10 @@ async fn measure(scenario: &Scenario) -> Result<Figures> {
     }
     let pids = stack.pids();
     let (cpu_before, own_before) = (cpu::seconds(&pids), cpu::seconds(&[std::process::id()]));
-    let outcome = load::send(&stack.target, scenario.shape).await?;
+    let outcome = match scenario.shape {
+        Shape::Batches { events, duration } => raw::send(&stack, events, duration).await?,
+        shape => load::send(&stack.target, shape).await?,
+    };
     let cpu_used = cpu::seconds(&pids) - cpu_before;
     // The servers are our children, so their time stands in ours.
     let own_used = cpu::seconds(&[std::process::id()]) - own_before - cpu_used;
@@ -101,7 +104,7 @@ fn distinct(outcome: &Outcome) -> u64 {
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn figures(outcome: &Outcome, cpu_used: f64, own_used: f64) -> Figures {
-    let thousands = outcome.acknowledged.len() as f64 / 1000.0;
+    let thousands = outcome.count as f64 / 1000.0;
     BTreeMap::from([
         ("acks/s", outcome.per_second()),
         ("p50, ms", outcome.percentile_ms(50.0)),

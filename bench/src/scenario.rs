@@ -17,7 +17,9 @@ pub(crate) struct Scenario {
 }
 
 pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
-    use Subject::{Express, Mooring, NonDurablePublish, Nothing, PlainPublish, PostgresInsert};
+    use Subject::{
+        Express, Log, Mooring, NonDurablePublish, Nothing, PlainPublish, PostgresInsert,
+    };
     let closed = |connections, duplicates_percent| Shape::Closed {
         connections,
         duration,
@@ -33,6 +35,9 @@ pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
             then_drain: false,
         });
     };
+    for events in [32, 100, 500] {
+        add(&format!("atomic batches of {events}"), Log, Shape::Batches { events, duration });
+    }
     let peers = [Mooring, PlainPublish, PostgresInsert, NonDurablePublish, Nothing];
     for connections in [64, 256, 1000] {
         for subject in peers {

@@ -35,6 +35,8 @@ pub(crate) enum Subject {
     },
     /// axum alone.
     Nothing,
+    /// The log alone, without HTTP.
+    Log,
 }
 
 impl Subject {
@@ -47,6 +49,7 @@ impl Subject {
             Self::Express { processes: 1 } => "Express, pg",
             Self::Express { .. } => "Express, pg, two processes",
             Self::Nothing => "axum alone",
+            Self::Log => "the log alone",
         }
     }
 }
@@ -188,7 +191,8 @@ fn start_subject(
             let script = express.to_string_lossy().into_owned();
             (PathBuf::from("node"), vec![script, port, postgres_url, processes.to_string()])
         }
-        Subject::Nothing => (own, vec!["nothing".into(), port]),
+        // The log needs no process beside it; this one idles.
+        Subject::Nothing | Subject::Log => (own, vec!["nothing".into(), port]),
     };
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let log = folder.path().join("subject.log");

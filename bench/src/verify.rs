@@ -18,7 +18,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Fails if one of the acknowledged callbacks is not stored.
 pub(crate) async fn all_stored(stack: &Stack, acknowledged: &[u64]) -> Result<()> {
     let stored = match stack.kind {
-        Subject::Nothing => return Ok(()),
+        Subject::Nothing | Subject::Log => return Ok(()),
         Subject::PostgresInsert | Subject::Express { .. } => in_table(stack).await?,
         Subject::Mooring | Subject::PlainPublish | Subject::NonDurablePublish => {
             in_log(stack).await?
