@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::request::Parts;
@@ -10,8 +9,8 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
-use serde_json::json;
-use shared::event::Event;
+use serde_json::Value;
+use shared::event::{Event, Payload};
 use shared::log::LogMessage;
 use shared::platform::{MissedAck, Refusal, SuccessBody, accept_app};
 use shared::problem::Problem;
@@ -75,15 +74,11 @@ pub(crate) async fn receive(
     Span::current().record("mooring.source", source.name.as_str());
 
     let client = request.extensions().get::<ClientGone>().cloned();
-    let result = match read(app, request).await {
-        Ok((parts, body)) => {
-            let Parts { headers, uri, .. } = parts;
-            let received_at = Timestamp::now();
-            match seal(app, source, &Received { headers, uri, path_token, body, received_at }) {
-                Ok(event) => append(app, source, &event, started, client.as_ref()).await,
-                Err(problem) => Err(problem),
-            }
-        }
+    let read = read(app, request, path_token).await;
+    // What was received is dropped here: many wait for the log at once.
+    let sealed = read.and_then(|received| seal(app, source, &received));
+    let result = match sealed {
+        Ok(event) => append(app, source, event, started, client.as_ref()).await,
         Err(problem) => Err(problem),
     };
     observe(source, started, &result);
@@ -98,14 +93,20 @@ fn acknowledgement(source: &Source, appended: Appended) -> Response {
     match source.ack.body {
         SuccessBody::Empty => source.ack.success.into_response(),
         SuccessBody::Json => {
-            let body = json!({ "ok": true, "duplicate": appended.duplicate });
-            (source.ack.success, Json(body)).into_response()
+            let body = if appended.duplicate {
+                r#"{"ok":true,"duplicate":true}"#
+            } else {
+                r#"{"ok":true,"duplicate":false}"#
+            };
+            (source.ack.success, [(header::CONTENT_TYPE, "application/json")], body).into_response()
         }
     }
 }
 
 /// From the bytes of a callback to an event that holds only ciphertext.
-fn seal(app: &App, source: &Source, received: &Received) -> Result<Event, Problem> {
+///
+/// Boxed, because what many callbacks hold while they wait is to be small.
+fn seal(app: &App, source: &Source, received: &Received) -> Result<Box<Event>, Problem> {
     let delivery = received.delivery();
     let verified = source.verification.verify(delivery).map_err(|why| unauthentic(&why))?;
     let callback = source.adapter.parse(&verified).map_err(|why| refused(&why))?;
@@ -113,17 +114,18 @@ fn seal(app: &App, source: &Source, received: &Received) -> Result<Event, Proble
     let (name, platform) = (source.name.clone(), source.platform);
     let received_at = received.received_at;
     let sealed = callback.seal(name, platform, received_at, &app.ring, SealingNonce::random);
-    sealed.map_err(|_| internal_error())
+    sealed.map(Box::new).map_err(|_| internal_error())
 }
 
 async fn append(
     app: &App,
     source: &Source,
-    event: &Event,
+    mut event: Box<Event>,
     started: Instant,
     client: Option<&ClientGone>,
 ) -> Result<Appended, Problem> {
-    let message = LogMessage::new(event).map_err(|_| internal_error())?;
+    let message = LogMessage::new(&event).map_err(|_| internal_error())?;
+    event.payload = Payload::Clear(Value::Null); // it is in the message
     let budget = source.ack.budget.saturating_sub(started.elapsed());
     let result = match source.places.try_acquire() {
         Ok(_place) => app.publisher.append(message, budget).await,
@@ -135,7 +137,7 @@ async fn append(
     let is_late = started.elapsed() >= source.ack.deadline;
     let answer = if has_gone || is_late { Answer::Missed } else { Answer::InTime };
     if source.ack.missed == MissedAck::Cancels {
-        confirmation::note(&app.publisher, &app.notes, event, &result, answer);
+        confirmation::note(&app.publisher, &app.notes, &event, &result, answer);
     }
     if let Ok(appended) = &result {
         // Traces and metrics tell it too; a line for each would cost a quarter of the rate.
@@ -152,9 +154,13 @@ async fn append(
 }
 
 /// Reads the body, within its limits of type, size and time.
-async fn read(app: &App, request: Request) -> Result<(Parts, Bytes), Problem> {
-    let (parts, body) = request.into_parts();
-    if !is_json(&parts.headers) {
+async fn read(
+    app: &App,
+    request: Request,
+    path_token: Option<String>,
+) -> Result<Received, Problem> {
+    let (Parts { headers, uri, .. }, body) = request.into_parts();
+    if !is_json(&headers) {
         let detail = "the Content-Type must be application/json";
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -165,7 +171,10 @@ async fn read(app: &App, request: Request) -> Result<(Parts, Bytes), Problem> {
     let limit = app.http.body_bytes_max;
     let body = axum::body::to_bytes(body, limit);
     match tokio::time::timeout(app.http.read_timeout, body).await {
-        Ok(Ok(body)) => Ok((parts, body)),
+        Ok(Ok(body)) => {
+            let received_at = Timestamp::now();
+            Ok(Received { headers, uri, path_token, body, received_at })
+        }
         Ok(Err(error)) => Err(unreadable(&error, limit)),
         Err(_elapsed) => {
             let detail = "the body did not arrive in time";
@@ -226,7 +235,7 @@ fn not_appended(source: &Source, why: &NotAppended) -> Problem {
 }
 
 fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>) {
-    let name = || KeyValue::new(attribute::SOURCE, source.name.to_string());
+    let name = || source.attribute.clone();
     let result = match result {
         Ok(Appended { duplicate: false, .. }) => "appended",
         Ok(Appended { duplicate: true, .. }) => "duplicate",

@@ -7,10 +7,6 @@ use clap::{Args, Parser, Subcommand};
 use shared::config::Config;
 use shared::telemetry;
 
-/// A callback is many small allocations, made and freed on different threads.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Receives app-marketplace callbacks, seals their secrets and appends them to
 /// the log (NATS JetStream) before it answers 2xx.
 #[derive(Parser)]

@@ -112,7 +112,7 @@ impl Publisher {
     /// If this is cancelled before the event was sent, it is not sent any more.
     async fn submit(&self, mut message: LogMessage) -> Result<Appended, NotAppended> {
         self.contract_is_met().await?;
-        telemetry::inject(&Span::current(), &mut message.headers);
+        message.traceparent = telemetry::traceparent(&Span::current());
         let (answer, answered) = oneshot::channel();
         let submission = Submission::Append { message, answer };
         self.queue.try_send(submission).map_err(|_| NotAppended::QueueFull)?;

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use shared::config::{Config, ConfigError, Resolver};
 use shared::id::{AppId, SourceName};
 use shared::nats::Connection;
 use shared::platform::{AckContract, Adapter, Platform};
 use shared::seal::KeyRing;
 use shared::stream::Breach;
+use shared::telemetry::names::attribute;
 use shared::verify::Verification;
 use tokio::sync::Semaphore;
 
@@ -27,6 +29,8 @@ pub struct Settings {
 /// One configured callback endpoint.
 pub struct Source {
     pub name: SourceName,
+    /// Its name as metrics carry it.
+    pub attribute: KeyValue,
     pub platform: Platform,
     pub app_ids: Vec<AppId>,
     pub adapter: Adapter,
@@ -92,6 +96,7 @@ fn sources(config: &Config, resolver: &mut Resolver<'_>) -> BTreeMap<SourceName,
         };
         let source = Source {
             name: name.clone(),
+            attribute: KeyValue::new(attribute::SOURCE, Arc::<str>::from(name.as_str())),
             platform: settings.platform,
             app_ids: settings.app_ids.clone(),
             adapter,

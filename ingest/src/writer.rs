@@ -12,7 +12,7 @@ use async_nats::connection::State;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
 };
-use async_nats::{Client, Request};
+use async_nats::{Client, HeaderMap, Request};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use shared::id::StreamSequence;
@@ -120,7 +120,7 @@ impl Writer {
     }
 
     async fn single(&self, message: LogMessage) -> Written {
-        let appended = match self.request(message.clone()).await {
+        let appended = match self.request(&message, message.headers()).await {
             Ok(ack) => {
                 let (sequence, duplicate) = (StreamSequence(ack.seq), ack.duplicate);
                 Ok(Appended { sequence, duplicate, answered_before: false })
@@ -139,15 +139,15 @@ impl Writer {
         let mut ack = Err(Refused::Failure(Failure::Unknown));
         for (index, message) in messages.iter().enumerate() {
             let position = index + 1;
-            let mut message = message.clone();
-            message.headers.insert(NATS_BATCH_ID, id);
-            message.headers.insert(NATS_BATCH_SEQUENCE, position.to_string());
+            let mut headers = message.headers();
+            headers.insert(NATS_BATCH_ID, id);
+            headers.insert(NATS_BATCH_SEQUENCE, position.to_string());
             if position == messages.len() {
-                message.headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
-                ack = self.request(message).await;
+                headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+                ack = self.request(message, headers).await;
                 break;
             }
-            let LogMessage { subject, headers, body, .. } = message;
+            let (subject, body) = (message.subject.clone(), message.body.clone());
             let sent = self.client.publish_with_headers(subject, headers, body).await;
             if let Err(error) = sent {
                 tracing::warn!(%error, "a batch was not sent");
@@ -157,8 +157,8 @@ impl Writer {
         ack.map(|ack| StreamSequence(ack.seq))
     }
 
-    async fn request(&self, message: LogMessage) -> Result<PubAck, Refused> {
-        let LogMessage { subject, headers, body, .. } = message;
+    async fn request(&self, message: &LogMessage, headers: HeaderMap) -> Result<PubAck, Refused> {
+        let (subject, body) = (message.subject.clone(), message.body.clone());
         let request = Request::new().headers(headers).payload(body).timeout(Some(REQUEST_TIMEOUT));
         let answer = self.client.send_request(subject, request).await.map_err(|error| {
             tracing::warn!(%error, "a publish was not acknowledged");

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::details::Details;
@@ -206,7 +206,7 @@ impl Callback {
     ) -> Result<Event, SealError> {
         let secret = self.secret().map(ExposeSecret::expose_secret);
         let secret_fingerprint = secret.map(|secret| ring.fingerprint(&["secret", secret]));
-        let content = self.content();
+        let content = self.content()?;
         let content =
             ring.fingerprint(&["content", secret.unwrap_or_default(), content.expose_secret()]);
         let message_id = MessageId::new(&source, &self.idempotency_key, &content);
@@ -269,14 +269,31 @@ impl Callback {
     }
 
     /// The payload in a form that does not depend on the order of its fields.
-    fn content(&self) -> SecretString {
+    fn content(&self) -> Result<SecretString, SealError> {
         match &self.payload {
             Payload::Clear(payload) => {
-                let mut payload = payload.clone();
-                payload.sort_all_objects();
-                payload.to_string().into()
+                let sorted = serde_json::to_string(&Sorted(payload)).map_err(|_| SealError)?;
+                Ok(sorted.into())
             }
-            Payload::Sealed(payload) => payload.clone(),
+            Payload::Sealed(payload) => Ok(payload.clone()),
+        }
+    }
+}
+
+/// A value that is written with the fields of its objects in the order of their
+/// names.
+struct Sorted<'a>(&'a Value);
+
+impl Serialize for Sorted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(fields) => {
+                let mut fields: Vec<_> = fields.iter().collect();
+                fields.sort_unstable_by_key(|(name, _)| *name);
+                serializer.collect_map(fields.into_iter().map(|(name, it)| (name, Sorted(it))))
+            }
+            Value::Array(items) => serializer.collect_seq(items.iter().map(Sorted)),
+            other => other.serialize(serializer),
         }
     }
 }

@@ -8,24 +8,31 @@
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use bytes::Bytes;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
-use crate::id::{MessageId, percent_encode};
+use crate::id::{InstallationId, MessageId, SourceName, percent_encode};
 use crate::stream::STREAM;
+use crate::telemetry::TRACEPARENT;
 
 /// First token of every subject of the stream.
 pub const SUBJECT_ROOT: &str = "installations";
 /// Fixed for ever: it decides in which subject an event is found again.
 const PARTITIONS: u8 = 64;
 
-/// An event, ready to be published.
+/// An event, ready to be published. Its headers are made for each attempt, out
+/// of a few values: a map of headers is many small allocations.
 #[derive(Debug, Clone)]
 pub struct LogMessage {
     pub id: MessageId,
     pub subject: String,
-    pub headers: HeaderMap,
     pub body: Bytes,
+    pub traceparent: Option<String>,
+    source: SourceName,
+    kind: &'static str,
+    happened_at: Timestamp,
+    installation: Option<InstallationId>,
 }
 
 impl LogMessage {
@@ -33,9 +40,33 @@ impl LogMessage {
         Ok(Self {
             id: event.message_id.clone(),
             subject: subject(event),
-            headers: headers(event),
             body: Bytes::from(event.encode()?),
+            traceparent: None,
+            source: event.source.clone(),
+            kind: event.fact.kind(),
+            happened_at: event.occurred_at.unwrap_or(event.received_at),
+            installation: event.fact.identity().map(|found| found.installation_id.clone()),
         })
+    }
+
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, self.id.as_str());
+        // A message that strays to another stream is refused by the server.
+        headers.insert(NATS_EXPECTED_STREAM, STREAM);
+        headers.insert("ce-specversion", "1.0");
+        headers.insert("ce-id", self.id.as_str());
+        headers.insert("ce-source", format!("/sources/{}", self.source));
+        headers.insert("ce-type", format!("mooring.installation.{}", self.kind));
+        headers.insert("ce-time", self.happened_at.to_string());
+        if let Some(installation) = &self.installation {
+            headers.insert("ce-subject", percent_encode(installation.as_str()));
+        }
+        headers.insert("content-type", "application/json");
+        if let Some(traceparent) = &self.traceparent {
+            headers.insert(TRACEPARENT, traceparent.as_str());
+        }
+        headers
     }
 }
 
@@ -48,24 +79,6 @@ fn subject(event: &Event) -> String {
     };
     let partition = Sha256::digest(unit.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
     format!("{SUBJECT_ROOT}.{}.{partition}", event.source)
-}
-
-fn headers(event: &Event) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(NATS_MESSAGE_ID, event.message_id.as_str());
-    // A message that strays to another stream is refused by the server.
-    headers.insert(NATS_EXPECTED_STREAM, STREAM);
-    headers.insert("ce-specversion", "1.0");
-    headers.insert("ce-id", event.message_id.as_str());
-    headers.insert("ce-source", format!("/sources/{}", event.source));
-    headers.insert("ce-type", format!("mooring.installation.{}", event.fact.kind()));
-    let happened = event.occurred_at.unwrap_or(event.received_at);
-    headers.insert("ce-time", happened.to_string());
-    if let Some(identity) = event.fact.identity() {
-        headers.insert("ce-subject", percent_encode(identity.installation_id.as_str()));
-    }
-    headers.insert("content-type", "application/json");
-    headers
 }
 
 #[cfg(test)]
@@ -83,7 +96,8 @@ mod tests {
         let message = LogMessage::new(&golden("\"installation_id\": \"instapp_1\"")).unwrap();
         // 64 partitions of SHA-256: this value must never change.
         assert_eq!(message.subject, "installations.blnk.31");
-        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let header =
+            |name: &str| message.headers().get(name).map(|value| value.as_str().to_owned());
         let id = Some("blnk:install:instapp_1#00112233445566778899aabbccddeeff".to_owned());
         assert_eq!(header("Nats-Msg-Id"), id);
         assert_eq!(header("ce-id"), id);
@@ -96,7 +110,7 @@ mod tests {
     #[test]
     fn an_identity_from_outside_is_encoded_in_a_header() {
         let message = LogMessage::new(&golden("\"installation_id\": \"käse: 1.>\"")).unwrap();
-        let subject = message.headers.get("ce-subject").unwrap();
-        assert_eq!(subject.as_str(), "k%C3%A4se%3A%201.%3E");
+        let headers = message.headers();
+        assert_eq!(headers.get("ce-subject").unwrap().as_str(), "k%C3%A4se%3A%201.%3E");
     }
 }

@@ -11,7 +11,6 @@ use std::fmt;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use opentelemetry::propagation::{Injector, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, TraceContextExt as _, TracerProvider as _};
 use opentelemetry::{Context, global};
@@ -117,22 +116,21 @@ impl Telemetry {
     ) -> Result<(), TelemetryError> {
         let level = env("RUST_LOG").unwrap_or_else(|| "info".to_owned());
         let filter = EnvFilter::builder().parse_lossy(level);
-        let traces = self.traces.as_ref().map(|provider| {
-            tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer(service))
-                .with_filter(LevelFilter::INFO)
-                .with_filter(ours())
-        });
-        let logs = self.logs.as_ref().map(|provider| {
-            OpenTelemetryTracingBridge::new(provider)
-                .with_filter(LevelFilter::INFO)
-                .with_filter(ours())
-        });
-        let registry = tracing_subscriber::registry().with(traces).with(logs);
         // Lines only. To write the fields of every span as well, on the chance that a line
         // is written inside, costs a quarter of the callbacks per second.
         let lines = filter_fn(|metadata| metadata.is_event()).and(filter);
-        registry.with(stderr(env).with_filter(lines)).try_init()?;
+        // A layer that is not there must not stand here as `None`: spans would be made for it.
+        let mut layers = vec![stderr(env).with_filter(lines).boxed()];
+        if let Some(provider) = &self.traces {
+            let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer(service));
+            let layer = layer.with_filter(LevelFilter::INFO).with_filter(ours());
+            layers.push(layer.boxed());
+        }
+        if let Some(provider) = &self.logs {
+            let layer = OpenTelemetryTracingBridge::new(provider);
+            layers.push(layer.with_filter(LevelFilter::INFO).with_filter(ours()).boxed());
+        }
+        tracing_subscriber::registry().with(layers).try_init()?;
         Ok(())
     }
 
@@ -177,17 +175,22 @@ fn ours() -> FilterFn {
     })
 }
 
-struct NatsHeaders<'a>(&'a mut HeaderMap);
+/// The `traceparent` among the headers of a context. We have no `tracestate`.
+struct TraceParent(Option<String>);
 
-impl Injector for NatsHeaders<'_> {
+impl Injector for TraceParent {
     fn set(&mut self, key: &str, value: String) {
-        self.0.insert(key, value);
+        if key == TRACEPARENT {
+            self.0 = Some(value);
+        }
     }
 }
 
-/// Writes the context of `span` into the headers of a message (`traceparent`).
-pub fn inject(span: &Span, headers: &mut HeaderMap) {
-    TraceContextPropagator::new().inject_context(&span.context(), &mut NatsHeaders(headers));
+/// The context of `span` as a header; none without an exporter.
+pub fn traceparent(span: &Span) -> Option<String> {
+    let mut found = TraceParent(None);
+    TraceContextPropagator::new().inject_context(&span.context(), &mut found);
+    found.0
 }
 
 /// The name of the header that carries a context (W3C Trace Context).
