@@ -26,6 +26,8 @@ pub(crate) enum Shape {
     Burst { callbacks: u64, connections: usize },
     /// At a rate; latency counts from when each was due.
     Open { per_second: u64, duration: Duration },
+    /// As `Closed`, while servers are killed: what fails is sent anew.
+    Faults { connections: usize, duration: Duration },
     /// Not over HTTP: atomic batches of so many events; see `raw`.
     Batches { events: usize, duration: Duration },
 }
@@ -92,7 +94,9 @@ pub(crate) struct Target {
 
 pub(crate) async fn send(target: &Target, shape: Shape) -> Result<Outcome> {
     let connections = match shape {
-        Shape::Closed { connections, .. } | Shape::Burst { connections, .. } => connections,
+        Shape::Closed { connections, .. }
+        | Shape::Burst { connections, .. }
+        | Shape::Faults { connections, .. } => connections,
         // Enough that a due callback finds one, and none idles until it is closed.
         Shape::Batches { .. } => bail!("batches are not sent over HTTP"),
         Shape::Open { per_second, .. } => usize::try_from(per_second / 4)?.clamp(8, 256),
@@ -127,6 +131,17 @@ impl Connection {
         Ok(Self { target, sender })
     }
 
+    /// Until there is a server again.
+    async fn open_again(&mut self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if let Ok(opened) = Self::open(self.target.clone()).await {
+                *self = opened;
+                return;
+            }
+        }
+    }
+
     async fn work(
         mut self,
         shape: Shape,
@@ -138,11 +153,16 @@ impl Connection {
         loop {
             let turn = taken.fetch_add(1, Ordering::Relaxed);
             let due = match shape {
-                Shape::Closed { duration, .. } if start.elapsed() >= duration => break,
-                Shape::Burst { callbacks, .. } if turn >= callbacks => break,
-                Shape::Closed { .. } | Shape::Burst { .. } | Shape::Batches { .. } => {
-                    Instant::now()
+                Shape::Closed { duration, .. } | Shape::Faults { duration, .. }
+                    if start.elapsed() >= duration =>
+                {
+                    break;
                 }
+                Shape::Burst { callbacks, .. } if turn >= callbacks => break,
+                Shape::Closed { .. }
+                | Shape::Burst { .. }
+                | Shape::Faults { .. }
+                | Shape::Batches { .. } => Instant::now(),
                 Shape::Open { per_second, duration } => {
                     let after = Duration::from_micros(turn * 1_000_000 / per_second);
                     if after >= duration {
@@ -156,16 +176,20 @@ impl Connection {
                 Shape::Closed { duplicates_percent, .. } => {
                     sent * duplicates_percent / 100 != (sent + 1) * duplicates_percent / 100
                 }
-                Shape::Burst { .. } | Shape::Open { .. } | Shape::Batches { .. } => false,
+                _ => false,
             };
             let repeated = outcome.acknowledged.last().copied().filter(|_| again);
             let number =
                 repeated.unwrap_or_else(|| self.target.next.fetch_add(1, Ordering::Relaxed));
             sent += 1;
-            if self.post(number).await? {
-                outcome.acknowledged.push(number);
-            } else {
-                outcome.failed += 1;
+            match self.post(number).await {
+                Ok(true) => outcome.acknowledged.push(number),
+                Ok(false) => outcome.failed += 1,
+                Err(_) if matches!(shape, Shape::Faults { .. }) => {
+                    outcome.failed += 1;
+                    self.open_again().await;
+                }
+                Err(error) => return Err(error),
             }
             outcome.answered(due.elapsed());
         }

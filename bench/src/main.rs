@@ -7,6 +7,7 @@
 )]
 
 mod callback;
+mod chart;
 mod cpu;
 mod load;
 mod peers;

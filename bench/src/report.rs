@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::Run;
+use crate::chart::{self, Bar};
 use crate::run::{Figures, Results};
 
 const BEGIN: &str = "<!-- written by `cargo dev bench`: begin -->";
@@ -35,6 +36,7 @@ pub(crate) fn write(results: &Results, args: &Run, rounds: usize, seconds: u64) 
     fs::create_dir_all(&folder).context("creating the folder of results")?;
     let all = json!({ "settings": settings, "results": results });
     fs::write(folder.join("latest.json"), serde_json::to_string_pretty(&all)?)?;
+    chart::write(&folder.join("acks.svg"), &bars(results))?;
     let readme = args.folder.join("README.md");
     let old =
         fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
@@ -68,6 +70,23 @@ fn settings(results: &Results, rounds: usize, seconds: u64) -> String {
         median(&results.fsyncs_per_second),
         env!("CARGO_PKG_VERSION"),
     )
+}
+
+/// The closed loops: what a server takes when it is never let rest.
+fn bars(results: &Results) -> Vec<Bar> {
+    let closed = |(name, _): &&(String, Vec<Figures>)| {
+        name.contains("connections:") && !name.ends_with("axum alone")
+    };
+    let bar = |(name, rounds): &(String, Vec<Figures>)| {
+        let values = of(rounds, "acks/s");
+        Bar {
+            name: name.clone(),
+            median: median(&values),
+            least: values.iter().copied().fold(f64::INFINITY, f64::min),
+            greatest: values.iter().copied().fold(0.0, f64::max),
+        }
+    };
+    results.scenarios.iter().filter(closed).map(bar).collect()
 }
 
 fn median(values: &[f64]) -> f64 {

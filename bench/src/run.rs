@@ -75,16 +75,27 @@ async fn measure(scenario: &Scenario) -> Result<Figures> {
     let (cpu_before, own_before) = (cpu::seconds(&pids), cpu::seconds(&[std::process::id()]));
     let outcome = match scenario.shape {
         Shape::Batches { events, duration } => raw::send(&stack, events, duration).await?,
+        shape @ Shape::Faults { duration, .. } => {
+            let target = stack.target.clone();
+            let (outcome, killed) =
+                tokio::join!(load::send(&target, shape), kill_and_restart(&mut stack, duration));
+            killed.context("killing and restarting")?;
+            outcome?
+        }
         shape => load::send(&stack.target, shape).await?,
     };
+    let may_fail = matches!(scenario.shape, Shape::Faults { .. });
     let cpu_used = cpu::seconds(&pids) - cpu_before;
     // The servers are our children, so their time stands in ours.
     let own_used = cpu::seconds(&[std::process::id()]) - own_before - cpu_used;
-    if outcome.failed > 0 {
+    if outcome.failed > 0 && !may_fail {
         bail!("{} callbacks were not acknowledged", outcome.failed);
     }
     let mut figures = figures(&outcome, cpu_used, own_used);
-    if let Some(pid) = stack.subject.pid() {
+    if may_fail {
+        // Of processes that are no more.
+        figures.retain(|name, _| !name.starts_with("CPU"));
+    } else if let Some(pid) = stack.subject.pid() {
         figures.insert("peak RSS, MiB", cpu::peak_rss_mib(pid));
     }
     verify::all_stored(&stack, &outcome.acknowledged).await?;
@@ -96,6 +107,20 @@ async fn measure(scenario: &Scenario) -> Result<Figures> {
         figures.insert("events/s into Postgres", drain(&mut stack).await?);
     }
     Ok(figures)
+}
+
+/// Kills the log and what answers in turn, each twice. It blocks while a server
+/// starts; the load runs on another thread.
+async fn kill_and_restart(stack: &mut Stack, duration: Duration) -> Result<()> {
+    for _ in 0..2 {
+        tokio::time::sleep(duration / 5).await;
+        stack.nats.kill()?;
+        stack.nats.start_again()?;
+        tokio::time::sleep(duration / 5).await;
+        stack.subject.kill()?;
+        stack.subject.start_again()?;
+    }
+    Ok(())
 }
 
 fn distinct(outcome: &Outcome) -> u64 {

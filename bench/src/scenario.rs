@@ -63,6 +63,9 @@ pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
         let name = format!("{name}: {}", Mooring.name());
         scenarios.push(Scenario { name, subject: Mooring, shape, with_worker, then_drain });
     };
+    // Long enough to start each server twice.
+    let faults = Shape::Faults { connections: 64, duration: duration + Duration::from_secs(5) };
+    mooring("64 connections, nats-server and ingest killed twice", faults, false, false);
     let open = Shape::Open { per_second: 500, duration };
     mooring("500/s with the worker", open, true, false);
     mooring("256 connections with the worker", closed(256, 0), true, false);
