@@ -22,7 +22,7 @@ mod blnk;
 mod fields;
 pub mod generic;
 pub mod highlevel;
-mod securityscorecard;
+pub mod securityscorecard;
 
 use fields::Fields;
 

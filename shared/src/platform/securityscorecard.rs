@@ -20,6 +20,10 @@ use crate::details::Details;
 use crate::event::{Callback, Fact, Identity, Payload, Reinstall};
 use crate::id::{AppId, IdempotencyKey, InstallationId, Place};
 
+mod app_secrets;
+
+pub use app_secrets::{APP_SECRETS_HEADER, AppSecrets, InvalidAppSecrets};
+
 /// No deadline and no retries are documented.
 pub(super) const ACK_CONTRACT: AckContract = AckContract {
     deadline: Duration::from_secs(10),
