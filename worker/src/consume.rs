@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::pull::Batch;
 use async_nats::jetstream::{self, Message};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::stream::StreamExt as _;
@@ -32,6 +33,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// The server ends a pull that expired. If it says nothing for so long, it
 /// never got it, or has restarted since.
 const PULL_LOST: Duration = Duration::from_secs(2);
+/// Events that the server says are pending follow one another faster.
+const NEXT_EVENT_WAIT: Duration = Duration::from_millis(10);
 /// A span with a link to every event of a large batch would be a burden.
 const LINKS_MAX: usize = 64;
 
@@ -40,6 +43,17 @@ pub(crate) struct Consumer {
     pub(crate) pool: PgPool,
     pub(crate) batch_events_max: usize,
     pub(crate) retention: Retention,
+}
+
+/// What was taken, and whether its pull is over.
+struct Taken {
+    batch: Vec<Message>,
+    end: Option<PullEnd>,
+}
+
+enum PullEnd {
+    Expired,
+    Broken(String),
 }
 
 enum Interrupted {
@@ -101,24 +115,18 @@ impl Consumer {
         while !shutdown.is_cancelled() {
             let pull = consumer.batch().max_messages(self.batch_events_max).expires(PULL_EXPIRES);
             let mut messages = match pull.messages().await {
-                // As many as are here, and no waiting for more.
-                Ok(messages) => messages.ready_chunks(self.batch_events_max),
+                Ok(messages) => messages,
                 Err(error) => return Interrupted::Broken(chain(&error)),
             };
-            while let Ok(Some(taken)) = timeout(PULL_LOST, messages.next()).await {
-                let mut batch = Vec::with_capacity(taken.len());
-                let mut broken = None;
-                for message in taken {
-                    match message {
-                        Ok(message) => batch.push(message),
-                        Err(error) => broken = Some(chain(error.as_ref())),
-                    }
-                }
+            loop {
+                let Taken { batch, end } = self.take(&mut messages).await;
                 if let Err(interrupted) = self.apply_and_ack(&batch, shutdown).await {
                     return interrupted;
                 }
-                if let Some(why) = broken {
-                    return Interrupted::Broken(why);
+                match end {
+                    None => {}
+                    Some(PullEnd::Expired) => break,
+                    Some(PullEnd::Broken(why)) => return Interrupted::Broken(why),
                 }
             }
         }
@@ -127,6 +135,32 @@ impl Consumer {
             tracing::warn!(%error, "the last batch may be delivered again");
         }
         Interrupted::Shutdown
+    }
+
+    /// Waits for one event and takes those that come at once behind it.
+    async fn take(&self, messages: &mut Batch) -> Taken {
+        let (mut batch, mut patience) = (Vec::new(), PULL_LOST);
+        while batch.len() < self.batch_events_max {
+            match timeout(patience, messages.next()).await {
+                Ok(Some(Ok(message))) => {
+                    let more = message.info().is_ok_and(|info| info.pending > 0);
+                    batch.push(message);
+                    if !more {
+                        break;
+                    }
+                    patience = NEXT_EVENT_WAIT;
+                }
+                Ok(Some(Err(error))) => {
+                    let end = PullEnd::Broken(chain(error.as_ref()));
+                    return Taken { batch, end: Some(end) };
+                }
+                Ok(None) => return Taken { batch, end: Some(PullEnd::Expired) },
+                // Others took what was pending.
+                Err(_elapsed) if !batch.is_empty() => break,
+                Err(_elapsed) => return Taken { batch, end: Some(PullEnd::Expired) },
+            }
+        }
+        Taken { batch, end: None }
     }
 
     async fn apply_and_ack(

@@ -34,8 +34,8 @@ impl AppSecrets {
         if header.len() > HEADER_BYTES_MAX {
             return Err(InvalidAppSecrets::TooLarge);
         }
-        let secrets: BTreeMap<String, SecretString> = serde_json::from_slice(header)
-            .map_err(|_| InvalidAppSecrets::NotAnObjectOfStrings)?;
+        let secrets: BTreeMap<String, SecretString> =
+            serde_json::from_slice(header).map_err(|_| InvalidAppSecrets::NotAnObjectOfStrings)?;
         if secrets.len() > SECRETS_MAX {
             return Err(InvalidAppSecrets::TooMany);
         }
@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn what_is_no_object_of_strings_is_refused_and_not_echoed() {
-        for header in ["", "null", "[]", "\"do-not-show\"", "{\"a\":1}", "{\"a\":{\"b\":\"c\"}}", "{"] {
+        for header in
+            ["", "null", "[]", "\"do-not-show\"", "{\"a\":1}", "{\"a\":{\"b\":\"c\"}}", "{"]
+        {
             let refused = AppSecrets::parse(header.as_bytes()).unwrap_err();
             assert_eq!(refused, InvalidAppSecrets::NotAnObjectOfStrings, "{header}");
         }
