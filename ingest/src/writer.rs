@@ -19,6 +19,8 @@ use shared::id::StreamSequence;
 use shared::log::LogMessage;
 use shared::stream::STREAM;
 
+/// More than our headers ever have.
+const HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// One request. A server that lives answers in milliseconds; what is unknown
 /// after this is tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,8 +92,20 @@ impl Writer {
         self.client.connection_state() == State::Connected
     }
 
-    /// Appends the messages: all as one atomic batch if there are several.
-    pub(crate) async fn write(&self, mut messages: Vec<LogMessage>) -> Vec<Written> {
+    /// Appends the messages: all as one atomic batch if there are several. One
+    /// that the server would refuse must not hold up the others.
+    pub(crate) async fn write(&self, messages: Vec<LogMessage>) -> Vec<Written> {
+        let max = self.client.server_info().max_payload.saturating_sub(HEADERS_BYTES_MAX);
+        let (fit, too_large): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| message.body.len() <= max);
+        let mut written = all(too_large, Failure::TooLarge);
+        if !fit.is_empty() {
+            written.extend(self.write_fit(fit).await);
+        }
+        written
+    }
+
+    async fn write_fit(&self, mut messages: Vec<LogMessage>) -> Vec<Written> {
         // The client would queue them until it has reconnected; then a callback
         // that was long answered with 503 would still be sent.
         if !self.is_connected() {

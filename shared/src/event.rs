@@ -207,8 +207,16 @@ impl Callback {
         let secret = self.secret().map(ExposeSecret::expose_secret);
         let secret_fingerprint = secret.map(|secret| ring.fingerprint(&["secret", secret]));
         let content = self.content()?;
-        let content =
-            ring.fingerprint(&["content", secret.unwrap_or_default(), content.expose_secret()]);
+        // The kind and the installation may have been read from outside the body.
+        let identity = self.fact.identity();
+        let content = ring.fingerprint(&[
+            "content",
+            self.fact.kind(),
+            identity.map_or("", |found| found.installation_id.as_str()),
+            identity.map_or("", |found| found.place.as_str()),
+            secret.unwrap_or_default(),
+            content.expose_secret(),
+        ]);
         let message_id = MessageId::new(&source, &self.idempotency_key, &content);
         let installation = self.fact.identity().map(|identity| identity.installation_id.clone());
         let mut seal = |secret: &SecretString, field: &str| {

@@ -14,8 +14,8 @@
 //!    was over before another began superseded nothing.
 //! 3. Of several installs of one installation the last one counts: same
 //!    idempotency key, new secret means a replaced credential.
-//! 4. Same idempotency key and secret, other content is a conflict: the first in
-//!    the log counts, the others are history.
+//! 4. Same kind, installation, idempotency key and secret, other content is a
+//!    conflict: the first in the log counts, the others are history.
 //! 5. An installation whose last change the platform may not have seen
 //!    acknowledged is unconfirmed, until an event settles it.
 //!
@@ -25,7 +25,8 @@
 //! 6. An install begins a generation. One that does not say when it happened
 //!    might be a repetition: it begins one only if none is active.
 //! 7. An uninstall ends the generation before it, and no later one.
-//! 8. An update changes the generation before it, if that has not ended.
+//! 8. An update changes the generation before it, if that has not ended. It says
+//!    nothing of whether something is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,7 +172,9 @@ fn first_of_each_key<'a>(in_log_order: &[&'a Recorded]) -> (Vec<&'a Recorded>, V
             | Fact::Updated { .. }
             | Fact::Uninstalled { .. }
             | Fact::Unrecognized { .. } => {
-                seen.insert((&event.source, &event.idempotency_key, &event.secret_fingerprint))
+                let installation = event.fact.identity().map(|found| &found.installation_id);
+                let (kind, secret) = (event.fact.kind(), &event.secret_fingerprint);
+                seen.insert((&event.source, &event.idempotency_key, secret, kind, installation))
             }
             // They have the key of the event that they are about.
             Fact::AckMissed { .. } | Fact::AckDelivered { .. } => true,
@@ -231,9 +234,11 @@ impl<'a> History<'a> {
             changes.sort_by_key(|recorded| (happened_at(recorded), recorded.sequence));
         }
         let mut history: Option<Self> = None;
+        // Updates that were logged before the install of an id that is used once.
+        let mut early = Vec::new();
         for recorded in changes {
             match (&recorded.event.fact, &mut history) {
-                (Fact::Updated { .. }, None) => {}
+                (Fact::Updated { details, .. }, None) => early.push(details),
                 (Fact::Installed { identity, .. } | Fact::Uninstalled { identity }, None) => {
                     history.insert(Self::begin(identity, recorded)).change(recorded);
                 }
@@ -246,10 +251,18 @@ impl<'a> History<'a> {
                     history.insert(next).change(recorded);
                 }
                 // It ended before, and cannot end or change again.
-                (Fact::Uninstalled { .. } | Fact::Updated { .. }, Some(before))
+                (Fact::Uninstalled { .. }, Some(before))
                     if reinstall == Reinstall::SameId && before.uninstalled_at.is_some() => {}
+                (Fact::Updated { .. }, Some(before)) if before.uninstalled_at.is_some() => {}
                 (_, Some(history)) => history.change(recorded),
                 (_, None) => {}
+            }
+            if let Some(history) = &mut history
+                && reinstall == Reinstall::NewId
+                && !history.installs.is_empty()
+            {
+                let details = std::mem::take(&mut history.details);
+                history.details = early.drain(..).fold(details, Details::updated);
             }
         }
         history
@@ -290,7 +303,9 @@ impl<'a> History<'a> {
             }
             Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Unrecognized { .. } => {}
         }
-        self.last = recorded;
+        if !matches!(recorded.event.fact, Fact::Updated { .. }) {
+            self.last = recorded;
+        }
     }
 
     /// Generations count by the first install in the log. One whose install

@@ -199,14 +199,21 @@ fn unrecognized(
     occurred_at: Option<Timestamp>,
     fields: Fields,
 ) -> Callback {
-    let payload = SecretString::from(Value::Object(fields).to_string());
+    let payload = sealed(Value::Object(fields));
     Callback {
         app_id: identity.as_ref().map(|found| found.app_id.clone()),
         idempotency_key,
         occurred_at,
         fact: Fact::Unrecognized { kind, identity },
-        payload: Payload::Sealed(payload),
+        payload,
     }
+}
+
+/// A payload to be sealed as a whole, in a form that does not depend on the order
+/// of its fields: a retry must not look different.
+fn sealed(mut payload: Value) -> Payload<SecretString> {
+    payload.sort_all_objects();
+    Payload::Sealed(payload.to_string().into())
 }
 
 #[cfg(test)]

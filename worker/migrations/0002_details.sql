@@ -4,4 +4,4 @@ ALTER TABLE projection.installations ADD COLUMN details jsonb NOT NULL DEFAULT '
 
 CREATE INDEX installations_by_plan
     ON projection.installations ((details ->> 'plan_id'))
-    WHERE details ? 'plan_id';
+    WHERE details ->> 'plan_id' IS NOT NULL;

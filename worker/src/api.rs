@@ -113,9 +113,10 @@ impl From<FindError> for Refused {
         let (status, name) = match &error {
             FindError::NotFound => (StatusCode::NOT_FOUND, "installation-not-found"),
             FindError::Ambiguous { .. } => (StatusCode::CONFLICT, "ambiguous-installation"),
-            FindError::UnknownStatus | FindError::BadCursor | FindError::BadLimit => {
-                (StatusCode::BAD_REQUEST, "invalid-parameter")
-            }
+            FindError::UnknownStatus
+            | FindError::BadFilter
+            | FindError::BadCursor
+            | FindError::BadLimit => (StatusCode::BAD_REQUEST, "invalid-parameter"),
             FindError::Postgres(cause) => return unavailable(cause),
         };
         Self(Problem::new(status, name, error.to_string()))

@@ -49,6 +49,8 @@ pub enum FindError {
     Ambiguous { sources: Vec<String> },
     #[error("the status must be one of {}", STATUSES.join(", "))]
     UnknownStatus,
+    #[error("a filter must not contain NUL")]
+    BadFilter,
     #[error("the cursor is not one that was given out")]
     BadCursor,
     #[error("the limit must be 1 to {PAGE_MAX}")]
@@ -62,6 +64,10 @@ pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
         && !STATUSES.contains(&status.as_str())
     {
         return Err(FindError::UnknownStatus);
+    }
+    let filters = [&filter.source, &filter.plan];
+    if filters.into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(FindError::BadFilter);
     }
     let limit = checked_limit(filter.limit)?;
     let after = match &filter.cursor {

@@ -165,7 +165,8 @@ pub(crate) async fn history(
                    WHERE earlier.source = journal.source
                      AND earlier.idempotency_key = journal.idempotency_key
                      AND earlier.secret_fingerprint IS NOT DISTINCT FROM journal.secret_fingerprint
-                     AND earlier.event_type NOT IN ('ack_missed', 'ack_delivered')
+                     AND earlier.event_type = journal.event_type
+                     AND earlier.installation_id IS NOT DISTINCT FROM journal.installation_id
                      AND earlier.stream_sequence < journal.stream_sequence
                ) AS "conflict!"
         FROM mooring.journal

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
-use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -64,7 +63,10 @@ fn install(mut fields: Fields, idempotency_key: IdempotencyKey) -> Result<Callba
     let secret = take_api_key(&mut fields)?;
 
     // A prefix that is too long would be part of the secret, in clear.
-    let prefix = prefix.map(|prefix| prefix.chars().take(API_KEY_PREFIX_CHARS_MAX).collect());
+    let chars_max = API_KEY_PREFIX_CHARS_MAX.min(secret.expose_secret().chars().count() / 2);
+    let prefix = prefix.map(|prefix| {
+        prefix.chars().filter(|letter| !letter.is_control()).take(chars_max).collect()
+    });
     if let Some(prefix) = &prefix {
         fields.insert("api_key_prefix".to_owned(), Value::String(String::clone(prefix)));
     }
@@ -90,9 +92,8 @@ fn uninstall(fields: Fields, idempotency_key: IdempotencyKey) -> Result<Callback
     }
     let identity = identity(&fields)?;
     let uninstalled_at = text(&fields, UNINSTALLED_AT)?;
-    let uninstalled_at: Timestamp = uninstalled_at
-        .parse()
-        .map_err(|_| Refusal::invalid(UNINSTALLED_AT, fields::EXPECTED_TIME))?;
+    let uninstalled_at = fields::time(uninstalled_at)
+        .ok_or_else(|| Refusal::invalid(UNINSTALLED_AT, fields::EXPECTED_TIME))?;
     Ok(Callback {
         app_id: Some(identity.app_id.clone()),
         idempotency_key,

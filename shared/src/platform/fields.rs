@@ -1,6 +1,7 @@
 //! Reading the fields of a payload. Every refusal names the field and never
 //! shows its value, which might be a secret.
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::Refusal;
@@ -9,7 +10,7 @@ use crate::id::{EXTERNAL_ID_BYTES_MAX, InstallationId, InvalidId};
 pub(super) type Fields = Map<String, Value>;
 
 pub(super) const EXPECTED_TIME: &str =
-    "must be a time as in RFC 3339, such as 2026-04-21T12:00:00Z";
+    "must be a time as in RFC 3339 since 1970, such as 2026-04-21T12:00:00Z";
 /// Real callbacks have two to four levels.
 const JSON_DEPTH_MAX: usize = 32;
 const PERMISSIONS_MAX: usize = 256;
@@ -81,6 +82,29 @@ pub(super) fn optional_id(fields: &Fields, field: &'static str) -> Result<Option
     }
     // The checks of an installation id are right for every id from outside.
     id(fields, field, InstallationId::parse).map(|id| Some(id.into()))
+}
+
+/// A text for people, such as a company's name. One that cannot be stored is
+/// left to the payload: it is not worth refusing an install for.
+pub(super) fn detail(fields: &Fields, field: &str) -> Option<String> {
+    fields.get(field).and_then(short_text)
+}
+
+pub(super) fn short_text(value: &Value) -> Option<String> {
+    const BYTES_MAX: usize = 1024;
+    let text = value.as_str()?;
+    let is_fit = text.len() <= BYTES_MAX && !text.chars().any(char::is_control);
+    is_fit.then(|| text.to_owned())
+}
+
+/// A time as in RFC 3339 that every store can hold.
+pub(super) fn time(text: &str) -> Option<Timestamp> {
+    text.parse().ok().filter(is_storable)
+}
+
+/// Postgres and others end where no event of a platform can lie.
+pub(super) fn is_storable(time: &Timestamp) -> bool {
+    *time >= Timestamp::UNIX_EPOCH
 }
 
 /// The strings of an array of permissions.

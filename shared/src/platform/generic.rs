@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -30,6 +29,8 @@ pub(super) const ACK_CONTRACT: AckContract = AckContract {
 };
 
 const SECRET_BYTES_MAX: usize = 16 * 1024;
+/// A place is part of a key in Postgres, whose entries hold 2,704 bytes.
+const PLACE_BYTES_MAX: usize = 2_000;
 
 /// Where the parts of a callback stand. What has several places is joined: by
 /// '.' in an event type, by ':' in an id.
@@ -135,57 +136,94 @@ impl Mapping {
         if !self.secrets.iter().all(in_body) {
             return Some("secrets can stand in the body only: give JSON Pointers");
         }
+        if self.read_in_clear().any(|locator| self.secrets.contains(locator)) {
+            return Some("what is a secret cannot be an id, a key, a plan, a permission or a time");
+        }
         None
+    }
+
+    /// The places of what is stored in clear.
+    fn read_in_clear(&self) -> impl Iterator<Item = &Locator> {
+        let lists = [&self.event_type, &self.installation_id, &self.place, &self.idempotency_key];
+        let optional = [&self.occurred_at, &self.permissions, &self.plan_id];
+        let single = optional.into_iter().flatten().chain([&self.app_id]);
+        lists.into_iter().flatten().chain(single)
     }
 
     pub(super) fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal> {
         let fields = fields::object(verified.body())?;
         let (headers, query) = (verified.headers(), verified.query().unwrap_or_default());
         let mut parts = Parts { body: Value::Object(fields), headers, query };
-        let kind = parts.joined(&self.event_type, ".")?;
-        let occurred_at = self.occurred_at.as_ref().map(|at| parts.time(at)).transpose()?;
-        let idempotency_key = self.idempotency_key(&parts, verified.body(), &kind)?;
+        let kind = parts.kind(&self.event_type)?;
+        if ![&self.installed, &self.uninstalled, &self.updated].iter().any(|it| it.contains(&kind))
+        {
+            return self.unrecognized(kind, parts, verified);
+        }
+        let occurred_at = parts.optional(self.occurred_at.as_ref(), Parts::time)?;
+        let idempotency_key = if self.idempotency_key.is_empty() {
+            self.key_of_content(&kind, occurred_at, verified)?
+        } else {
+            let key = parts.joined(&self.idempotency_key, ":")?;
+            IdempotencyKey::parse(key).map_err(|why| Refusal::invalid("idempotency_key", why))?
+        };
         let app_id = parts.text(&self.app_id).ok().and_then(|id| AppId::parse(id).ok());
         let is_one_of = |types: &[String]| types.contains(&kind);
 
+        let identity = self.identity(&parts)?;
+        let mut all_secrets_found = self.secrets.is_empty();
         let fact = if is_one_of(&self.installed) {
-            let identity = self.identity(&parts)?;
             let granted_permissions = self.permissions(&parts)?;
-            let details = self.details(&parts)?;
-            let credential = self.credential(&mut parts)?;
+            let details = self.details(&parts);
+            let secrets = self.take_secrets(&mut parts)?;
+            all_secrets_found = secrets.len() == self.secrets.len();
+            let credential = self.credential(secrets);
             Fact::Installed { identity, granted_permissions, credential, details }
         } else if is_one_of(&self.uninstalled) {
-            Fact::Uninstalled { identity: self.identity(&parts)? }
-        } else if is_one_of(&self.updated) {
-            Fact::Updated { identity: self.identity(&parts)?, details: self.details(&parts)? }
+            Fact::Uninstalled { identity }
         } else {
-            let identity = self.identity(&parts).ok();
-            let fields = parts.into_fields();
-            let recorded =
-                super::unrecognized(kind, identity, idempotency_key, occurred_at, fields);
-            return Ok(Callback { app_id, ..recorded });
+            Fact::Updated { identity, details: self.details(&parts) }
         };
-        // An uninstall is not asked for secrets, but might repeat one.
-        let payload = if matches!(fact, Fact::Installed { .. }) || self.secrets.is_empty() {
-            Payload::Clear(parts.body)
-        } else {
-            Payload::Sealed(SecretString::from(parts.body.to_string()))
-        };
+        // A secret that is not where it was said to be may stand elsewhere.
+        let payload =
+            if all_secrets_found { Payload::Clear(parts.body) } else { super::sealed(parts.body) };
         Ok(Callback { app_id, idempotency_key, occurred_at, fact, payload })
     }
 
-    fn idempotency_key(
+    /// Recorded with what can be read of it.
+    fn unrecognized(
         &self,
-        parts: &Parts<'_>,
-        body: &[u8],
-        kind: &str,
-    ) -> Result<IdempotencyKey, Refusal> {
-        let key = if self.idempotency_key.is_empty() {
-            format!("{kind}:sha256:{}", hex::encode(Sha256::digest(body)))
-        } else {
-            parts.joined(&self.idempotency_key, ":")?
+        kind: String,
+        parts: Parts<'_>,
+        verified: &Verified<'_>,
+    ) -> Result<Callback, Refusal> {
+        let occurred_at = self.occurred_at.as_ref().and_then(|at| parts.time(at).ok());
+        let joined = Some(&self.idempotency_key).filter(|places| !places.is_empty());
+        let key = joined.and_then(|places| parts.joined(places, ":").ok());
+        let key = match key.and_then(|key| IdempotencyKey::parse(key).ok()) {
+            Some(key) => key,
+            None => self.key_of_content(&kind, occurred_at, verified)?,
         };
-        IdempotencyKey::parse(key).map_err(|why| Refusal::invalid("idempotency_key", why))
+        let app_id = parts.text(&self.app_id).ok().and_then(|id| AppId::parse(id).ok());
+        let identity = self.identity(&parts).ok();
+        let recorded = super::unrecognized(kind, identity, key, occurred_at, parts.into_fields());
+        Ok(Callback { app_id, ..recorded })
+    }
+
+    /// Where a reinstall has the same id and events say no time, nothing tells a
+    /// retry from a reinstall with the same body: every delivery is an event.
+    fn key_of_content(
+        &self,
+        kind: &str,
+        occurred_at: Option<Timestamp>,
+        verified: &Verified<'_>,
+    ) -> Result<IdempotencyKey, Refusal> {
+        let digest = hex::encode(Sha256::digest(verified.body()));
+        let key = if self.reinstall == Reinstall::SameId && occurred_at.is_none() {
+            format!("{kind}:sha256:{digest}:{}", verified.received_at().as_nanosecond())
+        } else {
+            format!("{kind}:sha256:{digest}")
+        };
+        IdempotencyKey::parse(key).map_err(|why| Refusal::invalid("event_type", why))
     }
 
     fn identity(&self, parts: &Parts<'_>) -> Result<Identity, Refusal> {
@@ -197,11 +235,16 @@ impl Mapping {
         let located = if self.place.is_empty() { &self.installation_id } else { &self.place };
         let mut scope = BTreeMap::new();
         for locator in located {
-            let part = parts.text(locator)?;
-            scope.insert(locator.to_string(), part.clone());
-            place.push(part);
+            let part = InstallationId::parse(parts.text(locator)?)
+                .map_err(|why| Refusal::invalid(locator.to_string(), why))?;
+            scope.insert(locator.to_string(), part.to_string());
+            place.push(part.into());
         }
         let place = Place::of(&place.iter().map(String::as_str).collect::<Vec<_>>());
+        if place.as_str().len() > PLACE_BYTES_MAX {
+            let expected = format!("must have at most {PLACE_BYTES_MAX} bytes, encoded");
+            return Err(Refusal::invalid("place", expected));
+        }
         let installation_id = InstallationId::parse(installation)
             .map_err(|why| Refusal::invalid("installation_id", why))?;
         Ok(Identity { installation_id, place, app_id, scope, reinstall: self.reinstall })
@@ -227,20 +270,21 @@ impl Mapping {
         fields::permissions(&found, &locator.to_string())
     }
 
-    fn details(&self, parts: &Parts<'_>) -> Result<Details, Refusal> {
-        let Some(locator) = &self.plan_id else { return Ok(Details::default()) };
-        let plan_id = parts.find(locator).map(|_| parts.text(locator)).transpose()?;
-        Ok(Details { plan_id, ..Details::default() })
+    fn details(&self, parts: &Parts<'_>) -> Details {
+        let plan_id = self.plan_id.as_ref().and_then(|locator| parts.text(locator).ok());
+        let plan_id = plan_id.and_then(|text| fields::short_text(&Value::String(text)));
+        Details { plan_id, ..Details::default() }
     }
 
-    /// Takes the secrets out of the body.
-    fn credential(&self, parts: &mut Parts<'_>) -> Result<Option<PlainCredential>, Refusal> {
+    /// Takes the secrets out of the body, with the places where they stood.
+    fn take_secrets(&self, parts: &mut Parts<'_>) -> Result<Vec<(String, String)>, Refusal> {
         let mut taken = Vec::new();
         for locator in &self.secrets {
             let Locator::Body(pointer) = locator else { continue };
             let Some(place) = parts.body.pointer_mut(pointer) else { continue };
             match std::mem::replace(place, fields::sealed_marker(pointer)) {
                 Value::Null => {}
+                Value::String(secret) if secret.is_empty() => {}
                 Value::String(secret) if secret.len() <= SECRET_BYTES_MAX => {
                     taken.push((pointer.clone(), secret));
                 }
@@ -253,18 +297,20 @@ impl Mapping {
         for (pointer, secret) in &taken {
             fields::replace_secret(&mut parts.body, secret, pointer);
         }
-        if taken.len() > 1 {
+        Ok(taken)
+    }
+
+    fn credential(&self, mut taken: Vec<(String, String)>) -> Option<PlainCredential> {
+        let (field, secret) = if self.secrets.len() > 1 && !taken.is_empty() {
             let object: Map<String, Value> = taken
                 .into_iter()
                 .map(|(pointer, secret)| (pointer, Value::String(secret)))
                 .collect();
-            let secret = SecretString::from(Value::Object(object).to_string());
-            return Ok(Some(PlainCredential { field: "secrets".to_owned(), prefix: None, secret }));
-        }
-        Ok(taken.pop().map(|(field, secret)| {
-            let secret = SecretString::from(secret);
-            PlainCredential { field, prefix: None, secret }
-        }))
+            ("secrets".to_owned(), Value::Object(object).to_string())
+        } else {
+            taken.pop()?
+        };
+        Some(PlainCredential { field, prefix: None, secret: secret.into() })
     }
 }
 
@@ -300,16 +346,38 @@ impl Parts<'_> {
         Ok(parts?.join(separator))
     }
 
+    /// Of the places of the event type those that are there: an event of a kind
+    /// that we do not know may lack one.
+    fn kind(&self, locators: &[Locator]) -> Result<String, Refusal> {
+        let found: Vec<String> =
+            locators.iter().filter_map(|locator| self.text(locator).ok()).collect();
+        match (found.is_empty(), locators.first()) {
+            (true, Some(locator)) => Err(Refusal::missing(locator.to_string())),
+            _ => Ok(found.join(".")),
+        }
+    }
+
+    /// `None` if nothing is configured, or there.
+    fn optional<T>(
+        &self,
+        locator: Option<&Locator>,
+        read: impl Fn(&Self, &Locator) -> Result<T, Refusal>,
+    ) -> Result<Option<T>, Refusal> {
+        let there = locator.filter(|locator| self.find(locator).is_some());
+        there.map(|locator| read(self, locator)).transpose()
+    }
+
     /// RFC 3339, or seconds or milliseconds since 1970.
     fn time(&self, locator: &Locator) -> Result<Timestamp, Refusal> {
         const MILLISECONDS_FROM: i64 = 100_000_000_000;
         let text = self.text(locator)?;
         let time = match text.parse::<i64>() {
-            Ok(number) if number >= MILLISECONDS_FROM => Timestamp::from_millisecond(number),
-            Ok(number) => Timestamp::from_second(number),
-            Err(_) => text.parse(),
+            Ok(number) if number >= MILLISECONDS_FROM => Timestamp::from_millisecond(number).ok(),
+            Ok(number) => Timestamp::from_second(number).ok(),
+            Err(_) => fields::time(&text),
         };
-        time.map_err(|_| Refusal::invalid(locator.to_string(), fields::EXPECTED_TIME))
+        time.filter(fields::is_storable)
+            .ok_or_else(|| Refusal::invalid(locator.to_string(), fields::EXPECTED_TIME))
     }
 
     fn into_fields(self) -> Fields {

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::fields::{self, Fields, id, is_present, optional_id, optional_text, text};
+use super::fields::{self, Fields, detail, id, is_present, optional_id, optional_text, text};
 use super::{AckContract, MissedAck, Refusal, SuccessBody};
 use crate::details::{Details, Trial, Whitelabel};
 use crate::event::{Callback, Fact, Identity, Payload, Reinstall};
@@ -68,13 +68,12 @@ pub(super) fn parse(body: &[u8], received_at: Timestamp) -> Result<Callback, Ref
             identity: identity(&fields)?,
             granted_permissions: Vec::new(),
             credential: None,
-            details: details(&fields)?,
+            details: details(&fields),
         },
         "UNINSTALL" => Fact::Uninstalled { identity: identity(&fields)? },
-        "UPDATE" => Fact::Updated { identity: identity(&fields)?, details: details(&fields)? },
+        "UPDATE" => Fact::Updated { identity: identity(&fields)?, details: details(&fields) },
         "PLAN_CHANGE" => {
-            let plan_id = optional_text(&fields, "newPlanId")?.map(str::to_owned);
-            let details = Details { plan_id, ..Details::default() };
+            let details = Details { plan_id: detail(&fields, "newPlanId"), ..Details::default() };
             Fact::Updated { identity: identity(&fields)?, details }
         }
         _ => {
@@ -124,54 +123,36 @@ fn identity(fields: &Fields) -> Result<Identity, Refusal> {
     Ok(Identity { installation_id, place, app_id, scope, reinstall: Reinstall::SameId })
 }
 
-fn details(fields: &Fields) -> Result<Details, Refusal> {
-    let text = |field| Ok(optional_text(fields, field)?.map(str::to_owned));
-    Ok(Details {
-        plan_id: text("planId")?,
-        trial: trial(fields)?,
-        whitelabel: whitelabel(fields)?,
-        company_name: text("companyName")?,
-        user_id: text("userId")?,
-        version_id: text("versionId")?,
-    })
+/// What cannot be read of them is left to the payload.
+fn details(fields: &Fields) -> Details {
+    Details {
+        plan_id: detail(fields, "planId"),
+        trial: fields.get("trial").and_then(Value::as_object).map(trial),
+        whitelabel: fields.get("whitelabelDetails").and_then(Value::as_object).and_then(whitelabel),
+        company_name: detail(fields, "companyName"),
+        user_id: detail(fields, "userId"),
+        version_id: detail(fields, "versionId"),
+    }
 }
 
-/// `None` also for the empty object that is sent where there is no trial.
-fn trial(fields: &Fields) -> Result<Option<Trial>, Refusal> {
-    let Some(trial) = object(fields, "trial")? else { return Ok(None) };
-    let on_trial = boolean(trial, "onTrial")?.unwrap_or(false);
-    let starts_at = optional_time(trial, "trialStartDate")?;
+/// An empty object is sent where there is no trial.
+fn trial(trial: &Fields) -> Trial {
+    let on_trial = trial.get("onTrial").and_then(Value::as_bool).unwrap_or(false);
+    let starts_at = trial.get("trialStartDate").and_then(Value::as_str).and_then(fields::time);
     // A platform may count half days; what is no number of days has no end.
     let days = trial.get("trialDuration").and_then(Value::as_u64).and_then(|n| n.try_into().ok());
-    Ok(Some(Trial::new(on_trial, starts_at, days)))
+    Trial::new(on_trial, starts_at, days)
 }
 
-fn whitelabel(fields: &Fields) -> Result<Option<Whitelabel>, Refusal> {
-    let Some(details) = object(fields, "whitelabelDetails")? else { return Ok(None) };
-    let text = |field| Ok(optional_text(details, field)?.map(str::to_owned));
-    Ok(Some(Whitelabel { domain: text("domain")?, logo_url: text("logoUrl")? }))
-}
-
-/// An object with something in it.
-fn object<'a>(fields: &'a Fields, field: &'static str) -> Result<Option<&'a Fields>, Refusal> {
-    match fields.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(object)) => Ok(Some(object).filter(|found| !found.is_empty())),
-        Some(_) => Err(Refusal::invalid(field, "must be an object")),
-    }
-}
-
-fn boolean(fields: &Fields, field: &'static str) -> Result<Option<bool>, Refusal> {
-    match fields.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(value)) => Ok(Some(*value)),
-        Some(_) => Err(Refusal::invalid(field, "must be true or false")),
-    }
+fn whitelabel(details: &Fields) -> Option<Whitelabel> {
+    let (domain, logo_url) = (detail(details, "domain"), detail(details, "logoUrl"));
+    (domain.is_some() || logo_url.is_some()).then_some(Whitelabel { domain, logo_url })
 }
 
 fn optional_time(fields: &Fields, field: &'static str) -> Result<Option<Timestamp>, Refusal> {
     let Some(text) = optional_text(fields, field)? else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Refusal::invalid(field, fields::EXPECTED_TIME))
+    let time = fields::time(text);
+    time.map(Some).ok_or_else(|| Refusal::invalid(field, fields::EXPECTED_TIME))
 }
 
 #[cfg(test)]

@@ -70,9 +70,8 @@ fn installed(event: &Fields) -> Result<(Identity, Timestamp), Refusal> {
         let username = id(user, "username", InstallationId::parse).map_err(under_user)?;
         let organization = optional_id(user, "organizationDomain").unwrap_or_default();
         let installed_at = text(payload, "installed_at")?;
-        let installed_at = installed_at
-            .parse()
-            .map_err(|_| Refusal::invalid("installed_at", fields::EXPECTED_TIME))?;
+        let installed_at = fields::time(installed_at)
+            .ok_or_else(|| Refusal::invalid("installed_at", fields::EXPECTED_TIME))?;
         let parts = [app_id.as_str(), "user", username.as_str()];
         let installation_id =
             InstallationId::of(&parts).map_err(|why| Refusal::invalid("username", why))?;

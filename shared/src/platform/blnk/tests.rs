@@ -69,7 +69,7 @@ fn a_key_that_is_repeated_in_other_fields_is_replaced_there_too() {
     });
     let Payload::Clear(payload) = parse(&body).unwrap().payload else { panic!() };
     assert!(!payload.to_string().contains(KEY), "{payload}");
-    assert_eq!(payload["api_key_prefix"], "blnk_abcdefg");
+    assert_eq!(payload["api_key_prefix"], "blnk_abcde");
 }
 
 #[test]

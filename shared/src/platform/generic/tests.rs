@@ -61,9 +61,14 @@ fn an_install_is_read_by_its_places() {
     assert_eq!(granted_permissions, ["contents:write", "issues:read"]);
     assert_eq!(details.plan_id.as_deref(), Some("gold"));
     assert_eq!(callback.occurred_at.unwrap().as_second(), 1_800_000_000);
-    let credential = credential.unwrap();
-    assert_eq!((credential.field.as_str(), credential.secret.expose_secret()), ("/token", TOKEN));
-    let Payload::Clear(payload) = callback.payload else { panic!() };
+    let secrets: Value = serde_json::from_str(credential.unwrap().secret.expose_secret()).unwrap();
+    assert_eq!(secrets, json!({ "/token": TOKEN }));
+    let payload = |mapping: &Mapping, body: &Value| read(mapping, body).unwrap().payload;
+    // One of the configured secrets is not there: it may stand elsewhere.
+    assert!(matches!(payload(&mapping(), &install()), Payload::Sealed(_)));
+    let mut only_token = mapping();
+    only_token.secrets.truncate(1);
+    let Payload::Clear(payload) = payload(&only_token, &install()) else { panic!() };
     assert!(!payload.to_string().contains(TOKEN), "{payload}");
 }
 
@@ -100,10 +105,30 @@ fn without_a_key_the_content_is_the_key() {
 }
 
 #[test]
+fn a_kind_that_is_not_known_is_recorded_whatever_it_lacks() {
+    let ping = read(&mapping(), &json!({ "zen": "Design for failure." })).unwrap();
+    let Fact::Unrecognized { kind, identity } = ping.fact else { panic!() };
+    assert_eq!((kind.as_str(), identity), ("installation", None));
+}
+
+#[test]
+fn without_id_and_time_every_delivery_is_an_event_where_a_reinstall_keeps_the_id() {
+    let mut lasting = mapping();
+    (lasting.reinstall, lasting.occurred_at) = (Reinstall::SameId, None);
+    let key = read(&lasting, &install()).unwrap().idempotency_key;
+    assert!(key.as_str().ends_with(":0"), "{key}: the time of receipt in the test");
+}
+
+#[test]
 fn what_is_missing_or_wrong_is_named_by_its_place() {
     let cases = [
         ("/app/id", json!({ "app": {} }), "the field '/app/id' is missing"),
         ("/id", json!({ "id": [1] }), "the field '/id' must be a string or a number"),
+        (
+            "/account",
+            json!({ "account": "a\u{0}" }),
+            "the field '/account' must not contain control characters",
+        ),
         (
             "/token",
             json!({ "token": 7 }),
@@ -147,4 +172,5 @@ fn a_mapping_that_cannot_work_says_why() {
     assert!(without(|mapping| mapping.installation_id.clear()).is_some());
     assert!(without(|mapping| mapping.installed.clear()).is_some());
     assert!(without(|mapping| mapping.secrets[0] = Locator::Query("token".into())).is_some());
+    assert!(without(|mapping| mapping.plan_id = Some(mapping.secrets[0].clone())).is_some());
 }

@@ -76,16 +76,39 @@ fn a_location_is_the_same_with_and_without_its_company() {
 fn every_field_that_may_be_absent_may_be_absent() {
     let least = json!({ "type": "INSTALL", "appId": "a", "locationId": "l" }).to_string();
     assert!(installed(&least).1.is_empty());
-    for (field, empty) in [("trial", json!({})), ("whitelabelDetails", json!({}))] {
-        let (_, details) = installed(&edited(LOCATION, |f| drop(f.insert(field.into(), empty))));
-        assert!(details.trial.is_none() || details.whitelabel.is_none(), "{field}");
-    }
+    let empty = edited(LOCATION, |fields| {
+        fields.insert("trial".into(), json!({}));
+        fields.insert("whitelabelDetails".into(), json!({}));
+    });
+    let (_, details) = installed(&empty);
+    assert_eq!((details.trial, details.whitelabel), (Some(Trial::new(false, None, None)), None));
     let nulls = edited(LOCATION, |fields| {
         for name in ["companyId", "userId", "planId", "trial", "whitelabelDetails", "companyName"] {
             fields.insert(name.into(), Value::Null);
         }
     });
     assert!(installed(&nulls).1.plan_id.is_none());
+}
+
+#[test]
+fn a_detail_that_cannot_be_stored_is_left_out_and_the_install_is_not_refused() {
+    let odd = [
+        ("planId", json!(123)),
+        ("planId", json!("x".repeat(1025))),
+        ("companyName", json!("A\u{0}B")),
+        ("trial", json!({ "onTrial": "true", "trialStartDate": "07/23/2024" })),
+        ("trial", json!({ "onTrial": true, "trialStartDate": "-005000-01-01T00:00:00Z" })),
+        ("whitelabelDetails", json!([])),
+    ];
+    for (field, value) in odd {
+        let (_, details) = installed(&edited(LOCATION, |f| drop(f.insert(field.into(), value))));
+        let text = serde_json::to_string(&details).unwrap();
+        assert!(
+            !text.contains("123") && !text.contains("\\u0000") && !text.contains("-005000"),
+            "{text}"
+        );
+        assert!(details.plan_id.is_none_or(|plan| plan.len() < 1025));
+    }
 }
 
 #[test]
@@ -130,11 +153,13 @@ fn what_is_missing_or_wrong_is_named_and_not_echoed() {
         ),
         (
             edited(LOCATION, |f| drop(f.insert("timestamp".into(), json!("do-not-echo")))),
-            "the field 'timestamp' must be a time as in RFC 3339, such as 2026-04-21T12:00:00Z",
+            "the field 'timestamp' must be a time as in RFC 3339 since 1970, such as 2026-04-21T12:00:00Z",
         ),
         (
-            edited(LOCATION, |f| drop(f.insert("trial".into(), json!("do-not-echo")))),
-            "the field 'trial' must be an object",
+            edited(LOCATION, |f| {
+                drop(f.insert("timestamp".into(), json!("-005000-01-01T00:00:00Z")))
+            }),
+            "the field 'timestamp' must be a time as in RFC 3339 since 1970, such as 2026-04-21T12:00:00Z",
         ),
     ];
     for (body, expected) in cases {
