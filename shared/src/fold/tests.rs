@@ -391,6 +391,30 @@ fn any_lasting_history() -> impl Strategy<Value = Vec<Recorded>> {
     })
 }
 
+#[test]
+fn an_uninstall_with_the_key_of_its_install_is_no_conflict() {
+    let installed = install(1, "a", "s1");
+    let mut ended = uninstall(2, "a", 2);
+    ended.event.idempotency_key = installed.event.idempotency_key.clone();
+    let events = [installed, ended];
+    assert!(conflicts(&events).is_empty());
+    assert_eq!(state(&events), [row("a", 1, "inactive", None)]);
+}
+
+#[test]
+fn an_update_settles_nothing_and_waits_for_its_install() {
+    let update = |n: u64, plan_id: &str| {
+        let fact = Fact::Updated { identity: identity("a"), details: plan(plan_id) };
+        same_id(n, None, fact)
+    };
+    let installed = install(2, "a", "s1");
+    let events = [update(1, "p"), installed.clone(), note(3, &installed, false), update(4, "q")];
+    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
+    let plan_of = |events: &[Recorded]| fold(events, Retention::Remove)[0].details.plan_id.clone();
+    assert_eq!(plan_of(&events).as_deref(), Some("q"));
+    assert_eq!(plan_of(&events[..2]).as_deref(), Some("p"));
+}
+
 /// A history of up to 12 events over three installations of one place; some
 /// with several secrets, some uninstalled, at any times, in any log order.
 fn any_history() -> impl Strategy<Value = Vec<Recorded>> {
