@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use lru::LruCache;
+use opentelemetry::KeyValue;
 use serde::Serialize;
 use shared::id::{MessageId, StreamSequence};
 use shared::log::LogMessage;
+use shared::telemetry::names::attribute;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -52,6 +54,13 @@ pub(crate) enum CommitMode {
 impl CommitMode {
     pub(crate) fn of(replicas: usize, allows_atomic_publish: bool) -> Self {
         if replicas < 3 && allows_atomic_publish { Self::Group } else { Self::Single }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Single => "single",
+        }
     }
 
     fn batch_events_max(self) -> usize {
@@ -169,7 +178,8 @@ impl Committer {
             if batch.is_empty() {
                 return;
             }
-            METRICS.publish_batch_events.record(batch.len() as u64, &[]);
+            let how = KeyValue::new(attribute::COMMIT_MODE, mode.name());
+            METRICS.publish_batch_events.record(batch.len() as u64, &[how]);
             let (writer, delay) = (self.writer.clone(), self.delay.take());
             self.in_flight.spawn(async move {
                 if let Some(delay) = delay {

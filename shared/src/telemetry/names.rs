@@ -16,6 +16,8 @@ pub mod attribute {
     pub const RESULT: &str = "mooring.result";
     /// Why a callback was refused, or an event became a dead letter.
     pub const REASON: &str = "mooring.reason";
+    /// How events are committed: `group` or `single`.
+    pub const COMMIT_MODE: &str = "mooring.commit.mode";
     /// `installed`, `uninstalled` or `unrecognized`.
     pub const EVENT_TYPE: &str = "mooring.event.type";
 }
