@@ -9,9 +9,11 @@
 mod callback;
 mod chart;
 mod cpu;
+mod fill;
 mod load;
 mod peers;
 mod raw;
+mod rebuild;
 mod report;
 mod run;
 mod scenario;
@@ -31,6 +33,7 @@ use clap::{Parser, Subcommand};
   cargo dev bench                    five rounds of everything, about half an hour
   cargo dev bench -- --quick         one short round, to see that it works
   cargo dev bench -- --only burst    the scenarios with `burst` in their names
+  cargo dev bench -- rebuild         how fast a projection is rebuilt
 
 The table goes to the terminal and into bench/README.md, all figures to bench/results/latest.json."
 )]
@@ -38,7 +41,15 @@ struct Cli {
     #[command(flatten)]
     run: Run,
     #[command(subcommand)]
-    peer: Option<Peer>,
+    other: Option<Other>,
+}
+
+#[derive(Subcommand)]
+enum Other {
+    /// Measure how fast a projection is rebuilt
+    Rebuild(rebuild::Rebuild),
+    #[command(flatten)]
+    Peer(Peer),
 }
 
 #[derive(clap::Args)]
@@ -76,8 +87,9 @@ enum Peer {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.peer {
-        Some(peer) => peers::serve(peer),
+    let result = match cli.other {
+        Some(Other::Peer(peer)) => peers::serve(peer),
+        Some(Other::Rebuild(args)) => rebuild::run(&args, &cli.run.folder),
         None => run::run(&cli.run),
     };
     match result {

@@ -18,10 +18,7 @@ const BODY_BYTES: usize = 1_000;
 
 /// `acks/s` counts events, latencies are those of batches.
 pub(crate) async fn send(stack: &Stack, events: usize, duration: Duration) -> Result<Outcome> {
-    let options = async_nats::ConnectOptions::new()
-        .user_and_password("ingest".to_owned(), stack.nats.credentials().ingest.clone())
-        .custom_inbox_prefix("_INBOX_ingest");
-    let client = options.connect(stack.nats_url()).await?;
+    let client = stack.client().await?;
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     let mut outcome = Outcome::new()?;
     let start = Instant::now();

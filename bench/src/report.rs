@@ -1,6 +1,7 @@
 //! The figures as a table, as JSON, and as goals that are met or not.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -9,9 +10,6 @@ use serde_json::json;
 use crate::Run;
 use crate::chart::{self, Bar};
 use crate::run::{Figures, Results};
-
-const BEGIN: &str = "<!-- written by `cargo dev bench`: begin -->";
-const END: &str = "<!-- end -->";
 
 pub(crate) fn short(figures: &Figures) -> String {
     let shown = ["acks/s", "p99, ms", "row p99, ms", "events/s into Postgres"];
@@ -37,13 +35,21 @@ pub(crate) fn write(results: &Results, args: &Run, rounds: usize, seconds: u64) 
     let all = json!({ "settings": settings, "results": results });
     fs::write(folder.join("latest.json"), serde_json::to_string_pretty(&all)?)?;
     chart::write(&folder.join("acks.svg"), &bars(results))?;
-    let readme = args.folder.join("README.md");
+    replace(&args.folder.join("README.md"), "acks", &text)
+}
+
+/// Puts `text` between the marks of a section.
+pub(crate) fn replace(readme: &Path, section: &str, text: &str) -> Result<()> {
+    let (begin, end) = (format!("<!-- {section}: begin -->"), format!("<!-- {section}: end -->"));
     let old =
-        fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
-    let before = old.split(BEGIN).next().unwrap_or_default();
-    let after = old.split(END).nth(1).unwrap_or_default();
-    fs::write(&readme, format!("{before}{BEGIN}\n\n{text}\n{END}{after}"))?;
-    Ok(())
+        fs::read_to_string(readme).with_context(|| format!("reading {}", readme.display()))?;
+    let marked = old.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some((before, after))
+    });
+    let (before, after) =
+        marked.with_context(|| format!("{} has no {begin} or {end}", readme.display()))?;
+    Ok(fs::write(readme, format!("{before}{begin}\n\n{text}\n{end}{after}"))?)
 }
 
 fn settings(results: &Results, rounds: usize, seconds: u64) -> String {

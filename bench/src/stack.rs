@@ -125,6 +125,26 @@ impl Stack {
         Ok(PgConnection::connect(&self.postgres.url(Role::Superuser, "mooring")).await?)
     }
 
+    /// Connected as ingest is.
+    pub(crate) async fn client(&self) -> Result<async_nats::Client> {
+        let options = async_nats::ConnectOptions::new()
+            .user_and_password("ingest".to_owned(), self.nats.credentials().ingest.clone())
+            .custom_inbox_prefix("_INBOX_ingest");
+        Ok(options.connect(self.nats_url()).await?)
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("mooring.toml")
+    }
+
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     pub(crate) fn nats_url(&self) -> String {
         self.nats.url()
     }

@@ -5,6 +5,7 @@ pub(crate) mod demo;
 pub(crate) mod reset;
 pub(crate) mod test;
 pub(crate) mod up;
+pub(crate) mod worker;
 
 use std::env;
 use std::process::{Child, Command, ExitCode, ExitStatus};

@@ -100,10 +100,16 @@ pub fn worker_envs(secrets: &Secrets) -> Vec<(&'static str, String)> {
 /// What `worker migrate` needs beside the file: it makes the stream and the tables.
 #[must_use]
 pub fn migrate_envs(ports: &Ports, secrets: &Secrets) -> Vec<(&'static str, String)> {
+    operator_envs(ports.postgres_url("mooring_owner"), secrets)
+}
+
+/// The same, for whoever knows the owner's URL of the database.
+#[must_use]
+pub fn operator_envs(postgres_url: String, secrets: &Secrets) -> Vec<(&'static str, String)> {
     vec![
         ("MOORING__NATS__USER", "admin".to_owned()),
         ("MOORING__NATS__PASSWORD__FILE", path(secrets, "nats-admin-password")),
-        ("MOORING__POSTGRES__URL", ports.postgres_url("mooring_owner")),
+        ("MOORING__POSTGRES__URL", postgres_url),
         ("MOORING__POSTGRES__PASSWORD__FILE", path(secrets, "postgres-owner-password")),
     ]
 }

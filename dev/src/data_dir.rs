@@ -180,13 +180,18 @@ impl Drop for Lock {
 pub struct Running {
     pub ingest_url: String,
     pub worker_url: String,
+    /// Of the owner of the database, without a password.
+    pub postgres_owner_url: String,
 }
 
 impl Running {
     fn render(&self) -> String {
         let text = |url: &str| Value::String(url.to_owned());
-        let fields =
-            [("ingest_url", text(&self.ingest_url)), ("worker_url", text(&self.worker_url))];
+        let fields = [
+            ("ingest_url", text(&self.ingest_url)),
+            ("worker_url", text(&self.worker_url)),
+            ("postgres_owner_url", text(&self.postgres_owner_url)),
+        ];
         let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Value::Object(fields).to_string()
     }
@@ -198,7 +203,11 @@ impl Running {
             let found = state.get(name).and_then(Value::as_str).map(str::to_owned);
             found.with_context(|| format!("state.json has no `{name}`: start `up` again"))
         };
-        Ok(Self { ingest_url: url("ingest_url")?, worker_url: url("worker_url")? })
+        Ok(Self {
+            ingest_url: url("ingest_url")?,
+            worker_url: url("worker_url")?,
+            postgres_owner_url: url("postgres_owner_url")?,
+        })
     }
 }
 
@@ -207,7 +216,11 @@ mod tests {
     use super::*;
 
     fn running() -> Running {
-        Running { ingest_url: "http://127.0.0.1:1".into(), worker_url: "http://127.0.0.1:2".into() }
+        Running {
+            ingest_url: "http://127.0.0.1:1".into(),
+            worker_url: "http://127.0.0.1:2".into(),
+            postgres_owner_url: "postgres://owner@127.0.0.1:3/mooring".into(),
+        }
     }
 
     #[test]

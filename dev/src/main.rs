@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
   cargo dev demo               in a second terminal: install, read, uninstall, with evidence
   cargo dev test               what CI runs: format, lints, licences, build, all tests
   cargo dev test -- fold       only the tests with `fold` in their names
+  cargo dev worker -- verify   a command of the worker, with an operator's rights
   cargo dev reset              forget all data and start over
 
 No Docker is needed. nats-server and Postgres come from this machine if they are new enough, else
@@ -78,6 +79,21 @@ The peer in Express needs `npm ci` in bench/peers/express; it is left out withou
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Run a command of the worker against the running `up`, with an operator's rights
+    #[command(after_help = "Examples:
+  cargo dev worker -- --help
+  cargo dev worker -- verify
+  cargo dev worker -- rebuild --no-swap")]
+    Worker {
+        #[command(flatten)]
+        data: Data,
+        /// Optimised
+        #[arg(long)]
+        release: bool,
+        /// For the worker
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Walk one installation through the running `up`, printing evidence for each step
     Demo {
         #[command(flatten)]
@@ -123,6 +139,9 @@ fn main() -> ExitCode {
         Command::Reset { data, yes } => commands::reset::run(data.data_dir.as_deref(), yes),
         Command::Test { skip_lints, args } => commands::test::run(skip_lints, &args),
         Command::Bench { args } => commands::bench::run(&args),
+        Command::Worker { data, release, args } => {
+            commands::worker::run(data.data_dir.as_deref(), release, &args)
+        }
         Command::Demo { data } => commands::demo::run(data.data_dir.as_deref()),
     });
     done.unwrap_or_else(|error| {

@@ -51,7 +51,8 @@ pub fn binary_of(name: &str, profile: Profile) -> Result<PathBuf> {
 
 /// Runs one of our binaries without the variables that are for this crate alone: the tests' include
 /// the database's superuser. `MOORING__…` is configuration, and passes.
-pub(crate) fn command(program: &Path) -> Command {
+#[must_use]
+pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
         let bytes = name.as_encoded_bytes();

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
@@ -24,9 +25,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// The field name that a wholly sealed payload is bound to.
 const PAYLOAD_FIELD: &str = "payload";
 
-/// One fact about one installation, as appended to the log.
+/// One fact about one installation, as appended to the log. `P` is the payload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Event {
+pub struct Event<P = Payload<Sealed>> {
     pub message_id: MessageId,
     pub source: SourceName,
     pub platform: Platform,
@@ -38,7 +39,7 @@ pub struct Event {
     /// Tells a replaced secret from a repeated one; `None` without a secret.
     pub secret_fingerprint: Option<Fingerprint>,
     pub fact: Fact<SealedCredential>,
-    pub payload: Payload<Sealed>,
+    pub payload: P,
 }
 
 /// What happened. `C` is the credential: in clear in a callback, sealed in an
@@ -151,7 +152,7 @@ pub struct Callback {
 }
 
 /// The body of a log message.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Versioned<E> {
     schema_version: u32,
     #[serde(flatten)]
@@ -350,18 +351,36 @@ impl Event {
     }
 
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        #[derive(Deserialize)]
-        struct VersionOnly {
-            schema_version: u32,
-        }
-        let VersionOnly { schema_version } =
-            serde_json::from_slice(body).map_err(DecodeError::Json)?;
-        if schema_version > SCHEMA_VERSION {
-            return Err(DecodeError::NewerSchema { found: schema_version });
-        }
-        let versioned: Versioned<Self> = serde_json::from_slice(body).map_err(DecodeError::Json)?;
-        Ok(versioned.event)
+        decode(body)
     }
+
+    /// The event with an empty payload: the fold does not look at it, and to
+    /// read it costs as much as all the rest.
+    pub fn decode_without_payload(body: &[u8]) -> Result<Self, DecodeError> {
+        decode::<Event<IgnoredAny>>(body).map(|event| Self {
+            message_id: event.message_id,
+            source: event.source,
+            platform: event.platform,
+            idempotency_key: event.idempotency_key,
+            received_at: event.received_at,
+            occurred_at: event.occurred_at,
+            secret_fingerprint: event.secret_fingerprint,
+            fact: event.fact,
+            payload: Payload::Clear(Value::Null),
+        })
+    }
+}
+
+fn decode<E: DeserializeOwned>(body: &[u8]) -> Result<E, DecodeError> {
+    #[derive(Deserialize)]
+    struct VersionOnly {
+        schema_version: u32,
+    }
+    let VersionOnly { schema_version } = serde_json::from_slice(body).map_err(DecodeError::Json)?;
+    if schema_version > SCHEMA_VERSION {
+        return Err(DecodeError::NewerSchema { found: schema_version });
+    }
+    serde_json::from_slice(body).map_err(DecodeError::Json)
 }
 
 #[cfg(test)]

@@ -143,6 +143,11 @@ impl Place {
         Self(encoded.join("/"))
     }
 
+    /// Takes a place that was stored before.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

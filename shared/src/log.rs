@@ -19,7 +19,7 @@ use crate::telemetry::TRACEPARENT;
 /// First token of every subject of the stream.
 pub const SUBJECT_ROOT: &str = "installations";
 /// Fixed for ever: it decides in which subject an event is found again.
-const PARTITIONS: u8 = 64;
+pub const PARTITIONS: u8 = 64;
 
 /// An event, ready to be published. Its headers are made for each attempt, out
 /// of a few values: a map of headers is many small allocations.
@@ -79,6 +79,11 @@ fn subject(event: &Event) -> String {
     };
     let partition = Sha256::digest(unit.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
     format!("{SUBJECT_ROOT}.{}.{partition}", event.source)
+}
+
+/// The partition in a subject of the log.
+pub fn partition_of(subject: &str) -> Option<u8> {
+    subject.rsplit('.').next()?.parse().ok().filter(|partition| *partition < PARTITIONS)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -62,7 +63,7 @@ pub(crate) struct World {
     pub(crate) http: reqwest::Client,
     pub(crate) secrets: Secrets,
     setup: Setup,
-    ports: Ports,
+    pub(crate) ports: Ports,
     ingest_ports: Vec<u16>,
     worker_ports: Vec<u16>,
     pub(crate) folder: TempDir,
@@ -197,8 +198,18 @@ impl World {
         Ok(fs::read_to_string(log)?)
     }
 
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.folder.path().join("mooring.toml").to_string_lossy().into_owned()
+    }
+
+    /// What is set for services and commands alike.
+    pub(crate) fn overrides(&self) -> Vec<(&'static str, String)> {
+        self.setup.envs.clone()
+    }
+
+    /// Where the first node keeps its streams.
+    pub(crate) fn nats_folder(&self) -> PathBuf {
+        self.folder.path().join("nats-0")
     }
 
     fn service(&self, name: &str, index: usize, envs: &[(&str, String)]) -> Service {

@@ -3,16 +3,21 @@
 
 use std::path::PathBuf;
 
+pub(crate) mod rebuild;
+
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use shared::id::{InstallationId, InvalidId};
 use worker::installations::{Filter, Page};
 
+use self::rebuild::{RebuildArgs, VerifyArgs};
+
 /// Applies the log of installation events to Postgres and serves what comes of it.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done or stopped as asked, 1 failed, 2 misused, 78 the configuration is not usable.\n\n\
+    after_help = "Exit codes: 0 done or stopped as asked, 1 failed, 2 misused, 3 a difference was found,\n\
+                  78 the configuration is not usable, 130 interrupted.\n\n\
                   Examples:\n  \
                   worker migrate                        bring schema, stream and consumer to this version\n  \
                   worker run                            apply events, serve reads\n  \
@@ -46,6 +51,10 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Installations,
     },
+    /// Build the projection anew beside the live one, compare, and swap it in
+    Rebuild(RebuildArgs),
+    /// Compare log, journal and projection; repairs nothing
+    Verify(VerifyArgs),
 }
 
 #[derive(Subcommand)]

@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use shared::event::Event;
 use shared::fold::{Recorded, Retention, conflicts, fold};
-use shared::id::{MessageId, StreamSequence};
+use shared::id::{MessageId, Place, SourceName, StreamSequence};
 use shared::telemetry::TRACEPARENT;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{Instrument as _, Span, info_span};
 
-use crate::database;
+use crate::database::{self, LOCKS, PROJECTION_LOCK};
 use crate::dead_letter::{self, DeadLetter, Reason};
 use crate::journal::{self, Entry, FoldUnit};
 use crate::projection::{self, Row};
@@ -131,7 +131,7 @@ async fn commit(
     let entries = distinct(&entries);
     let units: Vec<FoldUnit> = {
         let units: BTreeSet<FoldUnit> =
-            entries.iter().filter_map(|entry| entry.fold_unit()).collect();
+            entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
         units.into_iter().collect()
     };
 
@@ -208,17 +208,22 @@ fn distinct(entries: &[Entry]) -> Vec<&Entry> {
     first.into_values().collect()
 }
 
-/// Locks the places until the transaction ends. The order of the keys is the
-/// same for every worker, so that two of them cannot wait for each other.
+/// Locks the places until the transaction ends, and the projection against
+/// being swapped. The order of the keys is the same for every worker, so that
+/// two of them cannot wait for each other.
 async fn lock(connection: &mut PgConnection, units: &[FoldUnit]) -> Result<(), sqlx::Error> {
     let keys: BTreeSet<i64> = units.iter().map(lock_key).collect();
     let keys: Vec<i64> = keys.into_iter().collect();
     sqlx::query!(
         r#"
+        SELECT pg_advisory_xact_lock_shared($2, $3)
+        UNION ALL
         SELECT pg_advisory_xact_lock(key)
         FROM (SELECT key FROM unnest($1::bigint[]) AS keys (key) ORDER BY key) AS ordered
         "#,
         &keys,
+        LOCKS,
+        PROJECTION_LOCK,
     )
     .execute(connection)
     .await?;
@@ -241,19 +246,18 @@ fn new_conflicts(history: &[Recorded], appended: &BTreeSet<MessageId>) -> usize 
     found.inspect(|id| tracing::warn!(message_id = id.as_str(), "conflict")).count()
 }
 
-fn fold_places(history: &[Recorded], retention: Retention) -> Vec<Row> {
-    let mut by_place: BTreeMap<FoldUnit, Vec<&Recorded>> = BTreeMap::new();
+/// Folds events of any places, each place by itself.
+pub(crate) fn fold_places(history: &[Recorded], retention: Retention) -> Vec<Row> {
+    let mut by_place: BTreeMap<(&SourceName, &Place), Vec<&Recorded>> = BTreeMap::new();
     for recorded in history {
         let Some(identity) = recorded.event.fact.identity() else { continue };
-        let place = identity.place.clone();
-        let unit = FoldUnit { source: recorded.event.source.clone(), place };
-        by_place.entry(unit).or_default().push(recorded);
+        by_place.entry((&recorded.event.source, &identity.place)).or_default().push(recorded);
     }
-    let mut rows = Vec::new();
-    for (unit, events) in by_place {
+    let mut rows = Vec::with_capacity(by_place.len());
+    for ((source, _), events) in by_place {
         let platform = events.first().map_or("", |first| first.event.platform.name());
         for installation in fold(events, retention) {
-            rows.push(Row { source: unit.source.clone(), platform, installation });
+            rows.push(Row { source: source.clone(), platform, installation });
         }
     }
     rows

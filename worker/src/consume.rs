@@ -23,6 +23,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::commit::{self, CommitError, Committed, Delivery, chain};
+use crate::log_identity::{self, OtherLog};
 use crate::metrics::METRICS;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -33,6 +34,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// The server ends a pull that expired. If it says nothing for so long, it
 /// never got it, or has restarted since.
 const PULL_LOST: Duration = Duration::from_secs(2);
+/// A server can be restored under a running worker.
+const CHECK_LOG_EVERY: Duration = Duration::from_secs(10);
 /// Events that the server says are pending follow one another faster.
 const NEXT_EVENT_WAIT: Duration = Duration::from_millis(10);
 /// A span with a link to every event of a large batch would be a burden.
@@ -60,13 +63,13 @@ enum Interrupted {
     Shutdown,
     /// Pulling failed; the consumer has to be found again.
     Broken(String),
-    Fatal(CommitError),
+    Fatal(anyhow::Error),
 }
 
 impl Consumer {
     /// Consumes until `shutdown`. It waits, and says so, while NATS or Postgres
     /// is away; it fails only when going on would do harm.
-    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), CommitError> {
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = backoff();
         loop {
             let opened = tokio::select! {
@@ -112,7 +115,14 @@ impl Consumer {
     /// nothing to send us, so that is where we stop: what was delivered to a
     /// worker that has gone would be missing until `ack_wait_ms` is over.
     async fn consume(&self, consumer: &PullConsumer, shutdown: &CancellationToken) -> Interrupted {
+        let mut checked: Option<Instant> = None;
         while !shutdown.is_cancelled() {
+            if checked.is_none_or(|at| at.elapsed() >= CHECK_LOG_EVERY) {
+                if let Err(interrupted) = self.check_log().await {
+                    return interrupted;
+                }
+                checked = Some(Instant::now());
+            }
             let pull = consumer.batch().max_messages(self.batch_events_max).expires(PULL_EXPIRES);
             let mut messages = match pull.messages().await {
                 Ok(messages) => messages,
@@ -135,6 +145,17 @@ impl Consumer {
             tracing::warn!(%error, "the last batch may be delivered again");
         }
         Interrupted::Shutdown
+    }
+
+    /// A log that was recreated or restored must not be mixed with the journal.
+    async fn check_log(&self) -> Result<(), Interrupted> {
+        log_identity::check(&self.client, &self.pool).await.map_err(|error| {
+            if error.is::<OtherLog>() {
+                Interrupted::Fatal(error)
+            } else {
+                Interrupted::Broken(format!("{error:#}"))
+            }
+        })
     }
 
     /// Waits for one event and takes those that come at once behind it.
@@ -211,7 +232,7 @@ impl Consumer {
                     }
                 }
                 Err(error @ (CommitError::Unappliable(_) | CommitError::OtherLog(_))) => {
-                    return Err(Interrupted::Fatal(error));
+                    return Err(Interrupted::Fatal(error.into()));
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! Dead letters: events that cannot be applied, kept whole with their reason.
 //! All SQL on `mooring.dead_letters`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use crate::commit::Delivery;
-use crate::timestamp::{sequence_to_sql, to_sql};
+use crate::timestamp::{sequence_from_sql, sequence_to_sql, to_sql};
 
 /// Why an event cannot be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,4 +61,14 @@ pub(crate) async fn keep(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The sequences of those that nothing came of.
+pub(crate) async fn unresolved(
+    connection: &mut PgConnection,
+) -> Result<BTreeSet<u64>, sqlx::Error> {
+    let sequences = sqlx::query_scalar!("SELECT stream_sequence FROM mooring.dead_letters")
+        .fetch_all(connection)
+        .await?;
+    Ok(sequences.into_iter().map(sequence_from_sql).collect())
 }

@@ -27,11 +27,12 @@ pub(crate) struct FoldUnit {
     pub(crate) place: Place,
 }
 
-impl Entry {
-    pub(crate) fn fold_unit(&self) -> Option<FoldUnit> {
-        let event = &self.recorded.event;
+impl FoldUnit {
+    /// `None` for an event that names no installation.
+    pub(crate) fn of(recorded: &Recorded) -> Option<Self> {
+        let event = &recorded.event;
         let place = event.fact.identity()?.place.clone();
-        Some(FoldUnit { source: event.source.clone(), place })
+        Some(Self { source: event.source.clone(), place })
     }
 }
 
@@ -126,9 +127,64 @@ pub(crate) async fn of_places(
     rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
 }
 
+/// Where something was appended after sequence `after`.
+pub(crate) async fn changed_places(
+    connection: &mut PgConnection,
+    after: u64,
+) -> Result<Vec<FoldUnit>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT DISTINCT source, place AS "place!"
+        FROM mooring.journal
+        WHERE stream_sequence > $1 AND place IS NOT NULL
+        "#,
+        sequence_to_sql(after),
+    )
+    .fetch_all(connection)
+    .await?;
+    let unit = |source: String, place: String| {
+        let source =
+            SourceName::parse(source).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(FoldUnit { source, place: Place::from_stored(place) })
+    };
+    rows.into_iter().map(|row| unit(row.source, row.place)).collect()
+}
+
+/// Events that name a place, place by place, from behind the place `after`.
+pub(crate) async fn after_place(
+    connection: &mut PgConnection,
+    after: Option<&FoldUnit>,
+    limit: i64,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT stream_sequence, event AS "event: Json<Box<RawValue>>"
+        FROM mooring.journal
+        WHERE place IS NOT NULL AND (source, place) > ($1, $2)
+        ORDER BY source, place
+        LIMIT $3
+        "#,
+        after.map_or("", |unit| unit.source.as_str()),
+        after.map_or("", |unit| unit.place.as_str()),
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
+}
+
+pub(crate) async fn count(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM mooring.journal WHERE place IS NOT NULL"#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(u64::try_from(count).unwrap_or_default())
+}
+
 fn recorded(sequence: i64, event: &RawValue) -> Result<Recorded, sqlx::Error> {
-    let event =
-        Event::decode(event.get().as_bytes()).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let event = Event::decode_without_payload(event.get().as_bytes())
+        .map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(Recorded { sequence: StreamSequence(timestamp::sequence_from_sql(sequence)), event })
 }
 
@@ -182,9 +238,10 @@ pub(crate) async fn history(
     .fetch_all(connection)
     .await?;
     let entry = |sequence, traceparent, conflict, event: &RawValue| {
-        let Recorded { sequence, event } = recorded(sequence, event)?;
+        let event: Event = Event::decode(event.get().as_bytes())
+            .map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(HistoryEntry {
-            sequence,
+            sequence: StreamSequence(timestamp::sequence_from_sql(sequence)),
             r#type: event.fact.kind(),
             source: event.source,
             idempotency_key: event.idempotency_key.into(),

@@ -13,11 +13,16 @@ mod dead_letter;
 pub mod installations;
 mod journal;
 mod lag;
+mod log_identity;
+mod log_reader;
 mod metrics;
 mod migrate;
+mod progress;
 mod projection;
+pub mod rebuild;
 mod settings;
 mod timestamp;
+pub mod verify;
 
 use std::sync::Arc;
 
@@ -28,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use database::pool;
 pub use migrate::migrate;
-pub use settings::{MigrateSettings, Postgres, RunSettings};
+pub use settings::{BackendSettings, MigrateSettings, Postgres, RunSettings};
 
 use crate::api::Api;
 use crate::consume::Consumer;
@@ -66,7 +71,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
             ending(&shutdown, serving.into_future()),
             lag::measure(client, shutdown.clone()),
         );
-        consumed?;
+        consumed.context("applying the log")?;
         served.context("serving the read API")
     };
     let too_late = async {

@@ -7,12 +7,18 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use shared::config::{Config, ConfigError};
 use shared::telemetry;
-use worker::{MigrateSettings, Postgres, RunSettings};
+use worker::rebuild::Interrupted;
+use worker::{BackendSettings, MigrateSettings, Postgres, RunSettings};
 
+use crate::cli::rebuild::Differs;
 use crate::cli::{Cli, Command, Installations};
 
 /// `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
+/// As `diff` and `cmp` have 1 for it, which is taken.
+const EXIT_DIFFERS: u8 = 3;
+/// 128 and the number of SIGINT, as shells have it.
+const EXIT_INTERRUPTED: u8 = 130;
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -47,6 +53,20 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         Command::Installations { command } => {
             let postgres = Postgres::resolve(&config, &path, env)?;
             runtime()?.block_on(read(&postgres, command))
+        }
+        Command::Rebuild(args) => {
+            let settings = BackendSettings::resolve(&config, &path, env)?;
+            with_telemetry(env, async {
+                let shutdown = shared::shutdown::on_signal()?;
+                cli::rebuild::rebuild(&settings.connect().await?, args, &shutdown).await
+            })
+        }
+        Command::Verify(args) => {
+            let settings = BackendSettings::resolve(&config, &path, env)?;
+            with_telemetry(env, async {
+                let shutdown = shared::shutdown::on_signal()?;
+                cli::rebuild::verify(&settings.connect().await?, args, &shutdown).await
+            })
         }
     }
 }
@@ -84,6 +104,13 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 #[expect(clippy::print_stderr, reason = "the last word of a process that failed")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("worker: {error:#}");
-    let is_config = error.downcast_ref::<ConfigError>().is_some();
-    if is_config { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+    if error.is::<ConfigError>() {
+        ExitCode::from(EXIT_CONFIG)
+    } else if error.is::<Differs>() {
+        ExitCode::from(EXIT_DIFFERS)
+    } else if error.is::<Interrupted>() {
+        ExitCode::from(EXIT_INTERRUPTED)
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -9,8 +9,8 @@ use async_nats::jetstream::context::CreateStreamErrorKind;
 use backon::{ConstantBuilder, Retryable as _};
 use shared::nats;
 use shared::stream::{CONSUMER, STREAM, breaches, consumer_config, stream_config};
+use sqlx::{Connection as _, PgConnection};
 
-use crate::database;
 use crate::settings::MigrateSettings;
 
 /// A cluster that has just started, or is choosing a leader, loses a request.
@@ -24,9 +24,10 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
 }
 
 async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
-    let pool = database::pool(&settings.postgres);
-    let mut connection = database::acquire(&pool).await.context("connecting to Postgres")?;
-    sqlx::migrate!("./migrations").run(&mut *connection).await?;
+    // Not of the pool: a migration names every schema, and its own table is in the default one.
+    let connection = PgConnection::connect_with(&settings.postgres.options).await;
+    let mut connection = connection.context("connecting to Postgres")?;
+    sqlx::migrate!("./migrations").run(&mut connection).await?;
     tracing::info!("the Postgres schema is up to date");
     Ok(())
 }

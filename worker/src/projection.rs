@@ -21,7 +21,7 @@ pub(crate) struct Row {
     pub(crate) installation: Installation,
 }
 
-/// Saves what was folded.
+/// Saves what was folded, in the schema that comes first in the search path.
 pub(crate) async fn save(
     connection: &mut PgConnection,
     mut rows: Vec<Row>,
@@ -32,7 +32,7 @@ pub(crate) async fn save(
     let columns = Columns::of(&rows)?;
     sqlx::query!(
         r#"
-        INSERT INTO projection.installations
+        INSERT INTO installations
             (source, platform, place, installation_id, app_id, scope, generation, status,
              granted_permissions, credential_prefix, credential_sealed, credential_event,
              credential_field, installed_at, uninstalled_at, superseded_by, last_event_sequence,

@@ -14,6 +14,9 @@ use shared::nats::Connection;
 use shared::seal::KeyRing;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::database::pool;
+use crate::rebuild::Backends;
+
 const API_TOKEN_BYTES_MIN: usize = 20;
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -28,6 +31,13 @@ pub struct RunSettings {
     pub batch_events_max: usize,
     pub retention: Retention,
     pub shutdown_timeout: Duration,
+}
+
+/// For the commands that work on log and projection.
+pub struct BackendSettings {
+    nats: Connection,
+    postgres: Postgres,
+    retention: Retention,
 }
 
 /// For `worker migrate`, which needs no key.
@@ -61,8 +71,7 @@ impl RunSettings {
         if config.worker.batch_events_max == 0 {
             resolver.problem("worker.batch_events_max", "must be at least 1");
         }
-        let retention =
-            if config.worker.keep_ended_credentials { Retention::Keep } else { Retention::Remove };
+        let retention = retention(&config.worker);
         let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
             nats,
             postgres,
@@ -75,6 +84,27 @@ impl RunSettings {
         });
         resolver.finish(path, settings)
     }
+}
+
+impl BackendSettings {
+    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let mut resolver = Resolver::new(env);
+        let nats = nats(config, &mut resolver);
+        let postgres = postgres(config, &mut resolver);
+        let retention = retention(&config.worker);
+        let settings =
+            nats.zip(postgres).map(|(nats, postgres)| Self { nats, postgres, retention });
+        resolver.finish(path, settings)
+    }
+
+    pub async fn connect(&self) -> anyhow::Result<Backends> {
+        let client = shared::nats::connect(&self.nats, "operator").await?;
+        Ok(Backends { client, pool: pool(&self.postgres), retention: self.retention })
+    }
+}
+
+fn retention(settings: &WorkerSettings) -> Retention {
+    if settings.keep_ended_credentials { Retention::Keep } else { Retention::Remove }
 }
 
 impl MigrateSettings {

@@ -40,7 +40,11 @@ pub(crate) fn run(up: &Up) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let mut environment = started.context("starting (all that had started is stopped again)")?;
-    let running = Running { ingest_url: ports.ingest_url(), worker_url: ports.worker_url() };
+    let running = Running {
+        ingest_url: ports.ingest_url(),
+        worker_url: ports.worker_url(),
+        postgres_owner_url: ports.postgres_url("mooring_owner"),
+    };
     lock.announce(&running)?;
     say(&format!("everything is ready ({:.1} s)", start.elapsed().as_secs_f64()));
     println!("{}", guide(&data, &running)?);

@@ -1,0 +1,266 @@
+//! How fast a projection is rebuilt, beside its limits: reading the log raw,
+//! and copying the same rows into Postgres.
+
+use std::fs;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use dev::config;
+use dev::services;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use shared::config::{Config, Resolver};
+use sqlx::PgConnection;
+
+use crate::fill::fill;
+use crate::load::{self, Shape};
+use crate::stack::{Stack, Subject};
+use crate::{cpu, report, verify};
+
+const LIVE_PER_SECOND: u64 = 500;
+const LIVE_BEFORE: Duration = Duration::from_secs(5);
+/// Numbers of callbacks that are not in the log yet.
+const FIRST_LIVE: u64 = 500_000_000;
+const POLL: Duration = Duration::from_millis(20);
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo dev bench -- rebuild                                10,000, 100,000 and 1,000,000 events
+  cargo dev bench -- rebuild --events 10000                 only so many
+  cargo dev bench -- rebuild --events 5000000               takes some twenty minutes")]
+pub(crate) struct Rebuild {
+    /// How many events are in the log; may be given several times
+    #[arg(long, default_values_t = [10_000, 100_000, 1_000_000])]
+    events: Vec<u64>,
+}
+
+/// What one size gave.
+struct Measured {
+    events: u64,
+    rows: i64,
+    rebuild: Value,
+    seconds: f64,
+    cpu_seconds: f64,
+    peak_rss_mib: f64,
+    raw_read: f64,
+    copy_rows: f64,
+    p99_before_ms: f64,
+    p99_during_ms: f64,
+}
+
+#[tokio::main]
+pub(crate) async fn run(args: &Rebuild, folder: &std::path::Path) -> Result<()> {
+    let mut all = Vec::new();
+    for events in &args.events {
+        eprintln!("{events} events");
+        let measured =
+            Box::pin(measure(*events)).await.with_context(|| format!("{events} events"))?;
+        all.push(measured);
+    }
+    let text = table(&all);
+    println!("{text}");
+    let results: Vec<Value> = all.iter().map(Measured::json).collect();
+    fs::write(folder.join("results/rebuild.json"), serde_json::to_string_pretty(&results)?)?;
+    report::replace(&folder.join("README.md"), "rebuild", &text)
+}
+
+async fn measure(events: u64) -> Result<Measured> {
+    let mut stack = Stack::start(Subject::Mooring).await?;
+    step("filling the log", fill_log(&stack, events)).await?;
+    stack.start_worker()?;
+    let mut database = stack.database().await?;
+    step("applying it", applied(&mut database, events)).await?;
+    let raw_read = Box::pin(step("reading it raw", read_raw(&stack, events))).await?;
+    let copy_rows = step("copying its rows", copy_rows(&mut database)).await?;
+    let rows = count(&mut database, "SELECT count(*) FROM projection.installations").await?;
+
+    // Beside the load it is slower, so its own rate is measured without.
+    let alone = step("rebuilding", rebuild(&stack, &["rebuild", "--json"])).await?;
+    stack.target.next.store(FIRST_LIVE, Ordering::Relaxed);
+    let live = |duration| Shape::Open { per_second: LIVE_PER_SECOND, duration };
+    let before = load::send(&stack.target, live(LIVE_BEFORE)).await?;
+    let duration = Duration::from_secs_f64(alone.seconds.max(3.0));
+    let (during, beside) = tokio::join!(
+        load::send(&stack.target, live(duration)),
+        step("rebuilding beside live traffic", rebuild(&stack, &["rebuild", "--json"]))
+    );
+    let (during, _) = (during?, beside?);
+    Ok(Measured {
+        events,
+        rows,
+        rebuild: alone.report,
+        seconds: alone.seconds,
+        cpu_seconds: alone.cpu_seconds,
+        peak_rss_mib: alone.peak_rss_mib,
+        raw_read,
+        copy_rows,
+        p99_before_ms: before.percentile_ms(99.0),
+        p99_during_ms: during.percentile_ms(99.0),
+    })
+}
+
+async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let started = Instant::now();
+    let result = work.await.with_context(|| what.to_owned())?;
+    eprintln!("  {what}: {:.1} s", started.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+async fn fill_log(stack: &Stack, events: u64) -> Result<()> {
+    let config = Config::load(&stack.config())?;
+    let env = |name: &str| std::env::var(name).ok();
+    let mut resolver = Resolver::new(&env);
+    let ring = resolver.key_ring(&config.sealing);
+    let ring = resolver.finish(&stack.config(), ring)?;
+    fill(&stack.client().await?, &ring, events).await
+}
+
+async fn count(database: &mut PgConnection, sql: &'static str) -> Result<i64> {
+    Ok(sqlx::query_scalar(sql).fetch_one(database).await?)
+}
+
+async fn applied(database: &mut PgConnection, events: u64) -> Result<()> {
+    let mut last = (Instant::now(), -1);
+    loop {
+        let rows = count(database, "SELECT count(*) FROM mooring.journal").await?;
+        if rows == i64::try_from(events)? {
+            return Ok(());
+        }
+        if rows > last.1 {
+            last = (Instant::now(), rows);
+        } else if last.0.elapsed() > Duration::from_secs(60) {
+            bail!("the worker stands still at {rows} of {events} events");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Events a second to a reader that does nothing with them.
+async fn read_raw(stack: &Stack, events: u64) -> Result<f64> {
+    let config = pull::OrderedConfig {
+        deliver_policy: DeliverPolicy::All,
+        max_batch: 4_000,
+        ..pull::OrderedConfig::default()
+    };
+    let started = Instant::now();
+    let consumer = verify::stream(stack).await?.create_consumer(config).await?;
+    let mut messages = consumer.messages().await?;
+    for _ in 0..events {
+        messages.next().await.context("the log ended early")??;
+    }
+    Ok(per_second(events, started.elapsed().as_secs_f64()))
+}
+
+/// Rows a second by COPY, out of the projection and into one of the same shape.
+async fn copy_rows(database: &mut PgConnection) -> Result<f64> {
+    let mut rows = Vec::new();
+    let mut out =
+        database.copy_out_raw("COPY projection.installations TO STDOUT (FORMAT binary)").await?;
+    while let Some(chunk) = out.next().await {
+        rows.extend_from_slice(&chunk?);
+    }
+    drop(out);
+    sqlx::raw_sql("CREATE TABLE copied (LIKE projection.installations INCLUDING ALL)")
+        .execute(&mut *database)
+        .await?;
+    let started = Instant::now();
+    let mut copy = database.copy_in_raw("COPY copied FROM STDIN (FORMAT binary)").await?;
+    for chunk in rows.chunks(1 << 16) {
+        copy.send(chunk).await?;
+    }
+    let copied = copy.finish().await?;
+    let seconds = started.elapsed().as_secs_f64();
+    sqlx::raw_sql("DROP TABLE copied").execute(database).await?;
+    Ok(per_second(copied, seconds))
+}
+
+struct Rebuilt {
+    report: Value,
+    seconds: f64,
+    cpu_seconds: f64,
+    peak_rss_mib: f64,
+}
+
+/// The whole command, from its start to its end.
+async fn rebuild(stack: &Stack, args: &[&str]) -> Result<Rebuilt> {
+    let mut command = services::command(&services::binary("worker")?);
+    command
+        .args(args)
+        .env("MOORING_CONFIG", stack.config())
+        .envs(config::migrate_envs(stack.ports(), stack.secrets()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let pids = stack.pids();
+    let (started, cpu_before) = (Instant::now(), cpu::seconds(&pids));
+    let mut child = command.spawn()?;
+    let (mut peak_rss_mib, mut own) = (0.0, 0.0);
+    while child.try_wait()?.is_none() {
+        peak_rss_mib = cpu::peak_rss_mib(child.id()).max(peak_rss_mib);
+        own = cpu::seconds(&[child.id()]).max(own);
+        tokio::time::sleep(POLL).await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu_seconds = cpu::seconds(&pids) - cpu_before + own;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let report = serde_json::from_slice(&output.stdout)?;
+    Ok(Rebuilt { report, seconds, cpu_seconds, peak_rss_mib })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn per_second(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
+}
+
+impl Measured {
+    fn rate(&self) -> f64 {
+        per_second(self.events, self.seconds)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "events": self.events,
+            "installations": self.rows,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "peak_rss_mib": self.peak_rss_mib,
+            "raw_read_events_per_second": self.raw_read,
+            "copy_rows_per_second": self.copy_rows,
+            "p99_before_ms": self.p99_before_ms,
+            "p99_during_ms": self.p99_during_ms,
+            "report": self.rebuild,
+        })
+    }
+}
+
+fn table(all: &[Measured]) -> String {
+    let mut text = "| events | installations | whole command, s | events/s | over reading raw | \
+                    over COPY of the rows | CPU s per 100,000 events | peak RSS, MiB | \
+                    workers paused, ms | live ack p99, ms: before, during |\n\
+                    |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+        .to_owned();
+    for found in all {
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+        let copy_seconds = found.rows as f64 / found.copy_rows;
+        text += &format!(
+            "| {} | {} | {:.1} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {} | {:.1}, {:.1} |\n",
+            found.events,
+            found.rows,
+            found.seconds,
+            found.rate(),
+            found.rate() / found.raw_read,
+            copy_seconds / found.seconds,
+            found.cpu_seconds / per_second(found.events, 100_000.0),
+            found.peak_rss_mib,
+            found.rebuild.get("paused_ms").unwrap_or(&Value::Null),
+            found.p99_before_ms,
+            found.p99_during_ms,
+        );
+    }
+    text
+}

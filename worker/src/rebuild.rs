@@ -1,0 +1,397 @@
+//! `worker rebuild`: a new projection beside the live one, proven, then swapped in.
+//!
+//! 1. Load: every event up to a target sequence is read from the log (or from
+//!    the journal), folded and saved in a schema of its own.
+//! 2. Catch up: places that changed since are folded from the journal, as a
+//!    worker does, until few are left.
+//! 3. Compare with the live projection, in one snapshot.
+//! 4. Swap: the workers wait while the last places are caught up with and
+//!    compared, and the schemas change names, all in one transaction.
+//!
+//! Readers see the one or the other. Nothing but the new schema and the record
+//! in `mooring.rebuilds` is written before the swap, and an interrupted rebuild
+//! goes on where it was.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use async_nats::Client;
+use serde::Serialize;
+use shared::fold::Retention;
+use shared::stream::CONSUMER;
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+mod compare;
+mod load;
+pub(crate) mod schema;
+mod spill;
+mod state;
+
+pub use compare::{Comparison, Difference};
+
+use crate::progress::note;
+use crate::rebuild::compare::Scope;
+pub(crate) use crate::rebuild::load::Loaded;
+use crate::rebuild::schema::Schema;
+pub(crate) use crate::rebuild::state::Rebuild;
+use crate::{database, journal, log_identity, log_reader};
+
+/// So few places are caught up with while the workers wait.
+const FEW_PLACES: usize = 2_000;
+const CATCH_UP_ROUNDS_MAX: usize = 50;
+const WORKERS_POLL: Duration = Duration::from_millis(200);
+const WORKERS_NOTE_EVERY: Duration = Duration::from_secs(5);
+
+/// What a command that works on log and projection needs.
+pub struct Backends {
+    pub client: Client,
+    pub pool: PgPool,
+    pub retention: Retention,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    Log,
+    Journal,
+}
+
+#[derive(Debug, Clone)]
+pub struct RebuildOptions {
+    pub origin: Origin,
+    /// Partitions that are folded at a time.
+    pub parallel: usize,
+    /// Columns that may differ, `added` and `removed` rows among them.
+    pub expected: BTreeSet<String>,
+    pub swap: bool,
+    pub temp_dir: PathBuf,
+}
+
+/// What a rebuild did.
+#[derive(Debug, Serialize)]
+pub struct RebuildReport {
+    pub origin: Origin,
+    pub target_sequence: u64,
+    pub resumed: bool,
+    pub events: u64,
+    /// Left out: they are dead letters, of which the projection knows nothing.
+    pub dead_letters: u64,
+    pub installations: u64,
+    pub load_seconds: f64,
+    pub events_per_second: u64,
+    pub caught_up_places: usize,
+    pub comparison: Comparison,
+    pub swapped: bool,
+    /// How long the workers waited for the swap.
+    pub paused_ms: Option<u64>,
+}
+
+/// Ctrl-C. What was done so far is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted; the same command goes on from here, `--abandon` drops what was built")]
+pub struct Interrupted;
+
+impl Origin {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Journal => "journal",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Builds, compares and, unless told otherwise, swaps.
+pub async fn rebuild(
+    backends: &Backends,
+    options: &RebuildOptions,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<RebuildReport> {
+    let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
+    alone_or_bail(&mut alone).await?;
+    log_identity::check(&backends.client, &backends.pool).await?;
+
+    let (mut rebuild, resumed) = begin(backends, &mut alone, options.origin).await?;
+    let started = Instant::now();
+    let loaded = load(backends, options, &mut rebuild, shutdown).await?;
+    let load_seconds = started.elapsed().as_secs_f64();
+
+    wait_for_workers(backends, rebuild.target, shutdown).await?;
+    let caught_up = catch_up(backends, Schema::Next, rebuild.target, shutdown).await?;
+    let mut places = caught_up.places;
+    let mut comparison = caught_up.comparison;
+    let unexpected = comparison.unexpected(&options.expected);
+    let mut paused_ms = None;
+    if options.swap && unexpected == 0 {
+        let swap = Swap { new: Schema::Next, after: caught_up.floor, expected: &options.expected };
+        let swapped = swap.run(backends, |floor| rebuild.mark_swapped(floor)).await?;
+        places += swapped.places;
+        paused_ms =
+            swapped.paused.map(|paused| u64::try_from(paused.as_millis()).unwrap_or(u64::MAX));
+        comparison.add(swapped.comparison);
+    }
+    Ok(RebuildReport {
+        origin: rebuild.origin,
+        target_sequence: rebuild.target,
+        resumed,
+        events: loaded.events,
+        dead_letters: loaded.dead_letters,
+        installations: comparison.built_rows,
+        load_seconds,
+        events_per_second: per_second(loaded.events, load_seconds),
+        caught_up_places: places,
+        comparison,
+        swapped: paused_ms.is_some(),
+        paused_ms,
+    })
+}
+
+/// Takes the last swap back: the former projection is caught up with and
+/// swapped in again.
+pub async fn roll_back(backends: &Backends, shutdown: &CancellationToken) -> anyhow::Result<u64> {
+    let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
+    alone_or_bail(&mut alone).await?;
+    let Some(last) = state::last_swapped(&mut alone).await? else {
+        bail!("no rebuild was swapped in, so there is nothing to go back to");
+    };
+    if !schema::exists(&mut alone, Schema::Previous).await? {
+        bail!("schema {} is gone, so there is nothing to go back to", Schema::Previous);
+    }
+    let caught_up = catch_up(backends, Schema::Previous, last.swapped_sequence, shutdown).await?;
+    let expected = caught_up.comparison.all_columns();
+    let swap = Swap { new: Schema::Previous, after: caught_up.floor, expected: &expected };
+    let swapped = swap.run(backends, |floor| state::mark_swapped(last.id, floor)).await?;
+    let paused = swapped.paused.context("the former projection changed while it was compared")?;
+    Ok(u64::try_from(paused.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Drops what an unfinished rebuild has built.
+pub async fn abandon(backends: &Backends) -> anyhow::Result<bool> {
+    let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
+    alone_or_bail(&mut alone).await?;
+    let mut transaction = alone.begin().await?;
+    let was_there = state::abandon(&mut transaction).await?;
+    schema::drop(&mut transaction, Schema::Next).await?;
+    transaction.commit().await?;
+    Ok(was_there)
+}
+
+/// Two at a time would build the same schema. The lock ends with the connection.
+pub(crate) async fn alone_or_bail(connection: &mut PgConnection) -> anyhow::Result<()> {
+    if database::try_lock_rebuild(connection).await? {
+        return Ok(());
+    }
+    bail!("another rebuild or verify is running on this database")
+}
+
+async fn begin(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    origin: Origin,
+) -> anyhow::Result<(Rebuild, bool)> {
+    if let Some(unfinished) = state::unfinished(connection).await? {
+        if unfinished.origin != origin {
+            bail!(
+                "an unfinished rebuild from the {} is there: go on with `--from {}`, or drop it with `--abandon`",
+                unfinished.origin,
+                unfinished.origin
+            );
+        }
+        note(&format!(
+            "going on with the rebuild that was begun up to sequence {}",
+            unfinished.target
+        ));
+        return Ok((unfinished, true));
+    }
+    let info = log_reader::info(&backends.client).await?;
+    if origin == Origin::Log && info.state.first_sequence > 1 {
+        bail!(
+            "the log begins at sequence {}: what was before is only in the journal; use `--from journal`",
+            info.state.first_sequence
+        );
+    }
+    let mut transaction = connection.begin().await?;
+    schema::drop(&mut transaction, Schema::Next).await?;
+    schema::create(&mut transaction, Schema::Next).await?;
+    let rebuild = state::begin(&mut transaction, origin, info.state.last_sequence).await?;
+    transaction.commit().await?;
+    Ok((rebuild, false))
+}
+
+async fn load(
+    backends: &Backends,
+    options: &RebuildOptions,
+    rebuild: &mut Rebuild,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Loaded> {
+    if rebuild.is_loaded {
+        return Ok(Loaded::default());
+    }
+    let loaded = load_into(backends, Schema::Next, options, rebuild, shutdown).await?;
+    let mut connection = database::acquire(&backends.pool).await?;
+    rebuild.mark_loaded(&mut connection).await?;
+    Ok(loaded)
+}
+
+pub(crate) async fn load_into(
+    backends: &Backends,
+    schema: Schema,
+    options: &RebuildOptions,
+    rebuild: &mut Rebuild,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Loaded> {
+    let loaded = match options.origin {
+        Origin::Log => load::from_log(backends, schema, options, rebuild, shutdown).await?,
+        Origin::Journal => load::from_journal(backends, schema, rebuild, shutdown).await?,
+    };
+    let mut connection = database::acquire(&backends.pool).await?;
+    schema::analyze(&mut connection, schema).await?;
+    Ok(loaded)
+}
+
+/// Up to where every event is committed.
+async fn floor(client: &Client) -> anyhow::Result<u64> {
+    let consumer = log_reader::stream(client).await?.consumer_info(CONSUMER).await;
+    let consumer =
+        consumer.context("asking for the workers' consumer: was `worker migrate` run?")?;
+    let all_applied = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
+    let floor = consumer.ack_floor.stream_sequence;
+    Ok(if all_applied { floor.max(consumer.delivered.stream_sequence) } else { floor })
+}
+
+/// The live projection must know what the new one knows, or they would differ.
+pub(crate) async fn wait_for_workers(
+    backends: &Backends,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut last_note: Option<Instant> = None;
+    loop {
+        let floor = floor(&backends.client).await?;
+        if floor >= target {
+            return Ok(());
+        }
+        if last_note.is_none_or(|at| at.elapsed() >= WORKERS_NOTE_EVERY) {
+            last_note = Some(Instant::now());
+            note(&format!(
+                "waiting for the workers: they have applied the log up to {floor}, {target} is needed (is one running?)"
+            ));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WORKERS_POLL) => {}
+            () = shutdown.cancelled() => bail!(Interrupted),
+        }
+    }
+}
+
+pub(crate) struct CaughtUp {
+    places: usize,
+    /// Everything up to here is in the new projection.
+    floor: u64,
+    pub(crate) comparison: Comparison,
+}
+
+/// Round by round until few places are left, then once more in one snapshot
+/// with the comparison.
+pub(crate) async fn catch_up(
+    backends: &Backends,
+    schema: Schema,
+    mut after: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<CaughtUp> {
+    let mut total = 0;
+    let mut connection = database::acquire(&backends.pool).await?;
+    for _ in 0..CATCH_UP_ROUNDS_MAX {
+        let floor = floor(&backends.client).await?;
+        let mut transaction = connection.begin().await?;
+        let places = refold(&mut transaction, schema, after, backends.retention).await?;
+        transaction.commit().await?;
+        total += places;
+        after = floor;
+        if places <= FEW_PLACES {
+            break;
+        }
+        if shutdown.is_cancelled() {
+            bail!(Interrupted);
+        }
+    }
+    let floor = floor(&backends.client).await?;
+    let mut transaction = connection.begin().await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        .execute(&mut *transaction)
+        .await?;
+    total += refold(&mut transaction, schema, after, backends.retention).await?;
+    let comparison = compare::compare(&mut transaction, schema, Scope::All).await?;
+    transaction.commit().await?;
+    Ok(CaughtUp { places: total, floor, comparison })
+}
+
+/// Folds the places that have events after `after` from the journal.
+async fn refold(
+    transaction: &mut PgConnection,
+    schema: Schema,
+    after: u64,
+    retention: Retention,
+) -> anyhow::Result<usize> {
+    let units = journal::changed_places(transaction, after).await?;
+    load::save_places(transaction, schema, &units, retention).await?;
+    Ok(units.len())
+}
+
+struct Swap<'a> {
+    new: Schema,
+    after: u64,
+    expected: &'a BTreeSet<String>,
+}
+
+struct Swapped {
+    places: usize,
+    comparison: Comparison,
+    /// `None` if there was a difference, so that nothing was swapped.
+    paused: Option<Duration>,
+}
+
+impl Swap<'_> {
+    async fn run(
+        self,
+        backends: &Backends,
+        mark: impl FnOnce(u64) -> state::MarkSwapped,
+    ) -> anyhow::Result<Swapped> {
+        let mut connection = database::acquire(&backends.pool).await?;
+        let mut transaction = connection.begin().await?;
+        database::lock_out_workers(&mut transaction).await?;
+        let paused = Instant::now();
+        let units = journal::changed_places(&mut transaction, self.after).await?;
+        load::save_places(&mut transaction, self.new, &units, backends.retention).await?;
+        let scope = Scope::Places(&units);
+        let comparison = compare::compare(&mut transaction, self.new, scope).await?;
+        if comparison.unexpected(self.expected) > 0 {
+            transaction.rollback().await?;
+            return Ok(Swapped { places: 0, comparison, paused: None });
+        }
+        mark(self.after).run(&mut transaction).await?;
+        schema::swap(&mut transaction, self.new).await?;
+        transaction.commit().await?;
+        let paused = Some(paused.elapsed());
+        Ok(Swapped { places: units.len(), comparison, paused })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a rate for people"
+)]
+pub(crate) fn per_second(count: u64, seconds: f64) -> u64 {
+    if seconds > 0.0 { (count as f64 / seconds) as u64 } else { 0 }
+}

@@ -1,0 +1,126 @@
+//! The schemas that projections live in, and how they change names.
+
+use std::fmt;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+/// Everything but the live schema `projection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Schema {
+    /// Being built, to be swapped in.
+    Next,
+    /// Live before the last swap.
+    Previous,
+    /// Of `worker verify`.
+    Scratch,
+}
+
+impl Schema {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Next => "projection_next",
+            Self::Previous => "projection_previous",
+            Self::Scratch => "projection_verify",
+        }
+    }
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+async fn run(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+}
+
+/// An empty projection of the same shape as the live one, for the same people.
+///
+/// Migrations give the shape, a rebuild the content.
+pub(crate) async fn create(
+    connection: &mut PgConnection,
+    schema: Schema,
+) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        r#"
+        CREATE SCHEMA {schema};
+        CREATE TABLE {schema}.installations (LIKE projection.installations INCLUDING ALL);
+        DO $$
+        DECLARE granted record;
+        BEGIN
+            FOR granted IN
+                SELECT privilege_type, grantee::regrole::text AS role
+                FROM pg_namespace, aclexplode(nspacl)
+                WHERE nspname = 'projection' AND grantee <> 0 AND grantee <> nspowner
+            LOOP
+                EXECUTE format('GRANT %s ON SCHEMA {schema} TO %s', granted.privilege_type, granted.role);
+            END LOOP;
+            FOR granted IN
+                SELECT privilege_type, grantee::regrole::text AS role
+                FROM pg_class, aclexplode(relacl)
+                WHERE oid = 'projection.installations'::regclass AND grantee <> 0 AND grantee <> relowner
+            LOOP
+                EXECUTE format('GRANT %s ON {schema}.installations TO %s', granted.privilege_type, granted.role);
+            END LOOP;
+        END
+        $$;
+        "#
+    );
+    run(connection, sql).await
+}
+
+pub(crate) async fn drop(connection: &mut PgConnection, schema: Schema) -> Result<(), sqlx::Error> {
+    // Postgres tells what it cascades to; nobody asked.
+    let sql = format!(
+        "SET client_min_messages = warning; DROP SCHEMA IF EXISTS {schema} CASCADE; RESET client_min_messages"
+    );
+    run(connection, sql).await
+}
+
+pub(crate) async fn exists(
+    connection: &mut PgConnection,
+    schema: Schema,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS "exists!""#,
+        schema.name()
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// So that the first queries after the swap are planned well.
+pub(crate) async fn analyze(
+    connection: &mut PgConnection,
+    schema: Schema,
+) -> Result<(), sqlx::Error> {
+    run(connection, format!("ANALYZE {schema}.installations")).await
+}
+
+/// Unqualified names mean this schema until the transaction ends.
+pub(crate) async fn write_to(
+    transaction: &mut PgConnection,
+    schema: Schema,
+) -> Result<(), sqlx::Error> {
+    run(transaction, format!("SET LOCAL search_path TO {schema}")).await
+}
+
+/// Makes `new` the live schema and the live one the previous.
+///
+/// Postgres plans prepared statements again when a schema changes its name, and
+/// a statement that is running ends on the tables that it began with.
+pub(crate) async fn swap(transaction: &mut PgConnection, new: Schema) -> Result<(), sqlx::Error> {
+    let previous = Schema::Previous;
+    if new == previous {
+        let sql = "ALTER SCHEMA projection RENAME TO projection_swap;
+                   ALTER SCHEMA projection_previous RENAME TO projection;
+                   ALTER SCHEMA projection_swap RENAME TO projection_previous";
+        return run(transaction, sql.to_owned()).await;
+    }
+    drop(transaction, previous).await?;
+    let sql = format!(
+        "ALTER SCHEMA projection RENAME TO {previous}; ALTER SCHEMA {new} RENAME TO projection"
+    );
+    run(transaction, sql).await
+}
