@@ -208,6 +208,11 @@ async fn rebuild(stack: &Stack, args: &[&str]) -> Result<Rebuilt> {
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
+    // What it says of its progress, without its log.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for line in said.lines().filter(|line| !line.contains("INFO")) {
+        eprintln!("    {line}");
+    }
     let report = serde_json::from_slice(&output.stdout)?;
     Ok(Rebuilt { report, seconds, cpu_seconds, peak_rss_mib })
 }

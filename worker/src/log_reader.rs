@@ -81,7 +81,8 @@ impl LogReader {
         Ok(Self { messages, end })
     }
 
-    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Message>> {
+    /// The next message and its sequence.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<(u64, Message)>> {
         let Some(messages) = &mut self.messages else { return Ok(None) };
         let message = match timeout(SILENCE_MAX, messages.next()).await {
             Ok(Some(message)) => message.context("reading the log")?,
@@ -92,7 +93,7 @@ impl LogReader {
         if pending == 0 || sequence >= self.end {
             self.messages = None;
         }
-        Ok((sequence <= self.end).then_some(message))
+        Ok((sequence <= self.end).then_some((sequence, message)))
     }
 }
 
@@ -102,10 +103,6 @@ fn position(message: &Message) -> anyhow::Result<(u64, u64)> {
         Ok(info) => Ok((info.stream_sequence, info.pending)),
         Err(error) => bail!("a message without a sequence: {error}"),
     }
-}
-
-pub(crate) fn sequence(message: &Message) -> anyhow::Result<u64> {
-    position(message).map(|(sequence, _)| sequence)
 }
 
 pub(crate) fn message_id(message: &Message) -> String {

@@ -41,10 +41,13 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
                 cli::say(&format!("{} is usable by the worker", path.display()));
                 return Ok(());
             }
-            with_telemetry(env, async {
-                let shutdown = shared::shutdown::on_signal()?;
-                Box::pin(worker::run(settings, shutdown)).await
-            })
+            with_telemetry(
+                env,
+                as_task(async move {
+                    let shutdown = shared::shutdown::on_signal()?;
+                    Box::pin(worker::run(settings, shutdown)).await
+                }),
+            )
         }
         Command::Migrate => {
             let settings = MigrateSettings::resolve(&config, &path, env)?;
@@ -56,17 +59,23 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         }
         Command::Rebuild(args) => {
             let settings = BackendSettings::resolve(&config, &path, env)?;
-            with_telemetry(env, async {
-                let shutdown = shared::shutdown::on_signal()?;
-                cli::rebuild::rebuild(&settings.connect().await?, args, &shutdown).await
-            })
+            with_telemetry(
+                env,
+                as_task(async move {
+                    let shutdown = shared::shutdown::on_signal()?;
+                    cli::rebuild::rebuild(&settings.connect().await?, args, &shutdown).await
+                }),
+            )
         }
         Command::Verify(args) => {
             let settings = BackendSettings::resolve(&config, &path, env)?;
-            with_telemetry(env, async {
-                let shutdown = shared::shutdown::on_signal()?;
-                cli::rebuild::verify(&settings.connect().await?, args, &shutdown).await
-            })
+            with_telemetry(
+                env,
+                as_task(async move {
+                    let shutdown = shared::shutdown::on_signal()?;
+                    cli::rebuild::verify(&settings.connect().await?, args, &shutdown).await
+                }),
+            )
         }
     }
 }
@@ -83,6 +92,14 @@ async fn read(postgres: &Postgres, command: Installations) -> anyhow::Result<()>
             cli::print_installation(&found, json)
         }
     }
+}
+
+/// A task shares its thread with the connections that it waits for; the main
+/// thread would have to be woken for each message.
+async fn as_task(
+    work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) -> anyhow::Result<()> {
+    tokio::spawn(work).await?
 }
 
 fn with_telemetry(

@@ -21,6 +21,63 @@ pub(crate) struct Row {
     pub(crate) installation: Installation,
 }
 
+/// A row as its table has it.
+pub(crate) struct Flat<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) platform: &'a str,
+    pub(crate) place: &'a str,
+    pub(crate) installation_id: &'a str,
+    pub(crate) app_id: &'a str,
+    pub(crate) scope: &'a BTreeMap<String, String>,
+    pub(crate) generation: i32,
+    pub(crate) status: &'a str,
+    pub(crate) granted_permissions: &'a [String],
+    pub(crate) credential_prefix: Option<&'a str>,
+    pub(crate) credential_sealed: Option<&'a str>,
+    pub(crate) credential_event: Option<&'a str>,
+    pub(crate) credential_field: Option<&'a str>,
+    pub(crate) installed_at: Option<OffsetDateTime>,
+    pub(crate) uninstalled_at: Option<OffsetDateTime>,
+    pub(crate) superseded_by: Option<&'a str>,
+    pub(crate) last_event_sequence: i64,
+    pub(crate) last_event_type: &'a str,
+    pub(crate) details: &'a Details,
+}
+
+impl Row {
+    pub(crate) fn flat(&self) -> Flat<'_> {
+        let Self { source, platform, installation } = self;
+        let identity = &installation.identity;
+        let (uninstalled_at, superseded_by) = match &installation.status {
+            Status::Active | Status::Unconfirmed => (None, None),
+            Status::Superseded { by } => (None, Some(by.as_str())),
+            Status::Inactive { uninstalled_at } => (Some(to_sql(*uninstalled_at)), None),
+        };
+        let credential = installation.credential.as_ref();
+        Flat {
+            source: source.as_str(),
+            platform,
+            place: identity.place.as_str(),
+            installation_id: identity.installation_id.as_str(),
+            app_id: identity.app_id.as_str(),
+            scope: &identity.scope,
+            generation: i32::try_from(installation.generation).unwrap_or(i32::MAX),
+            status: installation.status.name(),
+            granted_permissions: &installation.granted_permissions,
+            credential_prefix: installation.credential_prefix.as_deref(),
+            credential_sealed: credential.map(|found| found.sealed.sealed.as_str()),
+            credential_event: credential.map(|found| found.event.as_str()),
+            credential_field: credential.map(|found| found.sealed.field.as_str()),
+            installed_at: installation.installed_at.map(to_sql),
+            uninstalled_at,
+            superseded_by,
+            last_event_sequence: sequence_to_sql(installation.last_event.sequence.0),
+            last_event_type: installation.last_event.kind,
+            details: &installation.details,
+        }
+    }
+}
+
 /// Saves what was folded, in the schema that comes first in the search path.
 pub(crate) async fn save(
     connection: &mut PgConnection,
@@ -123,41 +180,31 @@ impl<'a> Columns<'a> {
     fn of(rows: &'a [Row]) -> Result<Self, sqlx::Error> {
         let mut columns = Self::default();
         for row in rows {
-            columns.push(row).map_err(|error| sqlx::Error::Encode(error.into()))?;
+            columns.push(row.flat()).map_err(|error| sqlx::Error::Encode(error.into()))?;
         }
         Ok(columns)
     }
 
-    fn push(&mut self, row: &'a Row) -> Result<(), serde_json::Error> {
-        let Row { source, platform, installation } = row;
-        let identity = &installation.identity;
-        self.sources.push(source.as_str());
-        self.platforms.push(platform);
-        self.places.push(identity.place.as_str());
-        self.ids.push(identity.installation_id.as_str());
-        self.apps.push(identity.app_id.as_str());
-        self.scopes.push(serde_json::to_value(&identity.scope)?);
-        self.generations.push(i32::try_from(installation.generation).unwrap_or(i32::MAX));
-        self.permissions.push(serde_json::to_value(&installation.granted_permissions)?);
-        self.installed.push(installation.installed_at.map(to_sql));
-        self.last_sequences.push(sequence_to_sql(installation.last_event.sequence.0));
-        self.last_types.push(installation.last_event.kind);
-        self.details.push(serde_json::to_value(&installation.details)?);
-
-        let (uninstalled, successor) = match &installation.status {
-            Status::Active | Status::Unconfirmed => (None, None),
-            Status::Superseded { by } => (None, Some(by.as_str())),
-            Status::Inactive { uninstalled_at } => (Some(to_sql(*uninstalled_at)), None),
-        };
-        self.statuses.push(installation.status.name());
-        self.uninstalled.push(uninstalled);
-        self.successors.push(successor);
-
-        let credential = installation.credential.as_ref();
-        self.prefixes.push(installation.credential_prefix.as_deref());
-        self.sealed.push(credential.map(|found| found.sealed.sealed.as_str()));
-        self.events.push(credential.map(|found| found.event.as_str()));
-        self.fields.push(credential.map(|found| found.sealed.field.as_str()));
+    fn push(&mut self, row: Flat<'a>) -> Result<(), serde_json::Error> {
+        self.sources.push(row.source);
+        self.platforms.push(row.platform);
+        self.places.push(row.place);
+        self.ids.push(row.installation_id);
+        self.apps.push(row.app_id);
+        self.scopes.push(serde_json::to_value(row.scope)?);
+        self.generations.push(row.generation);
+        self.statuses.push(row.status);
+        self.permissions.push(serde_json::to_value(row.granted_permissions)?);
+        self.prefixes.push(row.credential_prefix);
+        self.sealed.push(row.credential_sealed);
+        self.events.push(row.credential_event);
+        self.fields.push(row.credential_field);
+        self.installed.push(row.installed_at);
+        self.uninstalled.push(row.uninstalled_at);
+        self.successors.push(row.superseded_by);
+        self.last_sequences.push(row.last_event_sequence);
+        self.last_types.push(row.last_event_type);
+        self.details.push(serde_json::to_value(row.details)?);
         Ok(())
     }
 }

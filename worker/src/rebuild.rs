@@ -21,11 +21,13 @@ use anyhow::{Context as _, bail};
 use async_nats::Client;
 use serde::Serialize;
 use shared::fold::Retention;
+use shared::nats;
 use shared::stream::CONSUMER;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 mod compare;
+mod copy;
 mod load;
 pub(crate) mod schema;
 mod spill;
@@ -48,6 +50,8 @@ const WORKERS_NOTE_EVERY: Duration = Duration::from_secs(5);
 
 /// What a command that works on log and projection needs.
 pub struct Backends {
+    /// For further connections, which read the log in parallel.
+    pub nats: nats::Connection,
     pub client: Client,
     pub pool: PgPool,
     pub retention: Retention,
@@ -63,7 +67,7 @@ pub enum Origin {
 #[derive(Debug, Clone)]
 pub struct RebuildOptions {
     pub origin: Origin,
-    /// Partitions that are folded at a time.
+    /// Ranges of the log that are read, and partitions that are folded, at a time.
     pub parallel: usize,
     /// Columns that may differ, `added` and `removed` rows among them.
     pub expected: BTreeSet<String>,
@@ -254,7 +258,10 @@ pub(crate) async fn load_into(
         Origin::Journal => load::from_journal(backends, schema, rebuild, shutdown).await?,
     };
     let mut connection = database::acquire(&backends.pool).await?;
+    let started = Instant::now();
+    schema::add_indexes(&mut connection, schema).await?;
     schema::analyze(&mut connection, schema).await?;
+    note(&format!("indexed in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(loaded)
 }
 
@@ -325,6 +332,7 @@ pub(crate) async fn catch_up(
         }
     }
     let floor = floor(&backends.client).await?;
+    let started = Instant::now();
     let mut transaction = connection.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         .execute(&mut *transaction)
@@ -332,6 +340,7 @@ pub(crate) async fn catch_up(
     total += refold(&mut transaction, schema, after, backends.retention).await?;
     let comparison = compare::compare(&mut transaction, schema, Scope::All).await?;
     transaction.commit().await?;
+    note(&format!("compared in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(CaughtUp { places: total, floor, comparison })
 }
 

@@ -99,7 +99,8 @@ impl BackendSettings {
 
     pub async fn connect(&self) -> anyhow::Result<Backends> {
         let client = shared::nats::connect(&self.nats, "operator").await?;
-        Ok(Backends { client, pool: pool(&self.postgres), retention: self.retention })
+        let (pool, nats) = (pool(&self.postgres), self.nats.clone());
+        Ok(Backends { nats, client, pool, retention: self.retention })
     }
 }
 

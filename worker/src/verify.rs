@@ -127,8 +127,8 @@ async fn index_log(
     let mut progress = Progress::new("comparing events", target);
     let mut reader = LogReader::open(&backends.client, Start::Sequence(1), target, None).await?;
     let mut entries = Entries::default();
-    while let Some(message) = reader.next().await? {
-        entries.sequences.push(sequence_to_sql(log_reader::sequence(&message)?));
+    while let Some((sequence, message)) = reader.next().await? {
+        entries.sequences.push(sequence_to_sql(sequence));
         entries.message_ids.push(log_reader::message_id(&message));
         entries.digests.push(Sha256::digest(&message.payload).to_vec());
         if entries.sequences.len() == ENTRIES_MAX {

@@ -18,7 +18,7 @@ pub(crate) struct Differs(String);
 
 #[derive(Args)]
 pub(crate) struct Effort {
-    /// Partitions of the log that are folded at a time
+    /// Ranges of the log that are read, then partitions that are folded, at a time
     #[arg(long, default_value_t = 2, value_name = "N")]
     parallel: usize,
     /// Where the log is sorted; it takes about half the log's size there

@@ -98,6 +98,8 @@ pub(crate) async fn compare(
         "#
     );
     sqlx::query("DROP TABLE IF EXISTS pg_temp.differences").execute(&mut *transaction).await?;
+    // Or both tables would go through temporary files.
+    sqlx::query("SET LOCAL work_mem TO '256MB'").execute(&mut *transaction).await?;
     let find = sqlx::query(AssertSqlSafe(sql));
     let find = if is_bound { find.bind(sources).bind(places) } else { find };
     find.execute(&mut *transaction).await?;

@@ -1,12 +1,16 @@
 //! Fills an empty projection from the log, or from the journal.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
+use async_nats::Client;
 use shared::event::Event;
 use shared::fold::{Recorded, Retention};
+use shared::id::StreamSequence;
 use shared::log::{PARTITIONS, partition_of};
+use shared::nats;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -14,20 +18,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::fold_places;
 use crate::journal::{self, FoldUnit};
-use crate::log_reader::{self, LogReader, Start};
+use crate::log_reader::{LogReader, Start};
 use crate::progress::Progress;
+use crate::rebuild::copy;
 use crate::rebuild::schema::{self, Schema};
 use crate::rebuild::spill::{Events, Spill};
 use crate::rebuild::state::{self, Rebuild};
 use crate::rebuild::{Backends, Interrupted, RebuildOptions};
 use crate::{database, dead_letter, projection};
-use shared::id::StreamSequence;
 
-/// Rows of one statement.
-const ROWS_MAX: usize = 2_000;
 /// Places that are folded from the journal together.
 const PLACES_MAX: usize = 1_000;
 const JOURNAL_EVENTS_MAX: i64 = 20_000;
+/// Events read between two looks at Ctrl-C.
+const REPORT_EVERY: u64 = 1_000;
 
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Loaded {
@@ -35,8 +39,8 @@ pub(crate) struct Loaded {
     pub(crate) dead_letters: u64,
 }
 
-/// From the log: read once, sorted by partition, then folded partition by
-/// partition.
+/// From the log: read once, in parallel ranges, sorted by partition, then folded
+/// partition by partition.
 pub(crate) async fn from_log(
     backends: &Backends,
     schema: Schema,
@@ -47,8 +51,8 @@ pub(crate) async fn from_log(
     let mut connection = database::acquire(&backends.pool).await?;
     let dead = dead_letter::unresolved(&mut connection).await?;
     drop(connection);
-    let (spill, loaded) = sort(backends, options, rebuild, &dead, shutdown).await?;
-    fold(backends, schema, options, rebuild, spill, shutdown).await?;
+    let (spills, loaded) = sort(backends, options, rebuild, dead, shutdown).await?;
+    fold(backends, schema, options, rebuild, spills, shutdown).await?;
     Ok(loaded)
 }
 
@@ -56,46 +60,89 @@ async fn sort(
     backends: &Backends,
     options: &RebuildOptions,
     rebuild: &Rebuild,
-    dead: &BTreeSet<u64>,
+    dead: BTreeSet<u64>,
     shutdown: &CancellationToken,
-) -> anyhow::Result<(Spill, Loaded)> {
-    let folder = &options.temp_dir;
-    let context = || format!("a temporary file in {} (--temp-dir)", folder.display());
-    let mut spill = Spill::create(folder).with_context(context)?;
-    let mut loaded = Loaded::default();
-    if rebuild.target == 0 {
-        return Ok((spill, loaded));
+) -> anyhow::Result<(Vec<Spill>, Loaded)> {
+    let sorting = Arc::new(Sorting {
+        temp_dir: options.temp_dir.clone(),
+        partitions_done: rebuild.partitions_done.clone(),
+        dead,
+        shutdown: shutdown.clone(),
+    });
+    let (done, mut read) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    for (from, to) in ranges(rebuild.target, options.parallel) {
+        let client = nats::connect(&backends.nats, "rebuild").await?;
+        tasks.spawn(Arc::clone(&sorting).run(client, from, to, done.clone()));
     }
+    drop(done);
     let mut progress = Progress::new("reading events", rebuild.target);
-    let start = Start::Sequence(1);
-    let mut reader = LogReader::open(&backends.client, start, rebuild.target, None).await?;
-    let mut unreported = 0;
-    while let Some(message) = reader.next().await? {
-        unreported += 1;
-        if unreported == 1_000 {
-            progress.add(unreported);
-            unreported = 0;
-            if shutdown.is_cancelled() {
-                bail!(Interrupted);
+    while let Some(events) = read.recv().await {
+        progress.add(events);
+    }
+    let (mut spills, mut loaded) = (Vec::new(), Loaded::default());
+    while let Some(ended) = tasks.join_next().await {
+        let (spill, range) = ended??;
+        spills.push(spill);
+        loaded.events += range.events;
+        loaded.dead_letters += range.dead_letters;
+    }
+    progress.finish();
+    Ok((spills, loaded))
+}
+
+/// Sequences 1 to `target` in `count` parts, as first and last of each.
+fn ranges(target: u64, count: usize) -> Vec<(u64, u64)> {
+    let length = target.div_ceil(count.max(1) as u64).max(1);
+    let from = (0..).map(|index| index * length + 1).take_while(|from| *from <= target);
+    from.map(|from| (from, (from + length - 1).min(target))).collect()
+}
+
+/// What the tasks that read ranges share.
+struct Sorting {
+    temp_dir: PathBuf,
+    partitions_done: BTreeSet<u8>,
+    dead: BTreeSet<u64>,
+    shutdown: CancellationToken,
+}
+
+impl Sorting {
+    async fn run(
+        self: Arc<Self>,
+        client: Client,
+        from: u64,
+        to: u64,
+        done: mpsc::UnboundedSender<u64>,
+    ) -> anyhow::Result<(Spill, Loaded)> {
+        let context = || format!("a temporary file in {} (--temp-dir)", self.temp_dir.display());
+        let mut spill = Spill::create(&self.temp_dir).with_context(context)?;
+        let mut loaded = Loaded::default();
+        let mut reader = LogReader::open(&client, Start::Sequence(from), to, None).await?;
+        let mut unreported = 0;
+        while let Some((sequence, message)) = reader.next().await? {
+            unreported += 1;
+            if unreported == REPORT_EVERY {
+                done.send(std::mem::take(&mut unreported)).ok();
+                if self.shutdown.is_cancelled() {
+                    bail!(Interrupted);
+                }
             }
-        }
-        let sequence = log_reader::sequence(&message)?;
-        let Some(partition) = partition_of(&message.subject) else {
-            bail!("a subject without a partition: {}", message.subject);
-        };
-        if dead.contains(&sequence) {
-            loaded.dead_letters += 1;
-        } else {
+            let Some(partition) = partition_of(&message.subject) else {
+                bail!("a subject without a partition: {}", message.subject);
+            };
+            if self.dead.contains(&sequence) {
+                loaded.dead_letters += 1;
+                continue;
+            }
             loaded.events += 1;
-            if !rebuild.partitions_done.contains(&partition) {
+            if !self.partitions_done.contains(&partition) {
                 let pushed = spill.push(partition, StreamSequence(sequence), &message.payload);
                 pushed.with_context(context)?;
             }
         }
+        done.send(unreported).ok();
+        Ok((spill, loaded))
     }
-    progress.add(unreported);
-    progress.finish();
-    Ok((spill, loaded))
 }
 
 /// What the tasks that fold partitions share.
@@ -104,7 +151,7 @@ struct Folding {
     schema: Schema,
     rebuild: Option<i64>,
     retention: Retention,
-    spill: Spill,
+    spills: Vec<Spill>,
     partitions: Mutex<VecDeque<u8>>,
     shutdown: CancellationToken,
 }
@@ -114,21 +161,21 @@ async fn fold(
     schema: Schema,
     options: &RebuildOptions,
     rebuild: &Rebuild,
-    spill: Spill,
+    spills: Vec<Spill>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let todo = (0..PARTITIONS).filter(|partition| !rebuild.partitions_done.contains(partition));
     let partitions: VecDeque<u8> = todo.collect();
-    let events = partitions.iter().map(|partition| spill.events_of(*partition)).sum();
     let folding = Arc::new(Folding {
         pool: backends.pool.clone(),
         schema,
         rebuild: rebuild.id(),
         retention: backends.retention,
-        spill,
-        partitions: Mutex::new(partitions),
+        spills,
+        partitions: Mutex::new(partitions.clone()),
         shutdown: shutdown.clone(),
     });
+    let events = partitions.iter().map(|partition| folding.events_of(*partition)).sum();
     let (done, mut folded) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     for _ in 0..options.parallel.max(1) {
@@ -157,21 +204,28 @@ impl Folding {
                 bail!(Interrupted);
             }
             self.partition(partition).await?;
-            done.send(self.spill.events_of(partition)).ok();
+            done.send(self.events_of(partition)).ok();
         }
         Ok(())
     }
 
+    fn events_of(&self, partition: u8) -> u64 {
+        self.spills.iter().map(|spill| spill.events_of(partition)).sum()
+    }
+
     async fn partition(&self, partition: u8) -> anyhow::Result<()> {
-        let events = self.spill.read(partition).context("reading the temporary file back")?;
-        let rows = fold_places(&decode(&events)?, self.retention);
+        let mut events = Vec::new();
+        for spill in &self.spills {
+            let read = spill.read(partition).context("reading the temporary file back")?;
+            decode(&read, &mut events)?;
+        }
+        let rows = fold_places(&events, self.retention);
         drop(events);
         let mut connection = database::acquire(&self.pool).await?;
         let mut transaction = connection.begin().await?;
         // Lost in a crash together with the record of it.
         sqlx::query("SET LOCAL synchronous_commit TO off").execute(&mut *transaction).await?;
-        schema::write_to(&mut transaction, self.schema).await?;
-        save(&mut transaction, rows).await?;
+        copy::copy_in(&mut transaction, self.schema, &rows).await?;
         if let Some(id) = self.rebuild {
             state::mark_partition(&mut transaction, id, partition).await?;
         }
@@ -180,28 +234,14 @@ impl Folding {
     }
 }
 
-fn decode(events: &Events) -> anyhow::Result<Vec<Recorded>> {
-    let decode = |(sequence, body): (StreamSequence, &[u8])| {
+fn decode(events: &Events, into: &mut Vec<Recorded>) -> anyhow::Result<()> {
+    for (sequence, body) in events.iter() {
         let event = Event::decode_without_payload(body).with_context(|| {
             format!("the event at sequence {sequence} cannot be read, and is not a dead letter yet")
         })?;
-        Ok(Recorded { sequence, event })
-    };
-    events.iter().map(decode).collect()
-}
-
-async fn save(
-    transaction: &mut PgConnection,
-    rows: Vec<projection::Row>,
-) -> Result<(), sqlx::Error> {
-    let mut rows = rows.into_iter();
-    loop {
-        let some: Vec<projection::Row> = rows.by_ref().take(ROWS_MAX).collect();
-        if some.is_empty() {
-            return Ok(());
-        }
-        projection::save(transaction, some).await?;
+        into.push(Recorded { sequence, event });
     }
+    Ok(())
 }
 
 /// Folds these places from the journal.
@@ -214,7 +254,7 @@ pub(crate) async fn save_places(
     for units in units.chunks(PLACES_MAX) {
         let history = journal::of_places(transaction, units).await?;
         schema::write_to(transaction, schema).await?;
-        save(transaction, fold_places(&history, retention)).await?;
+        projection::save(transaction, fold_places(&history, retention)).await?;
     }
     Ok(())
 }
@@ -240,8 +280,7 @@ pub(crate) async fn from_journal(
         let Some(last) = events.last().and_then(FoldUnit::of) else { break };
         let is_end = events.len() < usize::try_from(JOURNAL_EVENTS_MAX).unwrap_or(usize::MAX);
         let (whole, last) = if is_end { (events, last) } else { whole_places(events, last)? };
-        schema::write_to(&mut transaction, schema).await?;
-        save(&mut transaction, fold_places(&whole, backends.retention)).await?;
+        copy::copy_in(&mut transaction, schema, &fold_places(&whole, backends.retention)).await?;
         if let Some(id) = rebuild.id() {
             state::mark_place(&mut transaction, id, &last).await?;
         }
@@ -271,5 +310,20 @@ fn whole_places(
     match whole.last().and_then(FoldUnit::of) {
         Some(last) => Ok((whole, last)),
         None => bail!("more than {JOURNAL_EVENTS_MAX} events in the place {}", last.place.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_every_sequence_once() {
+        for (target, count) in [(0, 2), (1, 2), (2, 2), (10, 3), (1_000_000, 7), (5, 0)] {
+            let ranges = ranges(target, count);
+            assert!(ranges.len() <= count.max(1), "{ranges:?}");
+            let sequences: Vec<u64> = ranges.iter().flat_map(|(from, to)| *from..=*to).collect();
+            assert_eq!(sequences, (1..=target).collect::<Vec<u64>>());
+        }
     }
 }

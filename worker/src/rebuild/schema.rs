@@ -37,7 +37,8 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Err
 
 /// An empty projection of the same shape as the live one, for the same people.
 ///
-/// Migrations give the shape, a rebuild the content.
+/// Migrations give the shape, a rebuild the content. Indexes are made when the
+/// rows are there: see [`add_indexes`].
 pub(crate) async fn create(
     connection: &mut PgConnection,
     schema: Schema,
@@ -45,7 +46,7 @@ pub(crate) async fn create(
     let sql = format!(
         r#"
         CREATE SCHEMA {schema};
-        CREATE TABLE {schema}.installations (LIKE projection.installations INCLUDING ALL);
+        CREATE TABLE {schema}.installations (LIKE projection.installations INCLUDING ALL EXCLUDING INDEXES);
         DO $$
         DECLARE granted record;
         BEGIN
@@ -62,6 +63,38 @@ pub(crate) async fn create(
                 WHERE oid = 'projection.installations'::regclass AND grantee <> 0 AND grantee <> relowner
             LOOP
                 EXECUTE format('GRANT %s ON {schema}.installations TO %s', granted.privilege_type, granted.role);
+            END LOOP;
+        END
+        $$;
+        "#
+    );
+    run(connection, sql).await
+}
+
+/// Those of the live projection, under the same names.
+pub(crate) async fn add_indexes(
+    connection: &mut PgConnection,
+    schema: Schema,
+) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        r#"
+        DO $$
+        DECLARE index record;
+        BEGIN
+            PERFORM set_config('maintenance_work_mem', '256MB', true);
+            FOR index IN
+                SELECT relname AS name, indisprimary, pg_get_indexdef(indexrelid) AS definition
+                FROM pg_index JOIN pg_class ON oid = indexrelid
+                WHERE indrelid = 'projection.installations'::regclass
+                  AND to_regclass(format('{schema}.%I', relname)) IS NULL
+            LOOP
+                EXECUTE replace(
+                    index.definition,
+                    ' ON projection.installations ', ' ON {schema}.installations ');
+                IF index.indisprimary THEN
+                    EXECUTE format(
+                        'ALTER TABLE {schema}.installations ADD PRIMARY KEY USING INDEX %I', index.name);
+                END IF;
             END LOOP;
         END
         $$;
