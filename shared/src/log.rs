@@ -60,7 +60,7 @@ impl LogMessage {
         headers.insert("ce-type", format!("mooring.installation.{}", self.kind));
         headers.insert("ce-time", self.happened_at.to_string());
         if let Some(installation) = &self.installation {
-            headers.insert("ce-subject", percent_encode(installation.as_str()));
+            headers.insert("ce-subject", header_subject(installation));
         }
         headers.insert("content-type", "application/json");
         if let Some(traceparent) = &self.traceparent {
@@ -79,6 +79,11 @@ fn subject(event: &Event) -> String {
     };
     let partition = Sha256::digest(unit.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
     format!("{SUBJECT_ROOT}.{}.{partition}", event.source)
+}
+
+/// The `ce-subject` of an event about this installation.
+pub fn header_subject(installation: &InstallationId) -> String {
+    percent_encode(installation.as_str())
 }
 
 /// The partition in a subject of the log.

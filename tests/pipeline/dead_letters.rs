@@ -5,7 +5,7 @@ use async_nats::jetstream;
 use sqlx::Row as _;
 
 use crate::payload::install;
-use crate::world::{Setup, World, eventually};
+use crate::world::{Setup, World};
 
 /// As ingest's user, which is the only one that may append.
 async fn append(world: &World, body: &'static str, id: &str) {
@@ -70,18 +70,60 @@ async fn an_event_that_postgres_refuses_does_not_take_its_batch_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_recreated_stops_the_worker() {
+async fn a_dead_letter_is_redriven_once_its_cause_is_mended() {
     let mut world = World::start(Setup::default()).await;
-    world.acknowledged(&install("a")).await;
-    world.wait_for_status("a", "active").await;
-    world.jetstream().await.delete_stream("INSTALLATIONS").await.unwrap();
-    world.migrate();
-    // It takes a sequence that the journal knows as another event's.
-    let taken = async || world.send(&install("b")).await.status == 200;
-    assert!(eventually(taken).await);
-    let refused =
-        async || world.worker_log().contains("recreated or restored from an older backup");
-    assert!(eventually(refused).await, "{}", world.worker_log());
-    assert!(world.workers[0].require_running().is_err(), "it does not go on");
-    assert_eq!(world.callbacks_in_journal().await, 1);
+    world.stop_workers();
+    for id in ["a", "refused"] {
+        world.acknowledged(&install(id)).await;
+    }
+    append(&world, "not JSON at all", "garbage").await;
+    let sql = "ALTER TABLE mooring.journal ADD CONSTRAINT no CHECK (installation_id <> 'refused')";
+    sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
+    world.start_workers_again();
+    world.wait_worker_ready(0);
+    world.wait_applied().await;
+
+    let list = async |more: &[&str]| {
+        let args: Vec<&str> =
+            ["dead-letters", "list", "--json"].iter().chain(more).copied().collect();
+        world.operate(&args).await.json(0)
+    };
+    let listed = list(&[]).await;
+    assert_eq!(listed[0]["installation_id"], "refused");
+    assert_eq!((&listed[0]["sequence"], &listed[0]["source"]), (&2.into(), &"blnk".into()));
+    assert_eq!(list(&["--reason", "undecodable"]).await[0]["sequence"], 3);
+    assert_eq!(world.operate(&["verify"]).await.code, 0, "a dead letter is no difference");
+
+    let redrive = ["dead-letters", "redrive", "--all", "--by", "ann", "--json"];
+    let failed = world.operate(&redrive).await.json(3);
+    assert_eq!(failed["applied"], serde_json::json!([]));
+    assert!(failed["failed"][0]["detail"].as_str().unwrap().contains("check constraint"));
+
+    sqlx::query("ALTER TABLE mooring.journal DROP CONSTRAINT no")
+        .execute(&mut world.connection().await)
+        .await
+        .unwrap();
+    let redriven = world.operate(&redrive).await.json(3);
+    assert_eq!(redriven["applied"], serde_json::json!([2]));
+    assert_eq!(world.installation("refused").await["status"], "active");
+
+    let unasked = world.operate(&["dead-letters", "discard", "3", "--why", "not ours"]).await;
+    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
+    let discard = ["dead-letters", "discard", "3", "--why", "not ours", "--by", "ann", "--yes"];
+    assert_eq!(world.operate(&discard).await.code, 0);
+    assert_eq!(list(&[]).await, serde_json::json!([]));
+    let resolved = list(&["--resolved"]).await;
+    assert_eq!(
+        (&resolved[0]["resolution"], &resolved[0]["resolved_by"]),
+        (&"redriven".into(), &"ann".into())
+    );
+    assert_eq!(
+        (&resolved[1]["resolution"], &resolved[1]["resolved_why"]),
+        (&"discarded".into(), &"not ours".into())
+    );
+    let shown = world.operate(&["dead-letters", "show", "3", "--json"]).await.json(0);
+    assert_eq!(shown["body"], "not JSON at all");
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+    assert_eq!(world.operate(&["rebuild"]).await.code, 0);
+    assert_eq!(world.installation("refused").await["status"], "active");
 }

@@ -32,5 +32,6 @@ mod payload;
 mod platforms;
 mod reads;
 mod rebuild;
+mod replay;
 mod telemetry;
 mod world;

@@ -7,7 +7,7 @@ use std::path::Path;
 use dev::wait;
 
 use crate::payload::install;
-use crate::world::{DEADLINE, Setup, World};
+use crate::world::{DEADLINE, Setup, World, eventually};
 
 async fn refuses(world: &mut World, why: &str) {
     let said = || world.worker_log().contains(why);
@@ -80,8 +80,12 @@ async fn a_restored_log_that_went_on_is_refused() {
 async fn a_recreated_log_is_refused_under_a_running_worker() {
     let mut world = World::start(Setup::default()).await;
     world.acknowledged(&install("a")).await;
-    world.wait_applied().await;
+    world.wait_for_status("a", "active").await;
     world.jetstream().await.delete_stream("INSTALLATIONS").await.unwrap();
     world.migrate();
+    // It takes a sequence that the journal knows as another event's.
+    let taken = async || world.send(&install("b")).await.status == 200;
+    assert!(eventually(taken).await);
     refuses(&mut world, "was recreated").await;
+    assert_eq!(world.callbacks_in_journal().await, 1);
 }

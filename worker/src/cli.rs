@@ -3,20 +3,24 @@
 
 use std::path::PathBuf;
 
+pub(crate) mod dead_letters;
 pub(crate) mod rebuild;
+pub(crate) mod replay;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use shared::id::{InstallationId, InvalidId};
 use worker::installations::{Filter, Page};
 
+use self::dead_letters::DeadLetters;
 use self::rebuild::{RebuildArgs, VerifyArgs};
+use self::replay::ReplayArgs;
 
 /// Applies the log of installation events to Postgres and serves what comes of it.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done or stopped as asked, 1 failed, 2 misused, 3 a difference was found,\n\
+    after_help = "Exit codes: 0 done or stopped as asked, 1 failed, 2 misused, 3 something differs,\n\
                   78 the configuration is not usable, 130 interrupted.\n\n\
                   Examples:\n  \
                   worker migrate                        bring schema, stream and consumer to this version\n  \
@@ -51,11 +55,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Installations,
     },
+    #[command(flatten)]
+    Operation(Operation),
+}
+
+/// What works on log and projection, with an operator's rights.
+#[derive(Subcommand)]
+pub(crate) enum Operation {
+    /// Read the log again: print events, or apply them
+    Replay(ReplayArgs),
     /// Build the projection anew beside the live one, compare, and swap it in
     Rebuild(RebuildArgs),
     /// Compare log, journal and projection; repairs nothing
     Verify(VerifyArgs),
+    /// Events that could not be applied: look at them, apply them again, give them up
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLetters,
+    },
 }
+
+/// Something is not as it should be. The exit code for it is 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Differs(pub(crate) String);
 
 #[derive(Subcommand)]
 pub(crate) enum Installations {

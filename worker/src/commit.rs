@@ -6,7 +6,11 @@
 //! it after this returns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
 
+use async_nats::jetstream::Message;
+use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use shared::event::Event;
@@ -28,17 +32,46 @@ pub(crate) struct Delivery {
     pub(crate) subject: String,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
-    pub(crate) published_at: jiff::Timestamp,
+    pub(crate) published_at: Timestamp,
+}
+
+impl Delivery {
+    /// `None` only for a message that is not JetStream's, which a consumer does
+    /// not deliver.
+    pub(crate) fn of(message: &Message) -> Option<Self> {
+        let info = message.info().ok()?;
+        let headers = message.headers.iter().flat_map(|headers| headers.iter());
+        let first = |values: &Vec<async_nats::HeaderValue>| {
+            values.first().map(|value| value.as_str().to_owned()).unwrap_or_default()
+        };
+        Some(Self {
+            sequence: StreamSequence(info.stream_sequence),
+            subject: message.subject.to_string(),
+            headers: headers.map(|(name, values)| (name.to_string(), first(values))).collect(),
+            body: message.payload.to_vec(),
+            published_at: Timestamp::from_nanosecond(info.published.unix_timestamp_nanos())
+                .unwrap_or(Timestamp::UNIX_EPOCH),
+        })
+    }
 }
 
 /// What a committed batch did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Committed {
-    pub(crate) appended: usize,
-    pub(crate) duplicates: usize,
-    pub(crate) dead_letters: usize,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Committed {
+    pub appended: usize,
+    pub duplicates: usize,
+    pub dead_letters: usize,
     /// Of those appended: another event with the same key says otherwise.
-    pub(crate) conflicts: usize,
+    pub conflicts: usize,
+}
+
+impl AddAssign for Committed {
+    fn add_assign(&mut self, other: Self) {
+        self.appended += other.appended;
+        self.duplicates += other.duplicates;
+        self.dead_letters += other.dead_letters;
+        self.conflicts += other.conflicts;
+    }
 }
 
 /// What a failure means for the batch.
@@ -101,11 +134,7 @@ pub(crate) async fn apply(
     }
     let mut total = Committed::default();
     for delivery in batch {
-        let one = Box::pin(apply(pool, std::slice::from_ref(delivery), retention)).await?;
-        total.appended += one.appended;
-        total.duplicates += one.duplicates;
-        total.dead_letters += one.dead_letters;
-        total.conflicts += one.conflicts;
+        total += Box::pin(apply(pool, std::slice::from_ref(delivery), retention)).await?;
     }
     Ok(total)
 }
@@ -127,6 +156,45 @@ async fn commit(
     batch: &[Delivery],
     retention: Retention,
 ) -> Result<Committed, CommitError> {
+    let mut connection = database::acquire(pool).await?;
+    let mut transaction = connection.begin().await?;
+    let committed = write(&mut transaction, batch, retention).await?;
+    transaction.commit().instrument(statement("COMMIT", "")).await?;
+    Ok(committed)
+}
+
+/// What [`apply`] would do. Of the places that the batch touches it takes the
+/// locks for a moment; nothing is written.
+pub(crate) async fn preview(
+    pool: &PgPool,
+    batch: &[Delivery],
+    retention: Retention,
+) -> Result<Preview, CommitError> {
+    let mut connection = database::acquire(pool).await?;
+    let mut transaction = connection.begin().await?;
+    let (entries, _) = decode(batch);
+    let units: Vec<FoldUnit> =
+        entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
+    let before = projection::digests(&mut transaction, &units).await?;
+    let committed = write(&mut transaction, batch, retention).await?;
+    let after = projection::digests(&mut transaction, &units).await?;
+    transaction.rollback().await?;
+    let changed = after.difference(&before).map(|found| found.installation_id.clone()).collect();
+    Ok(Preview { committed, changed })
+}
+
+/// What a batch would do.
+pub(crate) struct Preview {
+    pub(crate) committed: Committed,
+    /// The installations that would change or be new.
+    pub(crate) changed: Vec<String>,
+}
+
+async fn write(
+    transaction: &mut PgConnection,
+    batch: &[Delivery],
+    retention: Retention,
+) -> Result<Committed, CommitError> {
     let (entries, dead_letters) = decode(batch);
     let entries = distinct(&entries);
     let units: Vec<FoldUnit> = {
@@ -134,27 +202,21 @@ async fn commit(
             entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
         units.into_iter().collect()
     };
-
-    let mut connection = database::acquire(pool).await?;
-    let mut transaction = connection.begin().await?;
-    lock(&mut transaction, &units).instrument(statement("SELECT", "pg_advisory_xact_lock")).await?;
-    let appended = journal::append(&mut transaction, &entries)
+    lock(transaction, &units).instrument(statement("SELECT", "pg_advisory_xact_lock")).await?;
+    let appended = journal::append(transaction, &entries)
         .instrument(statement("INSERT", "mooring.journal"))
         .await?;
-    let history = journal::of_places(&mut transaction, &units)
+    let history = journal::of_places(transaction, &units)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;
-    let folded = fold_places(&history, retention);
-    projection::save(&mut transaction, folded)
+    projection::save(transaction, fold_places(&history, retention))
         .instrument(statement("INSERT", "projection.installations"))
         .await?;
     for letter in &dead_letters {
-        dead_letter::keep(&mut transaction, letter)
+        dead_letter::keep(transaction, letter)
             .instrument(statement("INSERT", "mooring.dead_letters"))
             .await?;
     }
-    transaction.commit().instrument(statement("COMMIT", "")).await?;
-
     let conflicts = new_conflicts(&history, &appended);
     let (appended, dead_letters) = (appended.len(), dead_letters.len());
     let duplicates = batch.len() - dead_letters - appended;

@@ -9,10 +9,8 @@ use async_nats::jetstream::consumer::pull::Batch;
 use async_nats::jetstream::{self, Message};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::stream::StreamExt as _;
-use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use shared::fold::Retention;
-use shared::id::StreamSequence;
 use shared::stream::{CONSUMER, STREAM};
 use shared::telemetry::names::attribute;
 use shared::telemetry::{self, TRACEPARENT};
@@ -192,7 +190,7 @@ impl Consumer {
         if batch.is_empty() {
             return Ok(());
         }
-        let deliveries: Vec<Delivery> = batch.iter().filter_map(delivery).collect();
+        let deliveries: Vec<Delivery> = batch.iter().filter_map(Delivery::of).collect();
         let span = batch_span(&deliveries);
         let committed = self.apply(&deliveries, shutdown).instrument(span.clone()).await?;
         span.record("mooring.batch.appended", committed.appended);
@@ -246,24 +244,6 @@ fn backoff() -> ExponentialBackoff {
         .with_max_delay(BACKOFF_MAX)
         .without_max_times()
         .build()
-}
-
-/// `None` only for a message that is not JetStream's, which a pull consumer
-/// does not deliver.
-fn delivery(message: &Message) -> Option<Delivery> {
-    let info = message.info().ok()?;
-    let headers = message.headers.iter().flat_map(|headers| headers.iter());
-    let first = |values: &Vec<async_nats::HeaderValue>| {
-        values.first().map(|value| value.as_str().to_owned()).unwrap_or_default()
-    };
-    Some(Delivery {
-        sequence: StreamSequence(info.stream_sequence),
-        subject: message.subject.to_string(),
-        headers: headers.map(|(name, values)| (name.to_string(), first(values))).collect(),
-        body: message.payload.to_vec(),
-        published_at: Timestamp::from_nanosecond(info.published.unix_timestamp_nanos())
-            .unwrap_or(Timestamp::UNIX_EPOCH),
-    })
 }
 
 fn batch_span(deliveries: &[Delivery]) -> Span {

@@ -3,11 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::PgConnection;
+use anyhow::Context as _;
+use serde::Serialize;
+use shared::fold::Retention;
+use shared::id::StreamSequence;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
 
-use crate::commit::Delivery;
-use crate::timestamp::{sequence_from_sql, sequence_to_sql, to_sql};
+use crate::commit::{self, Delivery};
+use crate::database;
+use crate::timestamp::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
 
 /// Why an event cannot be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +41,7 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) detail: String,
 }
 
-/// Keeps a dead letter. One that is there already stays as it is.
+/// Keeps a dead letter. One that was resolved stays as it is.
 pub(crate) async fn keep(
     connection: &mut PgConnection,
     letter: &DeadLetter<'_>,
@@ -45,10 +51,12 @@ pub(crate) async fn keep(
         headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     sqlx::query!(
         r#"
-        INSERT INTO mooring.dead_letters
+        INSERT INTO mooring.dead_letters AS kept
             (stream_sequence, subject, headers, body, reason, detail, published_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (stream_sequence) DO NOTHING
+        ON CONFLICT (stream_sequence) DO UPDATE
+            SET reason = excluded.reason, detail = excluded.detail
+            WHERE kept.resolution IS NULL
         "#,
         sequence_to_sql(sequence.0),
         subject,
@@ -63,12 +71,204 @@ pub(crate) async fn keep(
     Ok(())
 }
 
-/// The sequences of those that nothing came of.
-pub(crate) async fn unresolved(
-    connection: &mut PgConnection,
-) -> Result<BTreeSet<u64>, sqlx::Error> {
-    let sequences = sqlx::query_scalar!("SELECT stream_sequence FROM mooring.dead_letters")
-        .fetch_all(connection)
-        .await?;
+/// The sequences of those that are not in the journal.
+pub(crate) async fn left_out(connection: &mut PgConnection) -> Result<BTreeSet<u64>, sqlx::Error> {
+    let sequences = sqlx::query_scalar!(
+        "SELECT stream_sequence FROM mooring.dead_letters WHERE resolution IS DISTINCT FROM 'redriven'"
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(sequences.into_iter().map(sequence_from_sql).collect())
+}
+
+/// A dead letter as operators see it. Its body holds only sealed secrets.
+#[derive(Debug, Serialize)]
+pub struct DeadLetterView {
+    pub sequence: u64,
+    pub source: String,
+    pub installation_id: Option<String>,
+    pub r#type: Option<String>,
+    pub message_id: Option<String>,
+    pub reason: String,
+    pub detail: String,
+    pub published_at: jiff::Timestamp,
+    pub dead_lettered_at: jiff::Timestamp,
+    pub resolution: Option<String>,
+    pub resolved_at: Option<jiff::Timestamp>,
+    pub resolved_by: Option<String>,
+    pub resolved_why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Empty for all.
+    pub sequences: Vec<u64>,
+    pub source: Option<String>,
+    pub reason: Option<String>,
+    /// Those that were redriven or discarded, too.
+    pub resolved: bool,
+}
+
+struct Stored {
+    stream_sequence: i64,
+    subject: String,
+    headers: Json<BTreeMap<String, String>>,
+    body: Vec<u8>,
+    reason: String,
+    detail: String,
+    published_at: OffsetDateTime,
+    dead_lettered_at: OffsetDateTime,
+    resolution: Option<String>,
+    resolved_at: Option<OffsetDateTime>,
+    resolved_by: Option<String>,
+    resolved_why: Option<String>,
+}
+
+impl Stored {
+    fn view(self, with_body: bool) -> DeadLetterView {
+        let header = |name: &str| self.headers.get(name).cloned();
+        let decode = |text: String| {
+            percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+        };
+        DeadLetterView {
+            sequence: sequence_from_sql(self.stream_sequence),
+            source: self.subject.split('.').nth(1).unwrap_or_default().to_owned(),
+            installation_id: header("ce-subject").map(decode),
+            r#type: header("ce-type"),
+            message_id: header("ce-id"),
+            reason: self.reason,
+            detail: self.detail,
+            published_at: from_sql(self.published_at),
+            dead_lettered_at: from_sql(self.dead_lettered_at),
+            resolution: self.resolution,
+            resolved_at: self.resolved_at.map(from_sql),
+            resolved_by: self.resolved_by,
+            resolved_why: self.resolved_why,
+            body: with_body.then(|| String::from_utf8_lossy(&self.body).into_owned()),
+        }
+    }
+
+    fn delivery(self) -> Delivery {
+        Delivery {
+            sequence: StreamSequence(sequence_from_sql(self.stream_sequence)),
+            subject: self.subject,
+            headers: self.headers.0,
+            body: self.body,
+            published_at: from_sql(self.published_at),
+        }
+    }
+}
+
+async fn select(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    limit: i64,
+) -> Result<Vec<Stored>, sqlx::Error> {
+    let sequences: Vec<i64> = selection.sequences.iter().map(|it| sequence_to_sql(*it)).collect();
+    sqlx::query_as!(
+        Stored,
+        r#"
+        SELECT stream_sequence, subject, headers AS "headers: Json<BTreeMap<String, String>>", body,
+               reason, detail, published_at, dead_lettered_at, resolution, resolved_at, resolved_by,
+               resolved_why
+        FROM mooring.dead_letters
+        WHERE (cardinality($1::bigint[]) = 0 OR stream_sequence = ANY ($1))
+          AND ($2::text IS NULL OR split_part(subject, '.', 2) = $2)
+          AND ($3::text IS NULL OR reason = $3)
+          AND ($4 OR resolution IS NULL)
+        ORDER BY stream_sequence
+        LIMIT $5
+        "#,
+        &sequences,
+        selection.source,
+        selection.reason,
+        selection.resolved,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Oldest first.
+pub async fn list(
+    pool: &PgPool,
+    selection: &Selection,
+    limit: u32,
+) -> anyhow::Result<Vec<DeadLetterView>> {
+    let mut connection = database::acquire(pool).await?;
+    let found = select(&mut connection, selection, i64::from(limit)).await?;
+    Ok(found.into_iter().map(|stored| stored.view(false)).collect())
+}
+
+/// One, with its body.
+pub async fn show(pool: &PgPool, sequence: u64) -> anyhow::Result<DeadLetterView> {
+    let selection = Selection { sequences: vec![sequence], resolved: true, ..Selection::default() };
+    let mut connection = database::acquire(pool).await?;
+    let found = select(&mut connection, &selection, 1).await?;
+    let found = found.into_iter().next().map(|stored| stored.view(true));
+    found.with_context(|| format!("there is no dead letter with sequence {sequence}"))
+}
+
+/// What came of applying dead letters again.
+#[derive(Debug, Default, Serialize)]
+pub struct Redriven {
+    pub applied: Vec<u64>,
+    /// They are dead letters still; `detail` says why.
+    pub failed: Vec<DeadLetterView>,
+}
+
+/// Applies them again, each by itself.
+pub async fn redrive(
+    pool: &PgPool,
+    retention: Retention,
+    selection: &Selection,
+    by: &str,
+) -> anyhow::Result<Redriven> {
+    let mut connection = database::acquire(pool).await?;
+    let mut redriven = Redriven::default();
+    for stored in select(&mut connection, selection, i64::MAX).await? {
+        let delivery = stored.delivery();
+        let sequence = delivery.sequence.0;
+        let committed = commit::apply(pool, std::slice::from_ref(&delivery), retention).await?;
+        if committed.dead_letters > 0 {
+            redriven.failed.push(show(pool, sequence).await?);
+            continue;
+        }
+        resolve(&mut connection, &[sequence], "redriven", by, None).await?;
+        redriven.applied.push(sequence);
+    }
+    Ok(redriven)
+}
+
+/// Gives them up, and keeps who did it and why. Says how many there were.
+pub async fn discard(pool: &PgPool, sequences: &[u64], by: &str, why: &str) -> anyhow::Result<u64> {
+    let mut connection = database::acquire(pool).await?;
+    Ok(resolve(&mut connection, sequences, "discarded", by, Some(why)).await?)
+}
+
+async fn resolve(
+    connection: &mut PgConnection,
+    sequences: &[u64],
+    resolution: &str,
+    by: &str,
+    why: Option<&str>,
+) -> Result<u64, sqlx::Error> {
+    let sequences: Vec<i64> = sequences.iter().map(|sequence| sequence_to_sql(*sequence)).collect();
+    let done = sqlx::query!(
+        r#"
+        UPDATE mooring.dead_letters
+        SET resolution = $2, resolved_at = now(), resolved_by = $3, resolved_why = $4
+        WHERE stream_sequence = ANY ($1) AND resolution IS NULL
+        "#,
+        &sequences,
+        resolution,
+        by,
+        why,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
 }

@@ -10,8 +10,7 @@ use shared::telemetry;
 use worker::rebuild::Interrupted;
 use worker::{BackendSettings, MigrateSettings, Postgres, RunSettings};
 
-use crate::cli::rebuild::Differs;
-use crate::cli::{Cli, Command, Installations};
+use crate::cli::{Cli, Command, Differs, Installations, Operation};
 
 /// `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
@@ -57,26 +56,24 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
             let postgres = Postgres::resolve(&config, &path, env)?;
             runtime()?.block_on(read(&postgres, command))
         }
-        Command::Rebuild(args) => {
+        Command::Operation(operation) => {
             let settings = BackendSettings::resolve(&config, &path, env)?;
-            with_telemetry(
-                env,
-                as_task(async move {
-                    let shutdown = shared::shutdown::on_signal()?;
-                    cli::rebuild::rebuild(&settings.connect().await?, args, &shutdown).await
-                }),
-            )
+            // Its answer is what counts; that it has connected is not worth a line.
+            let quiet =
+                |name: &str| env(name).or_else(|| (name == "RUST_LOG").then(|| "warn".to_owned()));
+            with_telemetry(&quiet, as_task(operate(settings, operation)))
         }
-        Command::Verify(args) => {
-            let settings = BackendSettings::resolve(&config, &path, env)?;
-            with_telemetry(
-                env,
-                as_task(async move {
-                    let shutdown = shared::shutdown::on_signal()?;
-                    cli::rebuild::verify(&settings.connect().await?, args, &shutdown).await
-                }),
-            )
-        }
+    }
+}
+
+async fn operate(settings: BackendSettings, operation: Operation) -> anyhow::Result<()> {
+    let shutdown = shared::shutdown::on_signal()?;
+    let backends = settings.connect().await?;
+    match operation {
+        Operation::Replay(args) => cli::replay::replay(&backends, args, &shutdown).await,
+        Operation::Rebuild(args) => cli::rebuild::rebuild(&backends, args, &shutdown).await,
+        Operation::Verify(args) => cli::rebuild::verify(&backends, args, &shutdown).await,
+        Operation::DeadLetters { command } => cli::dead_letters::run(&backends, command).await,
     }
 }
 

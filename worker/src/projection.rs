@@ -1,7 +1,7 @@
 //! The projection: the state of every installation. All SQL on
 //! `projection.installations`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use shared::details::Details;
@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use crate::journal::FoldUnit;
 use crate::timestamp::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
 
 /// A folded installation and the source it belongs to.
@@ -360,6 +361,37 @@ pub(crate) async fn page(
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(InstallationView::from).collect())
+}
+
+/// One state of one installation.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Digest {
+    source: String,
+    place: String,
+    pub(crate) installation_id: String,
+    digest: i64,
+}
+
+/// To see what changes in these places.
+pub(crate) async fn digests(
+    connection: &mut PgConnection,
+    units: &[FoldUnit],
+) -> Result<BTreeSet<Digest>, sqlx::Error> {
+    let sources: Vec<&str> = units.iter().map(|unit| unit.source.as_str()).collect();
+    let places: Vec<&str> = units.iter().map(|unit| unit.place.as_str()).collect();
+    let rows = sqlx::query_as!(
+        Digest,
+        r#"
+        SELECT source, place, installation_id, hashtextextended(found::text, 0) AS "digest!"
+        FROM projection.installations AS found
+        WHERE (source, place) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        "#,
+        &sources as _,
+        &places as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// A sealed credential with what it is bound to.

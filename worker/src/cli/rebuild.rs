@@ -9,12 +9,7 @@ use tokio_util::sync::CancellationToken;
 use worker::rebuild::{self, Backends, Comparison, Origin, RebuildOptions, RebuildReport};
 use worker::verify::{self, VerifyOptions, VerifyReport};
 
-use super::print_json;
-
-/// The exit code for it is 3.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Differs(String);
+use super::{Differs, print_json};
 
 #[derive(Args)]
 pub(crate) struct Effort {

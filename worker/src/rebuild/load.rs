@@ -49,7 +49,7 @@ pub(crate) async fn from_log(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Loaded> {
     let mut connection = database::acquire(&backends.pool).await?;
-    let dead = dead_letter::unresolved(&mut connection).await?;
+    let dead = dead_letter::left_out(&mut connection).await?;
     drop(connection);
     let (spills, loaded) = sort(backends, options, rebuild, dead, shutdown).await?;
     fold(backends, schema, options, rebuild, spills, shutdown).await?;

@@ -1,3 +1,5 @@
+-- What operators need: rebuilds, dead letters, and the identity of the log.
+
 -- What is known of rebuilds: so that one goes on where it was interrupted, and
 -- so that one that was swapped in can be taken back.
 CREATE TABLE mooring.rebuilds (
@@ -28,11 +30,20 @@ CREATE TABLE mooring.log_identity (
     recorded_at       timestamptz NOT NULL DEFAULT now()
 );
 
+-- What came of a dead letter, who did it and why. Null while nothing did.
+ALTER TABLE mooring.dead_letters
+    ADD COLUMN resolution  text CHECK (resolution IN ('redriven', 'discarded')),
+    ADD COLUMN resolved_at timestamptz,
+    ADD COLUMN resolved_by text,
+    ADD COLUMN resolved_why text,
+    ADD CHECK ((resolution IS NULL) = (resolved_at IS NULL));
+
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'mooring_worker') THEN
         GRANT SELECT ON mooring.rebuilds TO mooring_worker;
         GRANT SELECT, INSERT ON mooring.log_identity TO mooring_worker;
+        GRANT UPDATE (reason, detail) ON mooring.dead_letters TO mooring_worker;
     END IF;
 END
 $$;
