@@ -27,6 +27,8 @@ use crate::rebuild::state::{self, Rebuild};
 use crate::rebuild::{Backends, Interrupted, RebuildOptions};
 use crate::{database, dead_letter, projection};
 
+/// Events whose rows are saved together, or more if a partition holds more.
+const TOGETHER_EVENTS: u64 = 30_000;
 /// Places that are folded from the journal together.
 const PLACES_MAX: usize = 1_000;
 const JOURNAL_EVENTS_MAX: i64 = 20_000;
@@ -194,43 +196,63 @@ async fn fold(
 }
 
 impl Folding {
-    fn next(&self) -> Option<u8> {
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    /// Partitions that are saved together: each COPY waits once for the network.
+    fn next(&self) -> Vec<u8> {
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut some, mut events) = (Vec::new(), 0);
+        while events < TOGETHER_EVENTS
+            && let Some(partition) = partitions.pop_front()
+        {
+            events += self.events_of(partition);
+            some.push(partition);
+        }
+        some
     }
 
     async fn run(self: Arc<Self>, done: mpsc::UnboundedSender<u64>) -> anyhow::Result<()> {
-        while let Some(partition) = self.next() {
+        loop {
+            let partitions = self.next();
+            if partitions.is_empty() {
+                return Ok(());
+            }
             if self.shutdown.is_cancelled() {
                 bail!(Interrupted);
             }
-            self.partition(partition).await?;
-            done.send(self.events_of(partition)).ok();
+            self.save(&partitions).await?;
+            done.send(partitions.iter().map(|partition| self.events_of(*partition)).sum()).ok();
         }
-        Ok(())
     }
 
     fn events_of(&self, partition: u8) -> u64 {
         self.spills.iter().map(|spill| spill.events_of(partition)).sum()
     }
 
-    async fn partition(&self, partition: u8) -> anyhow::Result<()> {
+    async fn save(&self, partitions: &[u8]) -> anyhow::Result<()> {
+        let mut rows = Vec::new();
+        for partition in partitions {
+            rows.extend(self.fold(*partition)?);
+        }
+        let mut connection = database::acquire(&self.pool).await?;
+        let mut transaction = connection.begin().await?;
+        // Lost in a crash together with the record of it.
+        sqlx::query("SET LOCAL synchronous_commit TO off").execute(&mut *transaction).await?;
+        if !rows.is_empty() {
+            copy::copy_in(&mut transaction, self.schema, &rows).await?;
+        }
+        if let Some(id) = self.rebuild {
+            state::mark_partitions(&mut transaction, id, partitions).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    fn fold(&self, partition: u8) -> anyhow::Result<Vec<projection::Row>> {
         let mut events = Vec::new();
         for spill in &self.spills {
             let read = spill.read(partition).context("reading the temporary file back")?;
             decode(&read, &mut events)?;
         }
-        let rows = fold_places(&events, self.retention);
-        drop(events);
-        let mut connection = database::acquire(&self.pool).await?;
-        let mut transaction = connection.begin().await?;
-        // Lost in a crash together with the record of it.
-        sqlx::query("SET LOCAL synchronous_commit TO off").execute(&mut *transaction).await?;
-        copy::copy_in(&mut transaction, self.schema, &rows).await?;
-        if let Some(id) = self.rebuild {
-            state::mark_partition(&mut transaction, id, partition).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+        Ok(fold_places(&events, self.retention))
     }
 }
 

@@ -120,15 +120,16 @@ pub(crate) async fn unfinished(
     }))
 }
 
-pub(crate) async fn mark_partition(
+pub(crate) async fn mark_partitions(
     transaction: &mut PgConnection,
     id: i64,
-    partition: u8,
+    partitions: &[u8],
 ) -> Result<(), sqlx::Error> {
+    let partitions: Vec<i16> = partitions.iter().map(|partition| i16::from(*partition)).collect();
     sqlx::query!(
-        "UPDATE mooring.rebuilds SET partitions_done = partitions_done || $2::smallint WHERE id = $1",
+        "UPDATE mooring.rebuilds SET partitions_done = partitions_done || $2::smallint[] WHERE id = $1",
         id,
-        i16::from(partition),
+        &partitions,
     )
     .execute(transaction)
     .await?;
