@@ -24,6 +24,8 @@ const LIVE_PER_SECOND: u64 = 500;
 const LIVE_BEFORE: Duration = Duration::from_secs(5);
 /// Numbers of callbacks that are not in the log yet.
 const FIRST_LIVE: u64 = 500_000_000;
+/// Of `--max-rate`.
+const GENTLE_RATE: &str = "20000";
 const POLL: Duration = Duration::from_millis(20);
 
 #[derive(clap::Args)]
@@ -49,6 +51,7 @@ struct Measured {
     copy_rows: f64,
     p99_before_ms: f64,
     p99_during_ms: f64,
+    p99_gently_ms: f64,
 }
 
 #[tokio::main]
@@ -87,7 +90,14 @@ async fn measure(events: u64) -> Result<Measured> {
         load::send(&stack.target, live(duration)),
         step("rebuilding beside live traffic", rebuild(&stack, &["rebuild", "--json"]))
     );
-    let (during, _) = (during?, beside?);
+    beside?;
+    let duration = Duration::from_secs_f64((2.0 * seconds_at_gentle_rate(events)).max(3.0));
+    let gentle = ["rebuild", "--json", "--max-rate", GENTLE_RATE];
+    let (gently, beside) = tokio::join!(
+        load::send(&stack.target, live(duration)),
+        step("rebuilding gently beside live traffic", rebuild(&stack, &gentle))
+    );
+    beside?;
     Ok(Measured {
         events,
         rows,
@@ -98,8 +108,15 @@ async fn measure(events: u64) -> Result<Measured> {
         raw_read,
         copy_rows,
         p99_before_ms: before.percentile_ms(99.0),
-        p99_during_ms: during.percentile_ms(99.0),
+        p99_during_ms: during?.percentile_ms(99.0),
+        p99_gently_ms: gently?.percentile_ms(99.0),
     })
+}
+
+/// Reading, then folding.
+fn seconds_at_gentle_rate(events: u64) -> f64 {
+    let rate: f64 = GENTLE_RATE.parse().unwrap_or(1.0);
+    per_second(events, rate)
 }
 
 async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -238,6 +255,7 @@ impl Measured {
             "copy_rows_per_second": self.copy_rows,
             "p99_before_ms": self.p99_before_ms,
             "p99_during_ms": self.p99_during_ms,
+            "p99_gently_ms": self.p99_gently_ms,
             "report": self.rebuild,
         })
     }
@@ -246,14 +264,14 @@ impl Measured {
 fn table(all: &[Measured]) -> String {
     let mut text = "| events | installations | whole command, s | events/s | over reading raw | \
                     over COPY of the rows | CPU s per 100,000 events | peak RSS, MiB | \
-                    workers paused, ms | live ack p99, ms: before, during |\n\
+                    workers paused, ms | live ack p99, ms: before, during, during with `--max-rate 20000` |\n\
                     |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for found in all {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         let copy_seconds = found.rows as f64 / found.copy_rows;
         text += &format!(
-            "| {} | {} | {:.1} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {} | {:.1}, {:.1} |\n",
+            "| {} | {} | {:.1} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {} | {:.1}, {:.1}, {:.1} |\n",
             found.events,
             found.rows,
             found.seconds,
@@ -265,6 +283,7 @@ fn table(all: &[Measured]) -> String {
             found.rebuild.get("paused_ms").unwrap_or(&Value::Null),
             found.p99_before_ms,
             found.p99_during_ms,
+            found.p99_gently_ms,
         );
     }
     text

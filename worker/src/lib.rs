@@ -17,6 +17,7 @@ mod log_identity;
 mod log_reader;
 mod metrics;
 mod migrate;
+mod pace;
 mod progress;
 mod projection;
 pub mod rebuild;

@@ -69,6 +69,8 @@ pub struct RebuildOptions {
     pub origin: Origin,
     /// Ranges of the log that are read, and partitions that are folded, at a time.
     pub parallel: usize,
+    /// Events a second, of reading and of folding.
+    pub rate_max: Option<u64>,
     /// Columns that may differ, `added` and `removed` rows among them.
     pub expected: BTreeSet<String>,
     pub swap: bool,

@@ -25,6 +25,7 @@ const LISTED_MAX: i64 = 100;
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
     pub parallel: usize,
+    pub rate_max: Option<u64>,
     pub temp_dir: PathBuf,
 }
 
@@ -98,9 +99,9 @@ async fn projection(
     target: u64,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Loaded, Comparison)> {
-    let VerifyOptions { parallel, temp_dir } = options.clone();
-    let options =
-        RebuildOptions { origin, parallel, expected: Default::default(), swap: false, temp_dir };
+    let VerifyOptions { parallel, rate_max, temp_dir } = options.clone();
+    let expected = Default::default();
+    let options = RebuildOptions { origin, parallel, rate_max, expected, swap: false, temp_dir };
     let mut unrecorded = Rebuild::unrecorded(origin, target);
     let into = Schema::Scratch;
     let loaded = rebuild::load_into(backends, into, &options, &mut unrecorded, shutdown).await?;

@@ -16,6 +16,9 @@ pub(crate) struct Effort {
     /// Ranges of the log that are read, then partitions that are folded, at a time
     #[arg(long, default_value_t = 2, value_name = "N")]
     parallel: usize,
+    /// Events a second at the most, to leave more of the machine to live traffic
+    #[arg(long, value_name = "EVENTS")]
+    max_rate: Option<u64>,
     /// Where the log is sorted; it takes about half the log's size there
     #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
     temp_dir: PathBuf,
@@ -105,6 +108,7 @@ pub(crate) async fn rebuild(
             From::Journal => Origin::Journal,
         },
         parallel: args.effort.parallel,
+        rate_max: args.effort.max_rate,
         expected: args.expect.into_iter().collect(),
         swap: !args.no_swap,
         temp_dir: args.effort.temp_dir,
@@ -167,8 +171,9 @@ pub(crate) async fn verify(
     args: VerifyArgs,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let Effort { parallel, temp_dir } = args.effort;
-    let report = verify::verify(backends, &VerifyOptions { parallel, temp_dir }, shutdown).await?;
+    let Effort { parallel, max_rate: rate_max, temp_dir } = args.effort;
+    let report =
+        verify::verify(backends, &VerifyOptions { parallel, rate_max, temp_dir }, shutdown).await?;
     if args.json {
         print_json(&report)?
     } else {

@@ -77,6 +77,13 @@ pub(crate) async fn compare(
         ),
     };
     let is_bound = !restriction.is_empty();
+    if is_bound {
+        if sources.is_empty() {
+            return Ok(Comparison::default());
+        }
+        // The workers wait: never look at what has not changed.
+        sqlx::query("SET LOCAL enable_seqscan TO off").execute(&mut *transaction).await?;
+    }
     // A whole row is compared at once; only of those that differ the columns are looked at.
     let sql = format!(
         r#"

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit::fold_places;
 use crate::journal::{self, FoldUnit};
 use crate::log_reader::{LogReader, Start};
+use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::rebuild::copy;
 use crate::rebuild::schema::{self, Schema};
@@ -69,6 +70,7 @@ async fn sort(
         temp_dir: options.temp_dir.clone(),
         partitions_done: rebuild.partitions_done.clone(),
         dead,
+        pace: Pace::new(options.rate_max),
         shutdown: shutdown.clone(),
     });
     let (done, mut read) = mpsc::unbounded_channel();
@@ -105,6 +107,7 @@ struct Sorting {
     temp_dir: PathBuf,
     partitions_done: BTreeSet<u8>,
     dead: BTreeSet<u64>,
+    pace: Pace,
     shutdown: CancellationToken,
 }
 
@@ -125,6 +128,7 @@ impl Sorting {
             unreported += 1;
             if unreported == REPORT_EVERY {
                 done.send(std::mem::take(&mut unreported)).ok();
+                self.pace.keep(REPORT_EVERY).await;
                 if self.shutdown.is_cancelled() {
                     bail!(Interrupted);
                 }
@@ -155,6 +159,7 @@ struct Folding {
     retention: Retention,
     spills: Vec<Spill>,
     partitions: Mutex<VecDeque<u8>>,
+    pace: Pace,
     shutdown: CancellationToken,
 }
 
@@ -175,6 +180,7 @@ async fn fold(
         retention: backends.retention,
         spills,
         partitions: Mutex::new(partitions.clone()),
+        pace: Pace::new(options.rate_max),
         shutdown: shutdown.clone(),
     });
     let events = partitions.iter().map(|partition| folding.events_of(*partition)).sum();
@@ -219,7 +225,9 @@ impl Folding {
                 bail!(Interrupted);
             }
             self.save(&partitions).await?;
-            done.send(partitions.iter().map(|partition| self.events_of(*partition)).sum()).ok();
+            let events = partitions.iter().map(|partition| self.events_of(*partition)).sum();
+            done.send(events).ok();
+            self.pace.keep(events).await;
         }
     }
 
