@@ -7,6 +7,7 @@ use async_nats::header::{
 use async_nats::{Client, Request};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use shared::data_key::{DataKey, Page};
 use shared::event::Event;
 use shared::id::SourceName;
 use shared::log::LogMessage;
@@ -26,6 +27,9 @@ pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result
     let places = events.div_ceil(3);
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
     let now = Timestamp::now();
+    // One for all: what is measured opens none.
+    let page = Page::generate()?;
+    let key = page.key(0).context("a page without keys")?;
     for number in 0..events {
         let (round, place) = (number / places, number % places);
         let body = match round {
@@ -33,7 +37,7 @@ pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result
             1 => uninstall(place, now),
             _ => install_again(place),
         };
-        batch.push(LogMessage::new(&event(ring, &body)?)?);
+        batch.push(LogMessage::new(&event(ring, &key, &body)?)?);
         if batch.len() == BATCH_EVENTS || number + 1 == events {
             commit(client, &batch, number).await?;
             batch.clear();
@@ -63,14 +67,14 @@ fn install_again(number: u64) -> Vec<u8> {
 }
 
 /// As ingest makes it.
-fn event(ring: &KeyRing, body: &[u8]) -> Result<Event> {
+fn event(ring: &KeyRing, key: &DataKey, body: &[u8]) -> Result<Event> {
     let headers = hyper::HeaderMap::new();
     let received_at = Timestamp::now();
     let delivery = Delivery { path_token: None, query: None, headers: &headers, body, received_at };
     let verified = Verification::Unverified.verify(delivery)?;
     let callback = Adapter::Blnk.parse(&verified)?;
     let source = SourceName::parse("blnk")?;
-    Ok(callback.seal(source, Platform::Blnk, received_at, ring, SealingNonce::random)?)
+    Ok(callback.seal(source, Platform::Blnk, received_at, ring, Some(key), SealingNonce::random)?)
 }
 
 async fn commit(client: &Client, batch: &[LogMessage], id: u64) -> Result<()> {

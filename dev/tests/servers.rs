@@ -81,6 +81,8 @@ impl Client {
 }
 
 const STREAM: &str = r#"{"name":"INSTALLATIONS","subjects":["installations.>"],"storage":"file","allow_direct":true}"#;
+const KEYS_STREAM: &str =
+    r#"{"name":"DATA_KEYS","subjects":["data_keys.*"],"storage":"file","allow_direct":true}"#;
 const CONSUMER: &str = r#"{"stream_name":"INSTALLATIONS","config":{"durable_name":"worker","name":"worker","ack_policy":"explicit"}}"#;
 
 #[test]
@@ -113,11 +115,13 @@ fn every_nats_user_may_do_its_work_and_nothing_else() {
     let mut admin = Client::connect(&server, "admin", &credentials.admin);
     admin.request("$JS.API.STREAM.CREATE.INSTALLATIONS", STREAM);
     admin.request("$JS.API.CONSUMER.CREATE.INSTALLATIONS.worker", CONSUMER);
-    assert!(admin.request("installations.blnk.0", "x").starts_with("-ERR"));
+    admin.request("$JS.API.STREAM.CREATE.DATA_KEYS", KEYS_STREAM);
 
     let mut ingest = Client::connect(&server, "ingest", &credentials.ingest);
     assert!(ingest.request("installations.blnk.0", "x").contains("\"seq\":1"));
     assert!(ingest.request("$JS.API.STREAM.INFO.INSTALLATIONS", "").contains("\"messages\":1"));
+    assert!(ingest.request("data_keys.p", "x").contains("\"seq\":1"));
+    assert!(ingest.request("$JS.API.DIRECT.GET.DATA_KEYS.data_keys.p", "").starts_with("-ERR"));
     assert!(
         ingest.request("$JS.API.STREAM.MSG.GET.INSTALLATIONS", r#"{"seq":1}"#).starts_with("-ERR")
     );
@@ -132,6 +136,7 @@ fn every_nats_user_may_do_its_work_and_nothing_else() {
             .request("$JS.API.CONSUMER.INFO.INSTALLATIONS.worker", "")
             .contains("\"num_ack_pending\":0")
     );
+    assert!(worker.request("data_keys.p", "x").starts_with("-ERR"));
     assert!(worker.request("installations.blnk.0", "x").starts_with("-ERR"));
     assert!(worker.request("$JS.API.STREAM.PURGE.INSTALLATIONS", "").starts_with("-ERR"));
 }

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use serde_json::Value;
-use shared::event::{Event, Payload};
+use shared::event::{Callback, Event, Payload};
 use shared::log::LogMessage;
 use shared::platform::{MissedAck, Refusal, SuccessBody, accept_app};
 use shared::problem::Problem;
@@ -76,7 +76,11 @@ pub(crate) async fn receive(
     let client = request.extensions().get::<ClientGone>().cloned();
     let read = read(app, request, path_token).await;
     // What was received is dropped here: many wait for the log at once.
-    let sealed = read.and_then(|received| seal(app, source, &received));
+    let parsed = read.and_then(|received| parse(source, &received));
+    let sealed = match parsed {
+        Ok(parsed) => seal(app, source, parsed, started).await,
+        Err(problem) => Err(problem),
+    };
     let result = match sealed {
         Ok(event) => append(app, source, event, started, client.as_ref()).await,
         Err(problem) => Err(problem),
@@ -103,17 +107,35 @@ fn acknowledgement(source: &Source, appended: Appended) -> Response {
     }
 }
 
-/// From the bytes of a callback to an event that holds only ciphertext.
-///
+/// A callback as it was understood, and when it was received.
+type Parsed = (Box<Callback>, Timestamp);
+
 /// Boxed, because what many callbacks hold while they wait is to be small.
-fn seal(app: &App, source: &Source, received: &Received) -> Result<Box<Event>, Problem> {
+fn parse(source: &Source, received: &Received) -> Result<Parsed, Problem> {
     let delivery = received.delivery();
     let verified = source.verification.verify(delivery).map_err(|why| unauthentic(&why))?;
     let callback = source.adapter.parse(&verified).map_err(|why| refused(&why))?;
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    let (name, platform) = (source.name.clone(), source.platform);
-    let received_at = received.received_at;
-    let sealed = callback.seal(name, platform, received_at, &app.ring, SealingNonce::random);
+    Ok((Box::new(callback), received.received_at))
+}
+
+/// To an event that holds only ciphertext.
+async fn seal(
+    app: &App,
+    source: &Source,
+    (callback, received_at): Parsed,
+    started: Instant,
+) -> Result<Box<Event>, Problem> {
+    let data_key = if callback.holds_secret() {
+        let budget = source.ack.budget.saturating_sub(started.elapsed());
+        let key = app.data_keys.take(budget).await;
+        Some(key.ok_or_else(|| not_appended(source, &NotAppended::NoDataKey))?)
+    } else {
+        None
+    };
+    let (name, platform, key) = (source.name.clone(), source.platform, data_key.as_ref());
+    let ring = app.ring.get();
+    let sealed = callback.seal(name, platform, received_at, &ring, key, SealingNonce::random);
     sealed.map(Box::new).map_err(|_| internal_error())
 }
 
@@ -223,7 +245,7 @@ fn refused(why: &Refusal) -> Problem {
 
 fn not_appended(source: &Source, why: &NotAppended) -> Problem {
     let name = match why {
-        NotAppended::BudgetSpent => "log-unavailable",
+        NotAppended::BudgetSpent | NotAppended::NoDataKey => "log-unavailable",
         NotAppended::Overloaded => "log-overloaded",
         NotAppended::QueueFull | NotAppended::SourceBusy => "overloaded",
         NotAppended::ContractBroken => "durability-contract-broken",

@@ -6,6 +6,7 @@
 mod callback;
 mod commit;
 mod confirmation;
+mod data_keys;
 mod metrics;
 mod publish;
 mod readiness;
@@ -17,6 +18,7 @@ mod writer;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use shared::config::CurrentRing;
 use shared::nats;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use settings::Settings;
 
+use crate::data_keys::DataKeys;
 use crate::publish::Publisher;
 use crate::router::App;
 
@@ -36,13 +39,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let client = nats::connect(&settings.nats, "ingest").await.context("connecting to NATS")?;
     let contract = readiness::watch_contract(&client, &settings, shutdown.clone());
     let publisher = Publisher::new(client.clone(), contract);
+    let ring = CurrentRing::follow(settings.path, settings.ring, shutdown.clone());
+    let data_keys = DataKeys::start(&client, ring.clone(), shutdown.clone());
     tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
 
     // Requests, and notes about their answers.
     let in_flight = TaskTracker::new();
-    let Settings { sources, ring, http, .. } = settings;
+    let (sources, http) = (settings.sources, settings.http);
     let (publisher, notes) = (Arc::new(publisher), in_flight.clone());
-    let app = App { sources, ring, http: http.clone(), publisher, notes };
+    let app = App { sources, ring, data_keys, http: http.clone(), publisher, notes };
     let router = router::router(Arc::new(app));
     serve::serve(listener, router, &http, &in_flight, shutdown).await;
 

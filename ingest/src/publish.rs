@@ -25,6 +25,8 @@ const QUEUE_MAX: usize = 8_192;
 pub(crate) enum NotAppended {
     #[error("the log did not acknowledge within the ack budget")]
     BudgetSpent,
+    #[error("no data key could be stored within the ack budget")]
+    NoDataKey,
     #[error("the log is full or overloaded")]
     Overloaded,
     #[error("too many callbacks wait for the log")]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::Config as StreamConfig;
 use async_nats::jetstream::{self, ErrorCode};
 use serde::Deserialize;
-use shared::stream::{Breach, STREAM, breaches};
+use shared::stream::{Breach, KEYS_STREAM, STREAM, breaches};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,12 @@ impl Contract {
             Self::Unknown { .. } | Self::Broken { .. } => CommitMode::Single,
         }
     }
+}
+
+/// Why the settings of a stream are not known.
+enum Unanswered {
+    Missing(String),
+    Away(String),
 }
 
 struct Check {
@@ -110,22 +117,23 @@ fn report(contract: &Contract) {
 
 impl Check {
     async fn contract(&self, last: &Contract) -> Contract {
-        let stream = match self.jetstream.get_stream(STREAM).await {
-            Ok(stream) => stream,
-            Err(error) if is_missing(&error) => {
-                let why = format!("there is no stream {STREAM}: run `worker migrate`");
-                return Contract::Unknown { why };
-            }
+        let streams = tokio::try_join!(self.stream(STREAM), self.stream(KEYS_STREAM));
+        let (log, keys) = match streams {
+            Ok(streams) => streams,
+            Err(Unanswered::Missing(why)) => return Contract::Unknown { why },
             // The settings have not changed because the server is away. Until
             // it is back, publishing is tried and not acknowledged.
-            Err(error) => match last {
-                Contract::Unknown { .. } => return Contract::Unknown { why: error.to_string() },
+            Err(Unanswered::Away(why)) => match last {
+                Contract::Unknown { .. } => return Contract::Unknown { why },
                 Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
             },
         };
-        let config = &stream.cached_info().config;
-        let commit = CommitMode::of(config.num_replicas, config.allow_atomic_publish);
-        let mut found = breaches(config);
+        let commit = CommitMode::of(log.num_replicas, log.allow_atomic_publish);
+        // A secret is as lost without its data key as without its event.
+        let mut found = breaches(&log);
+        found.extend(breaches(&keys));
+        found.sort();
+        found.dedup();
         match self.sync_breach().await {
             Ok(breach) => found.extend(breach),
             Err(why) => match last {
@@ -139,6 +147,17 @@ impl Check {
             Contract::Met { accepted, commit }
         } else {
             Contract::Broken { breaches: broken }
+        }
+    }
+
+    async fn stream(&self, name: &str) -> Result<StreamConfig, Unanswered> {
+        match self.jetstream.get_stream(name).await {
+            Ok(stream) => Ok(stream.cached_info().config.clone()),
+            Err(error) if is_missing(&error) => {
+                let why = format!("there is no stream {name}: run `worker migrate`");
+                Err(Unanswered::Missing(why))
+            }
+            Err(error) => Err(Unanswered::Away(error.to_string())),
         }
     }
 

@@ -15,9 +15,9 @@ use axum::{Json, Router};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::json;
+use shared::config::CurrentRing;
 use shared::id::SourceName;
 use shared::problem::Problem;
-use shared::seal::KeyRing;
 use shared::telemetry::{self, names::attribute};
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -25,6 +25,7 @@ use tracing::{Instrument as _, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::callback;
+use crate::data_keys::DataKeys;
 use crate::metrics::METRICS;
 use crate::publish::Publisher;
 use crate::readiness::Contract;
@@ -32,7 +33,8 @@ use crate::settings::{Http, Source};
 
 pub(crate) struct App {
     pub(crate) sources: BTreeMap<SourceName, Source>,
-    pub(crate) ring: KeyRing,
+    pub(crate) ring: CurrentRing,
+    pub(crate) data_keys: Arc<DataKeys>,
     pub(crate) http: Http,
     pub(crate) publisher: Arc<Publisher>,
     /// Notes that are on their way to the log; see `confirmation`.
@@ -93,9 +95,12 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
             (json!({ "contract": "broken", "breaches": breaches, "why": why }), false)
         }
     };
-    let ready = connected && fit;
+    let has_keys = app.data_keys.are_ready();
+    let data_keys = if has_keys { "ready" } else { "none could be stored yet" };
+    let ready = connected && fit && has_keys;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "nats": nats, "log": log }))).into_response()
+    let state = json!({ "ready": ready, "nats": nats, "log": log, "data_keys": data_keys });
+    (status, Json(state)).into_response()
 }
 
 async fn not_found() -> Response {

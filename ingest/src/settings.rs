@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct Settings {
     pub monitor_url: Option<String>,
     pub accepted_breaches: Vec<Breach>,
     pub ring: KeyRing,
+    /// Where the ring is read again.
+    pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
     pub http: Http,
 }
@@ -75,6 +77,7 @@ impl Settings {
             monitor_url: config.nats.monitor_url.clone(),
             accepted_breaches: config.stream.allow.clone(),
             ring,
+            path: path.to_owned(),
             sources,
             http,
         });

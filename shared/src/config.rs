@@ -20,9 +20,11 @@ use crate::seal::{KeyRing, parse_key};
 use crate::secret_ref::SecretRef;
 use crate::stream::Breach;
 
+mod reload;
 mod source;
 mod verification;
 
+pub use reload::CurrentRing;
 pub use verification::VerificationSettings;
 
 const ENV_PREFIX: &str = "MOORING";

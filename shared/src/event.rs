@@ -12,8 +12,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::data_key::DataKey;
 use crate::details::Details;
-use crate::id::{AppId, IdempotencyKey, InstallationId, MessageId, Place, SourceName};
+use crate::id::{AppId, IdempotencyKey, InstallationId, InvalidId, MessageId, Place, SourceName};
 use crate::platform::Platform;
 use crate::seal::{AssociatedData, Fingerprint, KeyRing, SealError, Sealed, SealingNonce};
 
@@ -73,6 +74,10 @@ pub enum Fact<C> {
     AckDelivered {
         identity: Identity,
         answer_to: MessageId,
+    },
+    /// An operator destroyed the keys of every secret that came before.
+    Erased {
+        identity: Identity,
     },
     /// An event of a kind this version does not know: recorded, not applied.
     Unrecognized {
@@ -174,7 +179,8 @@ impl<C> Fact<C> {
             | Self::Updated { identity, .. }
             | Self::Uninstalled { identity }
             | Self::AckMissed { identity, .. }
-            | Self::AckDelivered { identity, .. } => Some(identity),
+            | Self::AckDelivered { identity, .. }
+            | Self::Erased { identity } => Some(identity),
             Self::Unrecognized { identity, .. } => identity.as_ref(),
         }
     }
@@ -188,21 +194,29 @@ impl<C> Fact<C> {
             Self::Uninstalled { .. } => "uninstalled",
             Self::AckMissed { .. } => "ack_missed",
             Self::AckDelivered { .. } => "ack_delivered",
+            Self::Erased { .. } => "erased",
             Self::Unrecognized { .. } => "unrecognized",
         }
     }
 }
 
 impl Callback {
+    /// Whether a data key is needed to seal it.
+    pub fn holds_secret(&self) -> bool {
+        self.secret().is_some() || matches!(self.payload, Payload::Sealed(_))
+    }
+
     /// Turns the callback into the event to append; only ciphertext is left.
     ///
-    /// `next_nonce` is called once for each secret.
+    /// `next_nonce` is called once for each secret. Without a data key a
+    /// callback that holds a secret is refused.
     pub fn seal(
         self,
         source: SourceName,
         platform: Platform,
         received_at: Timestamp,
         ring: &KeyRing,
+        data_key: Option<&DataKey>,
         mut next_nonce: impl FnMut() -> SealingNonce,
     ) -> Result<Event, SealError> {
         let secret = self.secret().map(ExposeSecret::expose_secret);
@@ -227,7 +241,7 @@ impl Callback {
                 event: &message_id,
                 field,
             };
-            ring.seal(secret, bound_to, &next_nonce())
+            data_key.ok_or(SealError)?.seal(secret, bound_to, &next_nonce())
         };
 
         let fact = match self.fact {
@@ -247,6 +261,7 @@ impl Callback {
             Fact::AckDelivered { identity, answer_to } => {
                 Fact::AckDelivered { identity, answer_to }
             }
+            Fact::Erased { identity } => Fact::Erased { identity },
             Fact::Unrecognized { kind, identity } => Fact::Unrecognized { kind, identity },
         };
         let payload = match self.payload {
@@ -273,6 +288,7 @@ impl Callback {
             | Fact::Uninstalled { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
+            | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => None,
         }
     }
@@ -308,6 +324,29 @@ impl Serialize for Sorted<'_> {
 }
 
 impl Event {
+    /// That the secrets of an installation were erased; `number` tells one
+    /// erasure of it from another.
+    pub fn erased(
+        source: SourceName,
+        platform: Platform,
+        identity: Identity,
+        now: Timestamp,
+        number: &Fingerprint,
+    ) -> Result<Self, InvalidId> {
+        let idempotency_key = IdempotencyKey::parse(format!("erase:{number}"))?;
+        Ok(Self {
+            message_id: MessageId::new(&source, &idempotency_key, number).about("erased"),
+            source,
+            platform,
+            idempotency_key,
+            received_at: now,
+            occurred_at: Some(now),
+            secret_fingerprint: None,
+            fact: Fact::Erased { identity },
+            payload: Payload::Clear(Value::Null),
+        })
+    }
+
     /// That the platform may not have got our answer to this event. `None`
     /// where no installation depends on it.
     pub fn ack_missed(&self, now: Timestamp) -> Option<Self> {
@@ -328,6 +367,7 @@ impl Event {
             Fact::Updated { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
+            | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => None,
         }
     }

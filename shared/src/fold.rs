@@ -18,14 +18,15 @@
 //!    conflict: the first in the log counts, the others are history.
 //! 5. An installation whose last change the platform may not have seen
 //!    acknowledged is unconfirmed, until an event settles it.
+//! 6. An erasure removes the credentials that came before it in the log.
 //!
 //! Rules 1 and 3 are for platforms that give each generation an id of its own.
 //! Where a reinstall has the same id, the events of the id are told apart by
 //! when they happened:
-//! 6. An install begins a generation. One that does not say when it happened
+//! 7. An install begins a generation. One that does not say when it happened
 //!    might be a repetition: it begins one only if none is active.
-//! 7. An uninstall ends the generation before it, and no later one.
-//! 8. An update changes the generation before it, if that has not ended. It says
+//! 8. An uninstall ends the generation before it, and no later one.
+//! 9. An update changes the generation before it, if that has not ended. It says
 //!    nothing of whether something is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +122,8 @@ struct History<'a> {
     /// Changes that were perhaps not seen acknowledged, and when we noted that.
     missed: Vec<(&'a MessageId, StreamSequence)>,
     delivered: Vec<&'a MessageId>,
+    /// The last erasure.
+    erased: Option<StreamSequence>,
 }
 
 /// Folds all events of one place into its installations, oldest generation
@@ -178,6 +181,7 @@ fn first_of_each_key<'a>(in_log_order: &[&'a Recorded]) -> (Vec<&'a Recorded>, V
             }
             // They have the key of the event that they are about.
             Fact::AckMissed { .. } | Fact::AckDelivered { .. } => true,
+            Fact::Erased { .. } => true,
         }
     })
 }
@@ -194,8 +198,8 @@ fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<
             }
             // History, not state.
             Fact::Unrecognized { .. } => {}
-            // About an event that may come later in the log, or never.
-            Fact::AckMissed { .. } | Fact::AckDelivered { .. } => {}
+            // About events that may come later in the log, or never.
+            Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Erased { .. } => {}
         }
     }
     let mut histories: BTreeMap<&InstallationId, History<'_>> =
@@ -210,6 +214,11 @@ fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<
             Fact::AckDelivered { identity, answer_to } => {
                 if let Some(history) = histories.get_mut(&identity.installation_id) {
                     history.delivered.push(answer_to);
+                }
+            }
+            Fact::Erased { identity } => {
+                if let Some(history) = histories.get_mut(&identity.installation_id) {
+                    history.erased = history.erased.max(Some(recorded.sequence));
                 }
             }
             Fact::Installed { .. }
@@ -278,6 +287,7 @@ impl<'a> History<'a> {
             last: first,
             missed: Vec::new(),
             delivered: Vec::new(),
+            erased: None,
         }
     }
 
@@ -301,7 +311,10 @@ impl<'a> History<'a> {
                 let at = happened_at(recorded);
                 self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
             }
-            Fact::AckMissed { .. } | Fact::AckDelivered { .. } | Fact::Unrecognized { .. } => {}
+            Fact::AckMissed { .. }
+            | Fact::AckDelivered { .. }
+            | Fact::Erased { .. }
+            | Fact::Unrecognized { .. } => {}
         }
         if !matches!(recorded.event.fact, Fact::Updated { .. }) {
             self.last = recorded;
@@ -351,9 +364,10 @@ impl<'a> History<'a> {
         };
         let may_live = matches!(status, Status::Active | Status::Unconfirmed);
         let keeps_credential = may_live || retention == Retention::Keep;
-        let credential = self.credential();
-        let credential_prefix = credential.as_ref().and_then(|found| found.sealed.prefix.clone());
-        let credential = credential.filter(|_| keeps_credential);
+        let found = self.credential();
+        let credential_prefix = found.as_ref().and_then(|(_, it)| it.sealed.prefix.clone());
+        let is_kept = |at: StreamSequence| keeps_credential && self.erased.is_none_or(|by| by < at);
+        let credential = found.filter(|(at, _)| is_kept(*at)).map(|(_, credential)| credential);
         let last = self.last;
         Installation {
             identity: self.identity.clone(),
@@ -368,11 +382,12 @@ impl<'a> History<'a> {
         }
     }
 
-    fn credential(&self) -> Option<Credential> {
+    /// The last one, and where it stands in the log.
+    fn credential(&self) -> Option<(StreamSequence, Credential)> {
         self.installs.iter().rev().find_map(|install| match &install.event.fact {
             Fact::Installed { credential: Some(sealed), .. } => {
                 let event = install.event.message_id.clone();
-                Some(Credential { event, sealed: sealed.clone() })
+                Some((install.sequence, Credential { event, sealed: sealed.clone() }))
             }
             _ => None,
         })

@@ -104,6 +104,10 @@ text_id! {
     KeyId checked by name
 }
 text_id! {
+    /// The name of one page of data keys.
+    PageId checked by name
+}
+text_id! {
     /// The platform's name for one installation, such as Blnk's `installed_app_id`.
     InstallationId checked by external
 }

@@ -8,6 +8,7 @@
 //! or SQL.
 
 pub mod config;
+pub mod data_key;
 pub mod details;
 pub mod event;
 pub mod fold;

@@ -73,12 +73,16 @@ impl LogMessage {
 /// `installations.<source>.<partition>`. Everything that is folded together
 /// has one subject.
 fn subject(event: &Event) -> String {
-    let unit = match event.fact.identity() {
-        Some(identity) => identity.place.as_str(),
-        None => event.message_id.as_str(),
-    };
-    let partition = Sha256::digest(unit.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
-    format!("{SUBJECT_ROOT}.{}.{partition}", event.source)
+    match event.fact.identity() {
+        Some(identity) => subject_of(&event.source, identity.place.as_str()),
+        None => subject_of(&event.source, event.message_id.as_str()),
+    }
+}
+
+/// The subject of the events about one place.
+pub fn subject_of(source: &SourceName, place: &str) -> String {
+    let partition = Sha256::digest(place.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
+    format!("{SUBJECT_ROOT}.{source}.{partition}")
 }
 
 /// The `ce-subject` of an event about this installation.

@@ -1,17 +1,18 @@
 //! Sealing: the one module that names the cipher.
 //!
-//! A secret is sealed with AES-256-GCM-SIV (RFC 8452) under the active key of
-//! the key ring, as `v1.<key id>.<nonce>.<ciphertext and tag>` (base64url).
-//! The associated data binds the ciphertext to its source, installation, event
-//! and field: moved anywhere else it does not open. The key is chosen by id,
-//! never by trial.
+//! A secret is sealed with AES-256-GCM-SIV (RFC 8452) as
+//! `<version>.<key id>.<nonce>.<ciphertext and tag>` (base64url): version `v2`
+//! under a data key (see [`crate::data_key`]), `v1` under a key of the ring
+//! itself, as pages of data keys are. The associated data binds the ciphertext
+//! to its source, installation, event and field: moved anywhere else it does
+//! not open. The key is chosen by id, never by trial.
 //!
 //! It must never put a secret or a key into `Debug`, an error or a log.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use aes_gcm_siv::aead::{Aead, Generate, KeyInit, Payload};
+use aes_gcm_siv::aead::{Aead, Generate, Key, KeyInit, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -20,9 +21,11 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::data_key::DataKeyId;
 use crate::id::{InstallationId, KeyId, MessageId, SourceName};
 
-const VERSION: &str = "v1";
+const UNDER_RING_KEY: &str = "v1";
+const UNDER_DATA_KEY: &str = "v2";
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 const FINGERPRINT_BYTES: usize = 16;
@@ -43,20 +46,47 @@ impl Sealed {
         &self.0
     }
 
-    /// The id of the key that sealed it.
-    pub fn key_id(&self) -> Result<KeyId, OpenError> {
+    /// Which key sealed it.
+    pub fn under(&self) -> Result<SealedUnder, OpenError> {
         let mut parts = self.0.split('.');
-        match (parts.next(), parts.next()) {
-            (Some(VERSION), Some(id)) => KeyId::parse(id).map_err(|_| OpenError::Envelope),
-            _ => Err(OpenError::Envelope),
+        let under = match (parts.next(), parts.next()) {
+            (Some(UNDER_RING_KEY), Some(id)) => KeyId::parse(id).ok().map(SealedUnder::RingKey),
+            (Some(UNDER_DATA_KEY), Some(id)) => DataKeyId::parse(id).map(SealedUnder::DataKey),
+            _ => None,
+        };
+        under.ok_or(OpenError::Envelope)
+    }
+}
+
+/// The key that a secret is sealed under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealedUnder {
+    RingKey(KeyId),
+    DataKey(DataKeyId),
+}
+
+impl SealedUnder {
+    fn version(&self) -> &'static str {
+        match self {
+            Self::RingKey(_) => UNDER_RING_KEY,
+            Self::DataKey(_) => UNDER_DATA_KEY,
+        }
+    }
+}
+
+impl fmt::Display for SealedUnder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RingKey(id) => id.fmt(f),
+            Self::DataKey(id) => id.fmt(f),
         }
     }
 }
 
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.key_id() {
-            Ok(id) => write!(f, "Sealed(key {id})"),
+        match self.under() {
+            Ok(under) => write!(f, "Sealed(key {under})"),
             Err(_) => f.write_str("Sealed(malformed)"),
         }
     }
@@ -72,19 +102,22 @@ pub struct AssociatedData<'a> {
     pub field: &'a str,
 }
 
-impl AssociatedData<'_> {
-    /// Each part with its length in front, so that no two lists of parts give
-    /// the same bytes.
-    fn encode(&self) -> Vec<u8> {
+impl<'a> AssociatedData<'a> {
+    pub(crate) fn parts(&self, under: &SealedUnder) -> [&'a str; 5] {
         let installation = self.installation.map_or("", InstallationId::as_str);
-        let parts = [VERSION, self.source.as_str(), installation, self.event.as_str(), self.field];
-        let mut bytes = Vec::new();
-        for part in parts {
-            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            bytes.extend_from_slice(part.as_bytes());
-        }
-        bytes
+        [under.version(), self.source.as_str(), installation, self.event.as_str(), self.field]
     }
+}
+
+/// Each part with its length in front, so that no two lists of parts give the
+/// same bytes.
+fn encode(parts: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    bytes
 }
 
 /// A keyed digest (HMAC-SHA-256, cut to 128 bits): tells what was repeated from
@@ -111,10 +144,12 @@ pub enum KeyError {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    #[error("not a sealed secret of version {VERSION}")]
+    #[error("not a sealed secret of a version that is known")]
     Envelope,
     #[error("sealed with key '{0}', which is not in the key ring")]
     UnknownKey(KeyId),
+    #[error("its data key was destroyed: the secret was erased")]
+    Erased,
     #[error("the sealed secret is damaged or belongs to another event")]
     Authentication,
 }
@@ -134,6 +169,10 @@ impl SealingNonce {
 
     pub fn from_bytes(bytes: [u8; NONCE_BYTES]) -> Self {
         Self(bytes.into())
+    }
+
+    pub(crate) fn to_hex(&self) -> String {
+        hex::encode(self.0)
     }
 }
 
@@ -156,6 +195,11 @@ pub fn parse_key(base64: &SecretString) -> Result<SecretSlice<u8>, KeyError> {
         BASE64_STANDARD.decode(base64.expose_secret().trim()).map_err(|_| KeyError::Malformed)?;
     let key = SecretSlice::from(bytes);
     if key.expose_secret().len() == KEY_BYTES { Ok(key) } else { Err(KeyError::Malformed) }
+}
+
+/// A new key, as it stands in configuration.
+pub fn new_key() -> SecretString {
+    BASE64_STANDARD.encode(Key::<Aes256GcmSiv>::generate()).into()
 }
 
 impl KeyRing {
@@ -190,22 +234,32 @@ impl KeyRing {
         Fingerprint(hex::encode(digest))
     }
 
+    pub fn active(&self) -> &KeyId {
+        &self.active
+    }
+
+    pub fn key_ids(&self) -> impl Iterator<Item = &KeyId> {
+        self.ciphers.keys()
+    }
+
     pub fn seal(
         &self,
         secret: &SecretString,
         bound_to: AssociatedData<'_>,
         nonce: &SealingNonce,
     ) -> Result<Sealed, SealError> {
+        let under = SealedUnder::RingKey(self.active.clone());
+        self.seal_parts(secret, &bound_to.parts(&under), nonce)
+    }
+
+    pub(crate) fn seal_parts(
+        &self,
+        secret: &SecretString,
+        bound_to: &[&str],
+        nonce: &SealingNonce,
+    ) -> Result<Sealed, SealError> {
         let cipher = self.ciphers.get(&self.active).ok_or(SealError)?;
-        let aad = bound_to.encode();
-        let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: &aad };
-        let ciphertext = cipher.encrypt(&nonce.0, payload).map_err(|_| SealError)?;
-        Ok(Sealed(format!(
-            "{VERSION}.{}.{}.{}",
-            self.active,
-            BASE64_URL_SAFE_NO_PAD.encode(nonce.0),
-            BASE64_URL_SAFE_NO_PAD.encode(ciphertext),
-        )))
+        seal_under(cipher, &SealedUnder::RingKey(self.active.clone()), secret, bound_to, nonce)
     }
 
     pub fn open(
@@ -213,24 +267,61 @@ impl KeyRing {
         sealed: &Sealed,
         bound_to: AssociatedData<'_>,
     ) -> Result<SecretString, OpenError> {
-        let key_id = sealed.key_id()?;
-        let parts: Vec<&str> = sealed.0.split('.').collect();
-        let [_, _, nonce, ciphertext] = parts[..] else {
-            return Err(OpenError::Envelope);
-        };
-        let decode = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part);
-        let nonce = decode(nonce).map_err(|_| OpenError::Envelope)?;
-        let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| OpenError::Envelope)?;
-        let ciphertext = decode(ciphertext).map_err(|_| OpenError::Envelope)?;
-
-        let cipher = self.ciphers.get(&key_id).ok_or(OpenError::UnknownKey(key_id))?;
-        let aad = bound_to.encode();
-        let payload = Payload { msg: &ciphertext, aad: &aad };
-        let plaintext =
-            cipher.decrypt(&nonce.into(), payload).map_err(|_| OpenError::Authentication)?;
-        let text = String::from_utf8(plaintext).map_err(|_| OpenError::Authentication)?;
-        Ok(SecretString::from(text))
+        self.open_parts(sealed, &bound_to.parts(&sealed.under()?))
     }
+
+    pub(crate) fn open_parts(
+        &self,
+        sealed: &Sealed,
+        bound_to: &[&str],
+    ) -> Result<SecretString, OpenError> {
+        match sealed.under()? {
+            SealedUnder::RingKey(id) => {
+                let cipher = self.ciphers.get(&id).ok_or(OpenError::UnknownKey(id))?;
+                open_under(cipher, sealed, bound_to)
+            }
+            SealedUnder::DataKey(_) => Err(OpenError::Authentication),
+        }
+    }
+}
+
+pub(crate) fn seal_under(
+    cipher: &Aes256GcmSiv,
+    under: &SealedUnder,
+    secret: &SecretString,
+    bound_to: &[&str],
+    nonce: &SealingNonce,
+) -> Result<Sealed, SealError> {
+    let aad = encode(bound_to);
+    let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: &aad };
+    let ciphertext = cipher.encrypt(&nonce.0, payload).map_err(|_| SealError)?;
+    Ok(Sealed(format!(
+        "{}.{under}.{}.{}",
+        under.version(),
+        BASE64_URL_SAFE_NO_PAD.encode(nonce.0),
+        BASE64_URL_SAFE_NO_PAD.encode(ciphertext),
+    )))
+}
+
+pub(crate) fn open_under(
+    cipher: &Aes256GcmSiv,
+    sealed: &Sealed,
+    bound_to: &[&str],
+) -> Result<SecretString, OpenError> {
+    let parts: Vec<&str> = sealed.0.split('.').collect();
+    let [_, _, nonce, ciphertext] = parts[..] else {
+        return Err(OpenError::Envelope);
+    };
+    let decode = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part);
+    let nonce = decode(nonce).map_err(|_| OpenError::Envelope)?;
+    let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| OpenError::Envelope)?;
+    let ciphertext = decode(ciphertext).map_err(|_| OpenError::Envelope)?;
+    let aad = encode(bound_to);
+    let payload = Payload { msg: &ciphertext, aad: &aad };
+    let plaintext =
+        cipher.decrypt(&nonce.into(), payload).map_err(|_| OpenError::Authentication)?;
+    let text = String::from_utf8(plaintext).map_err(|_| OpenError::Authentication)?;
+    Ok(SecretString::from(text))
 }
 
 #[cfg(test)]

@@ -11,10 +11,15 @@ use async_nats::jetstream::stream::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::{StreamSettings, WorkerSettings};
+use crate::id::PageId;
 use crate::log::SUBJECT_ROOT;
 
 /// The stream that is the log.
 pub const STREAM: &str = "INSTALLATIONS";
+/// The stream that keeps the data keys.
+pub const KEYS_STREAM: &str = "DATA_KEYS";
+/// First token of its subjects; the second is the id of a page.
+pub const KEYS_SUBJECT_ROOT: &str = "data_keys";
 /// The one durable consumer, shared by all workers.
 pub const CONSUMER: &str = "worker";
 
@@ -40,6 +45,25 @@ pub fn stream_config(settings: &StreamSettings) -> StreamConfig {
     }
 }
 
+/// As durable as the log, but what it holds can be destroyed: to erase a secret
+/// is to delete every version of its page but the last.
+pub fn keys_stream_config(settings: &StreamSettings) -> StreamConfig {
+    StreamConfig {
+        name: KEYS_STREAM.to_owned(),
+        description: Some(
+            "Mooring's data keys, in sealed pages: without them no secret opens".to_owned(),
+        ),
+        subjects: vec![format!("{KEYS_SUBJECT_ROOT}.*")],
+        // Small beside the log, whose size is what an operator limits.
+        max_bytes: -1,
+        ..stream_config(settings)
+    }
+}
+
+pub fn keys_subject(page: &PageId) -> String {
+    format!("{KEYS_SUBJECT_ROOT}.{page}")
+}
+
 pub fn consumer_config(settings: &WorkerSettings) -> pull::Config {
     pull::Config {
         durable_name: Some(CONSUMER.to_owned()),
@@ -56,7 +80,7 @@ pub fn consumer_config(settings: &WorkerSettings) -> pull::Config {
 }
 
 /// One way in which a stream may lose what it acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Breach {
     MemoryStorage,

@@ -14,7 +14,7 @@ async fn with_stream(change: impl FnOnce(&mut Config)) -> World {
     let mut world = World::servers(Setup { workers: 0, ..Setup::default() });
     let mut config = stream_config(&Default::default());
     change(&mut config);
-    world.jetstream().await.create_stream(config).await.unwrap();
+    world.create_streams(config).await;
     world.start_ingest(0);
     world.wait_ingest_listens(0); // it may never be ready
     world
@@ -48,7 +48,7 @@ async fn a_lax_stream_is_accepted_by_name_only() {
     let mut world = World::servers(Setup { workers: 0, ..Setup::default() });
     world.configure("[stream]\nallow = [\"allows_purge\"]");
     let lax = Config { deny_purge: false, ..stream_config(&Default::default()) };
-    world.jetstream().await.create_stream(lax).await.unwrap();
+    world.create_streams(lax).await;
     world.start_ingest(0);
     world.wait_ingest_ready(0);
     let (_, body) = readiness(&world).await;

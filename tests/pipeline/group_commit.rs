@@ -67,7 +67,7 @@ async fn duplicates_that_another_ingest_has_stored_do_not_poison_a_batch() {
 async fn without_atomic_batches_each_event_is_published_alone() {
     let mut world = World::servers(Setup { workers: 0, ..Setup::default() });
     let config = Config { allow_atomic_publish: false, ..stream_config(&Default::default()) };
-    world.jetstream().await.create_stream(config).await.unwrap();
+    world.create_streams(config).await;
     world.start_ingest(0);
     world.wait_ingest_ready(0);
     assert_eq!(readiness(&world).await["log"]["commit"], "single");

@@ -22,6 +22,7 @@ mod crashes;
 mod dead_letters;
 mod duplicates;
 mod durability;
+mod erasure;
 mod group_commit;
 mod load;
 mod operate;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{Config, Stream};
 use dev::config::{self, Ports};
 use dev::nats::{ClusterNode, NatsOptions, NatsServer};
 use dev::ports::free_port;
@@ -334,6 +334,14 @@ impl World {
         let urls: Vec<String> =
             [&self.nats].into_iter().chain(&self.peers).map(NatsServer::url).collect();
         jetstream::new(options.connect(urls).await.unwrap())
+    }
+
+    /// Makes a log of its own kind, and the stream of data keys as it is.
+    pub(crate) async fn create_streams(&self, log: Config) {
+        let jetstream = self.jetstream().await;
+        jetstream.create_stream(log).await.unwrap();
+        let keys = shared::stream::keys_stream_config(&Default::default());
+        jetstream.create_stream(keys).await.unwrap();
     }
 
     /// The log, once a leader answers for it.

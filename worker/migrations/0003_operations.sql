@@ -30,6 +30,18 @@ CREATE TABLE mooring.log_identity (
     recorded_at       timestamptz NOT NULL DEFAULT now()
 );
 
+-- Whose secrets were erased, when, by whom and why. The log says that, too.
+CREATE TABLE mooring.erasures (
+    id              bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source          text        NOT NULL,
+    installation_id text        NOT NULL,
+    stream_sequence bigint      NOT NULL,
+    keys_destroyed  integer     NOT NULL,
+    erased_at       timestamptz NOT NULL DEFAULT now(),
+    erased_by       text        NOT NULL,
+    why             text        NOT NULL
+);
+
 -- What came of a dead letter, who did it and why. Null while nothing did.
 ALTER TABLE mooring.dead_letters
     ADD COLUMN resolution  text CHECK (resolution IN ('redriven', 'discarded')),

@@ -16,10 +16,10 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use shared::config::Scope;
+use shared::config::{CurrentRing, Scope};
 use shared::id::InstallationId;
 use shared::problem::Problem;
-use shared::seal::KeyRing;
+use shared::seal::OpenError;
 use sqlx::PgPool;
 use subtle::ConstantTimeEq as _;
 
@@ -36,7 +36,7 @@ const RETRY_AFTER_S: u32 = 2;
 pub(crate) struct Api {
     pub(crate) pool: PgPool,
     pub(crate) client: Client,
-    pub(crate) ring: KeyRing,
+    pub(crate) ring: CurrentRing,
     pub(crate) callers: Vec<Caller>,
 }
 
@@ -130,7 +130,13 @@ impl From<CredentialError> for Refused {
                 Self(Problem::new(StatusCode::NOT_FOUND, "no-credential", error.to_string()))
             }
             CredentialError::Postgres(cause) => unavailable(cause),
-            CredentialError::Open(_) | CredentialError::Stored(_) => {
+            CredentialError::DataKey(cause) if !cause.is::<OpenError>() => {
+                tracing::warn!(error = chain(&error), "a data key cannot be read");
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let problem = Problem::new(status, "data-key-unavailable", error.to_string());
+                Self(problem.retry_after(RETRY_AFTER_S))
+            }
+            CredentialError::Open(_) | CredentialError::DataKey(_) | CredentialError::Stored(_) => {
                 tracing::error!(error = chain(&error), "a credential cannot be opened");
                 let detail = format!("{}; see `sealing` in the configuration", chain(&error));
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -213,7 +219,8 @@ async fn open_credential(
 ) -> Result<Response, Refused> {
     let Query(OfSource { source }) = query.map_err(|rejection| bad_query(&rejection))?;
     let found = installations::show(&api.pool, source.as_deref(), &known_form(id)?).await?;
-    let secret = credential::open(&api.pool, &api.ring, &found, &caller).await?;
+    let ring = api.ring.get();
+    let secret = credential::open(&api.pool, &api.client, &ring, &found, &caller).await?;
     METRICS.credentials_opened.add(1, &[]);
     tracing::info!(caller, installation = found.installation_id, "a credential was opened");
     let answer = Json(json!({

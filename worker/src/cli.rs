@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 pub(crate) mod dead_letters;
+pub(crate) mod keys;
 pub(crate) mod rebuild;
 pub(crate) mod replay;
 
@@ -13,6 +14,7 @@ use shared::id::{InstallationId, InvalidId};
 use worker::installations::{Filter, Page};
 
 use self::dead_letters::DeadLetters;
+use self::keys::{EraseArgs, Keys};
 use self::rebuild::{RebuildArgs, VerifyArgs};
 use self::replay::ReplayArgs;
 
@@ -57,6 +59,20 @@ pub(crate) enum Command {
     },
     #[command(flatten)]
     Operation(Operation),
+    #[command(flatten)]
+    KeyOperation(KeyOperation),
+}
+
+/// What needs the keys of the ring besides.
+#[derive(Subcommand)]
+pub(crate) enum KeyOperation {
+    /// The keys that seal: list, rotate, reseal, retire
+    Keys {
+        #[command(subcommand)]
+        command: Keys,
+    },
+    /// Make every secret of an installation unreadable for good
+    Erase(EraseArgs),
 }
 
 /// What works on log and projection, with an operator's rights.

@@ -1,13 +1,14 @@
 //! The one place where a secret is opened. Every opening is recorded in
 //! `mooring.credential_access` before the secret is answered.
 
+use async_nats::Client;
 use secrecy::SecretString;
 use shared::id::{InstallationId, InvalidId, SourceName};
-use shared::seal::{AssociatedData, KeyRing, OpenError};
+use shared::seal::{AssociatedData, KeyRing, OpenError, SealedUnder};
 use sqlx::{Connection as _, PgPool};
 
-use crate::database;
 use crate::projection::{self, InstallationView};
+use crate::{data_keys, database};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialError {
@@ -16,6 +17,8 @@ pub(crate) enum CredentialError {
     None { status: String },
     #[error("opening the credential")]
     Open(#[from] OpenError),
+    #[error("reading the data key of the credential: {0:#}")]
+    DataKey(anyhow::Error),
     #[error("reading the projection")]
     Stored(#[from] InvalidId),
     #[error("reading the credential and recording the access")]
@@ -25,6 +28,7 @@ pub(crate) enum CredentialError {
 /// Opens the credential of one installation for `caller`.
 pub(crate) async fn open(
     pool: &PgPool,
+    client: &Client,
     ring: &KeyRing,
     installation: &InstallationView,
     caller: &str,
@@ -35,7 +39,7 @@ pub(crate) async fn open(
     let Some(stored) = stored else {
         return Err(CredentialError::None { status: installation.status.clone() });
     };
-    let key_id = stored.sealed.key_id()?;
+    let under = stored.sealed.under()?;
     sqlx::query!(
         r#"
         INSERT INTO mooring.credential_access (caller, source, installation_id, generation, key_id)
@@ -45,7 +49,7 @@ pub(crate) async fn open(
         installation.source,
         installation.installation_id,
         installation.generation,
-        key_id.as_str(),
+        under.to_string(),
     )
     .execute(&mut *transaction)
     .await?;
@@ -60,5 +64,11 @@ pub(crate) async fn open(
         event: &stored.event,
         field: &stored.field,
     };
-    Ok(ring.open(&stored.sealed, bound_to)?)
+    match under {
+        SealedUnder::RingKey(_) => Ok(ring.open(&stored.sealed, bound_to)?),
+        SealedUnder::DataKey(id) => {
+            let key = data_keys::key(client, ring, &id).await.map_err(CredentialError::DataKey)?;
+            Ok(key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?)
+        }
+    }
 }

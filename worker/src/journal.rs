@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shared::event::{Event, Payload};
+use shared::event::{Event, Identity, Payload};
 use shared::fold::Recorded;
 use shared::id::{InstallationId, MessageId, Place, SourceName, StreamSequence};
+use shared::platform::Platform;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -186,6 +187,52 @@ fn recorded(sequence: i64, event: &RawValue) -> Result<Recorded, sqlx::Error> {
     let event = Event::decode_without_payload(event.get().as_bytes())
         .map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(Recorded { sequence: StreamSequence(timestamp::sequence_from_sql(sequence)), event })
+}
+
+/// Where an installation was ever said to be.
+pub(crate) async fn identities(
+    connection: &mut PgConnection,
+    source: &SourceName,
+    installation: &InstallationId,
+) -> Result<Vec<(Platform, Identity)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT DISTINCT ON (place) stream_sequence, event AS "event: Json<Box<RawValue>>"
+        FROM mooring.journal
+        WHERE source = $1 AND installation_id = $2
+        ORDER BY place, stream_sequence
+        "#,
+        source.as_str(),
+        installation.as_str(),
+    )
+    .fetch_all(connection)
+    .await?;
+    let identity = |sequence, event: &RawValue| {
+        let event = recorded(sequence, event)?.event;
+        Ok(event.fact.identity().map(|identity| (event.platform, identity.clone())))
+    };
+    rows.into_iter()
+        .filter_map(|row| identity(row.stream_sequence, &row.event).transpose())
+        .collect()
+}
+
+/// How many events hold a secret that a key of the ring itself seals, by key.
+pub(crate) async fn sealed_by_ring_keys(
+    connection: &mut PgConnection,
+) -> Result<Vec<(String, u64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT key_id AS "key_id!", count(*) AS "events!"
+        FROM (SELECT substring(event::text FROM '"v1\.([a-z0-9_-]+)\.') AS key_id
+              FROM mooring.journal) AS found
+        WHERE key_id IS NOT NULL
+        GROUP BY key_id
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    let count = |events| u64::try_from(events).unwrap_or_default();
+    Ok(rows.into_iter().map(|row| (row.key_id, count(row.events))).collect())
 }
 
 /// One event as the read API shows it: history without sealed bytes.

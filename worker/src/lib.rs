@@ -8,10 +8,13 @@ mod api;
 mod commit;
 mod consume;
 mod credential;
+mod data_keys;
 mod database;
 pub mod dead_letter;
+pub mod erase;
 pub mod installations;
 mod journal;
+pub mod keys;
 mod lag;
 mod log_identity;
 mod log_reader;
@@ -29,13 +32,14 @@ pub mod verify;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use shared::config::CurrentRing;
 use shared::nats;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use database::pool;
 pub use migrate::migrate;
-pub use settings::{BackendSettings, MigrateSettings, Postgres, RunSettings};
+pub use settings::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunSettings};
 
 use crate::api::Api;
 use crate::consume::Consumer;
@@ -59,7 +63,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
     let api = Arc::new(Api {
         pool,
         client: client.clone(),
-        ring: settings.ring,
+        ring: CurrentRing::follow(settings.path, settings.ring, shutdown.clone()),
         callers: settings.callers,
     });
     let stopping = shutdown.clone();

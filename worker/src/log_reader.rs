@@ -12,7 +12,6 @@ use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self, Message};
 use futures_util::stream::StreamExt as _;
 use jiff::Timestamp;
-use shared::id::SourceName;
 use shared::log::SUBJECT_ROOT;
 use shared::stream::STREAM;
 use time::OffsetDateTime;
@@ -28,6 +27,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 pub enum Start {
     Sequence(u64),
     Time(Timestamp),
+}
+
+/// The subjects of every event.
+pub(crate) fn all_subjects() -> String {
+    format!("{SUBJECT_ROOT}.>")
 }
 
 /// The stream as it is now.
@@ -53,7 +57,7 @@ impl LogReader {
         client: &Client,
         start: Start,
         end: u64,
-        source: Option<&SourceName>,
+        subject: String,
     ) -> anyhow::Result<Self> {
         let deliver_policy = match start {
             Start::Sequence(from) => DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
@@ -63,10 +67,7 @@ impl LogReader {
         };
         let config = OrderedConfig {
             description: Some("reads the log once".to_owned()),
-            filter_subject: match source {
-                Some(source) => format!("{SUBJECT_ROOT}.{source}.>"),
-                None => format!("{SUBJECT_ROOT}.>"),
-            },
+            filter_subject: subject,
             deliver_policy,
             max_batch: READ_AHEAD,
             ..OrderedConfig::default()

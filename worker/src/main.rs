@@ -8,9 +8,9 @@ use clap::Parser as _;
 use shared::config::{Config, ConfigError};
 use shared::telemetry;
 use worker::rebuild::Interrupted;
-use worker::{BackendSettings, MigrateSettings, Postgres, RunSettings};
+use worker::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunSettings};
 
-use crate::cli::{Cli, Command, Differs, Installations, Operation};
+use crate::cli::{Cli, Command, Differs, Installations, KeyOperation, Operation};
 
 /// `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
@@ -33,6 +33,8 @@ fn main() -> ExitCode {
 fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
     let path = cli.config;
     let config = Config::load(&path)?;
+    // Of an operation its answer counts; that it has connected is not worth a line.
+    let quiet = |name: &str| env(name).or_else(|| (name == "RUST_LOG").then(|| "warn".to_owned()));
     match cli.command {
         Command::Run { check_config } => {
             let settings = RunSettings::resolve(&config, &path, env)?;
@@ -58,10 +60,11 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         }
         Command::Operation(operation) => {
             let settings = BackendSettings::resolve(&config, &path, env)?;
-            // Its answer is what counts; that it has connected is not worth a line.
-            let quiet =
-                |name: &str| env(name).or_else(|| (name == "RUST_LOG").then(|| "warn".to_owned()));
             with_telemetry(&quiet, as_task(operate(settings, operation)))
+        }
+        Command::KeyOperation(operation) => {
+            let settings = KeySettings::resolve(&config, &path, env)?;
+            with_telemetry(&quiet, as_task(operate_keys(settings, operation)))
         }
     }
 }
@@ -74,6 +77,18 @@ async fn operate(settings: BackendSettings, operation: Operation) -> anyhow::Res
         Operation::Rebuild(args) => cli::rebuild::rebuild(&backends, args, &shutdown).await,
         Operation::Verify(args) => cli::rebuild::verify(&backends, args, &shutdown).await,
         Operation::DeadLetters { command } => cli::dead_letters::run(&backends, command).await,
+    }
+}
+
+async fn operate_keys(settings: KeySettings, operation: KeyOperation) -> anyhow::Result<()> {
+    let shutdown = shared::shutdown::on_signal()?;
+    let KeySettings { backends, ring } = settings;
+    let backends = backends.connect().await?;
+    match operation {
+        KeyOperation::Keys { command } => {
+            cli::keys::run(&backends, &ring, command, &shutdown).await
+        }
+        KeyOperation::Erase(args) => cli::keys::erase(&backends, &ring, args, &shutdown).await,
     }
 }
 

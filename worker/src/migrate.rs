@@ -6,9 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::stream::Config as StreamConfig;
 use backon::{ConstantBuilder, Retryable as _};
 use shared::nats;
-use shared::stream::{CONSUMER, STREAM, breaches, consumer_config, stream_config};
+use shared::stream::{
+    CONSUMER, STREAM, breaches, consumer_config, keys_stream_config, stream_config,
+};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::settings::MigrateSettings;
@@ -35,7 +38,20 @@ async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
 async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
     let client = nats::connect(&settings.nats, "migrate").await?;
     let jetstream = jetstream::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client);
-    let config = stream_config(&settings.stream);
+    for config in [stream_config(&settings.stream), keys_stream_config(&settings.stream)] {
+        migrate_stream(&jetstream, &config).await?;
+    }
+    let stream = jetstream.get_stream(STREAM).await?;
+    stream.create_consumer(consumer_config(&settings.worker)).await?;
+    tracing::info!("consumer {CONSUMER} is up to date");
+    Ok(())
+}
+
+async fn migrate_stream(
+    jetstream: &jetstream::Context,
+    config: &StreamConfig,
+) -> anyhow::Result<()> {
+    let name = &config.name;
     let create = || jetstream.create_or_update_stream(config.clone());
     let stream = create
         .retry(ConstantBuilder::new().with_delay(RETRY_DELAY).with_max_times(RETRIES))
@@ -43,20 +59,14 @@ async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
         .notify(|error, _| tracing::warn!(%error, "waiting for the log"))
         .await
         .with_context(|| {
-            format!("creating or updating stream {STREAM} (see `stream` in the configuration)")
+            format!("creating or updating stream {name} (see `stream` in the configuration)")
         })?;
     // The server may keep a setting that cannot be changed on a stream.
     let kept = breaches(&stream.config);
     if !kept.is_empty() {
         let why: Vec<String> = kept.iter().map(ToString::to_string).collect();
-        bail!(
-            "stream {STREAM} exists and keeps settings that break durability: {}",
-            why.join("; ")
-        );
+        bail!("stream {name} exists and keeps settings that break durability: {}", why.join("; "));
     }
-    tracing::info!(replicas = stream.config.num_replicas, "stream {STREAM} is up to date");
-    let stream = jetstream.get_stream(STREAM).await?;
-    stream.create_consumer(consumer_config(&settings.worker)).await?;
-    tracing::info!("consumer {CONSUMER} is up to date");
+    tracing::info!(replicas = stream.config.num_replicas, "stream {name} is up to date");
     Ok(())
 }

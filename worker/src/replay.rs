@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::id::{InstallationId, SourceName};
-use shared::log::header_subject;
+use shared::log::{SUBJECT_ROOT, header_subject};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::{self, Committed, Delivery};
@@ -99,8 +99,11 @@ impl<'a> Replay<'a> {
     ) -> anyhow::Result<Self> {
         let state = log_reader::info(&backends.client).await?.state;
         let end = selection.end.unwrap_or(state.last_sequence).min(state.last_sequence);
-        let source = selection.source.as_ref();
-        let reader = LogReader::open(&backends.client, selection.start, end, source).await?;
+        let subjects = match &selection.source {
+            Some(source) => format!("{SUBJECT_ROOT}.{source}.>"),
+            None => log_reader::all_subjects(),
+        };
+        let reader = LogReader::open(&backends.client, selection.start, end, subjects).await?;
         let first = match selection.start {
             Start::Sequence(first) => first.max(state.first_sequence),
             Start::Time(_) => state.first_sequence,

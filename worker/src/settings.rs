@@ -1,7 +1,7 @@
 //! What the worker takes from the configuration, with its secrets read.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct RunSettings {
     pub nats: Connection,
     pub postgres: Postgres,
     pub ring: KeyRing,
+    /// Where the ring is read again.
+    pub path: PathBuf,
     pub callers: Vec<Caller>,
     pub listen: SocketAddr,
     pub batch_events_max: usize,
@@ -76,6 +78,7 @@ impl RunSettings {
             nats,
             postgres,
             ring,
+            path: path.to_owned(),
             callers,
             listen: config.worker.listen,
             batch_events_max: config.worker.batch_events_max,
@@ -101,6 +104,22 @@ impl BackendSettings {
         let client = shared::nats::connect(&self.nats, "operator").await?;
         let (pool, nats) = (pool(&self.postgres), self.nats.clone());
         Ok(Backends { nats, client, pool, retention: self.retention })
+    }
+}
+
+/// For the commands that open or make keys, too.
+pub struct KeySettings {
+    pub backends: BackendSettings,
+    pub ring: KeyRing,
+}
+
+impl KeySettings {
+    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let backends = BackendSettings::resolve(config, path, env)?;
+        let mut resolver = Resolver::new(env);
+        let ring = resolver.key_ring(&config.sealing);
+        let settings = ring.map(|ring| Self { backends, ring });
+        resolver.finish(path, settings)
     }
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::log_reader::{self, LogReader, Start};
+use crate::log_reader::{self, LogReader, Start, all_subjects};
 use crate::progress::Progress;
 use crate::rebuild::schema::{self, Schema};
 use crate::rebuild::{
@@ -126,7 +126,8 @@ async fn index_log(
         return Ok(());
     }
     let mut progress = Progress::new("comparing events", target);
-    let mut reader = LogReader::open(&backends.client, Start::Sequence(1), target, None).await?;
+    let mut reader =
+        LogReader::open(&backends.client, Start::Sequence(1), target, all_subjects()).await?;
     let mut entries = Entries::default();
     while let Some((sequence, message)) = reader.next().await? {
         entries.sequences.push(sequence_to_sql(sequence));

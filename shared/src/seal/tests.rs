@@ -73,7 +73,7 @@ fn a_retired_key_still_opens_and_an_unknown_one_is_named() {
     let sealed = seal(&ring("k1", &["k1"]), &bound);
     let rotated = ring("k2", &["k1", "k2"]);
     assert!(rotated.open(&sealed, bound.field("api_key")).is_ok());
-    assert_eq!(seal(&rotated, &bound).key_id().unwrap().as_str(), "k2");
+    assert_eq!(seal(&rotated, &bound).under().unwrap().to_string(), "k2");
 
     let without = ring("k2", &["k2"]).open(&sealed, bound.field("api_key")).unwrap_err();
     assert_eq!(without, OpenError::UnknownKey(KeyId::parse("k1").unwrap()));

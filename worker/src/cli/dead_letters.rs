@@ -85,7 +85,7 @@ pub(crate) struct Which {
 pub(crate) struct By {
     /// Who does it, for the record
     #[arg(long, env = "USER", default_value = "unknown")]
-    by: String,
+    pub(crate) by: String,
 }
 
 impl Which {

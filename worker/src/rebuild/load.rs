@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::fold_places;
 use crate::journal::{self, FoldUnit};
-use crate::log_reader::{LogReader, Start};
+use crate::log_reader::{LogReader, Start, all_subjects};
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::rebuild::copy;
@@ -122,7 +122,8 @@ impl Sorting {
         let context = || format!("a temporary file in {} (--temp-dir)", self.temp_dir.display());
         let mut spill = Spill::create(&self.temp_dir).with_context(context)?;
         let mut loaded = Loaded::default();
-        let mut reader = LogReader::open(&client, Start::Sequence(from), to, None).await?;
+        let mut reader =
+            LogReader::open(&client, Start::Sequence(from), to, all_subjects()).await?;
         let mut unreported = 0;
         while let Some((sequence, message)) = reader.next().await? {
             unreported += 1;

@@ -1,0 +1,137 @@
+//! Data keys that are ready: stored, and used by no event yet.
+//!
+//! A callback takes one and waits for nothing. Where none is left, because the
+//! log is away or slower than the callbacks, it waits within its budget.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::{Client, HeaderMap};
+use shared::config::CurrentRing;
+use shared::data_key::{DataKey, KEYS_IN_PAGE, Page};
+use shared::seal::SealingNonce;
+use shared::stream::{KEYS_STREAM, keys_subject};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// A burst of so many installs is answered without a page being stored.
+const READY_MAX: usize = 4_096;
+/// Pages that are stored at a time.
+const PAGES_AT_ONCE: usize = 8;
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+pub(crate) struct DataKeys {
+    ready: Mutex<VecDeque<DataKey>>,
+    /// One permit for each key that is ready.
+    permits: Semaphore,
+    taken: Notify,
+}
+
+impl DataKeys {
+    /// Starts the task that makes keys; it ends at `shutdown`, when those that
+    /// are ready have to do.
+    pub(crate) fn start(
+        client: &Client,
+        ring: CurrentRing,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let keys = Arc::new(Self {
+            ready: Mutex::default(),
+            permits: Semaphore::new(0),
+            taken: Notify::new(),
+        });
+        let maker = Maker {
+            jetstream: jetstream::ContextBuilder::new()
+                .timeout(STORE_TIMEOUT)
+                .build(client.clone()),
+            ring,
+            keys: Arc::clone(&keys),
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = maker.run() => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        keys
+    }
+
+    pub(crate) fn are_ready(&self) -> bool {
+        self.permits.available_permits() > 0
+    }
+
+    /// `None` if none was ready in time.
+    pub(crate) async fn take(&self, within: Duration) -> Option<DataKey> {
+        let permit = tokio::time::timeout(within, self.permits.acquire()).await.ok()?.ok()?;
+        permit.forget();
+        let key = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        self.taken.notify_one();
+        key
+    }
+
+    fn add(&self, page: &Page) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ready.len();
+        ready.extend(page.keys());
+        let added = ready.len() - before;
+        drop(ready);
+        self.permits.add_permits(added);
+    }
+
+    fn missing_pages(&self) -> usize {
+        let missing = READY_MAX.saturating_sub(self.permits.available_permits());
+        missing / usize::from(KEYS_IN_PAGE)
+    }
+}
+
+struct Maker {
+    jetstream: jetstream::Context,
+    ring: CurrentRing,
+    keys: Arc<DataKeys>,
+}
+
+impl Maker {
+    async fn run(&self) {
+        let mut last_problem = String::new();
+        loop {
+            while self.keys.missing_pages() > 0 {
+                let count = self.keys.missing_pages().min(PAGES_AT_ONCE);
+                let stored = (0..count).map(|_| self.store_page());
+                for stored in futures_util::future::join_all(stored).await {
+                    match stored {
+                        Ok(page) => self.keys.add(&page),
+                        Err(why) => {
+                            if why != last_problem {
+                                tracing::warn!(
+                                    why,
+                                    "no data keys could be stored in {KEYS_STREAM}"
+                                );
+                                last_problem = why;
+                            }
+                            tokio::time::sleep(AGAIN_AFTER).await;
+                        }
+                    }
+                }
+            }
+            self.keys.taken.notified().await;
+        }
+    }
+
+    /// Its keys are used only once it is durable.
+    async fn store_page(&self) -> Result<Page, String> {
+        let page = Page::generate().map_err(|error| error.to_string())?;
+        let sealed = page.seal(&self.ring.get(), &SealingNonce::random());
+        let sealed = sealed.map_err(|error| error.to_string())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, KEYS_STREAM);
+        // A page is new; another one of this name must not be replaced.
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let (subject, body) = (keys_subject(page.id()), sealed.as_str().to_owned().into());
+        let sent = self.jetstream.publish_with_headers(subject, headers, body).await;
+        sent.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
+        Ok(page)
+    }
+}

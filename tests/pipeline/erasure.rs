@@ -1,0 +1,229 @@
+//! After an erasure no copy opens, with whatever key is left; rotation needs no
+//! replay and no restart.
+
+use std::fs;
+use std::path::Path;
+
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use shared::config::{Config, Resolver};
+use shared::data_key::{DataKey, Page};
+use shared::event::{Event, Fact};
+use shared::id::{InstallationId, MessageId, PageId, SourceName};
+use shared::seal::{AssociatedData, KeyRing, Sealed};
+
+use crate::load::Load;
+use crate::payload::{api_key, install, uninstall, with_key};
+use crate::world::{Setup, World, eventually};
+
+fn ring(world: &World) -> KeyRing {
+    let config = Config::load(Path::new(&world.config())).unwrap();
+    let env = |_: &str| None;
+    let mut resolver = Resolver::new(&env);
+    let ring = resolver.key_ring(&config.sealing);
+    resolver.finish(Path::new("mooring.toml"), ring).unwrap()
+}
+
+/// Every version of every page that is stored.
+async fn pages(world: &World) -> Vec<(PageId, Sealed)> {
+    let stream = world.jetstream().await.get_stream("DATA_KEYS").await.unwrap();
+    let mut found = Vec::new();
+    for sequence in 1..=stream.cached_info().state.last_sequence {
+        // A gap is a page that was replaced.
+        let Ok(message) = stream.direct_get(sequence).await else { continue };
+        let id = PageId::parse(message.subject.rsplit('.').next().unwrap()).unwrap();
+        let sealed = String::from_utf8(message.payload.to_vec()).unwrap();
+        found.push((id, Sealed::from_stored(sealed)));
+    }
+    found
+}
+
+async fn remaining_keys(world: &World) -> Vec<DataKey> {
+    let ring = ring(world);
+    let pages = pages(world).await;
+    let opened = pages.iter().map(|(id, sealed)| Page::open(&ring, id.clone(), sealed).unwrap());
+    opened.flat_map(|page| page.keys().collect::<Vec<_>>()).collect()
+}
+
+/// A sealed secret and what it is bound to, as any backup has it.
+struct Copy {
+    event: MessageId,
+    sealed: Sealed,
+}
+
+/// The copies of one installation in journal and projection; what the log holds
+/// is what the journal holds.
+async fn copies(world: &World, id: &str) -> Vec<Copy> {
+    let mut found = Vec::new();
+    for recorded in world.journal().await {
+        let Event { fact, message_id, .. } = recorded.event;
+        if let Fact::Installed { identity, credential: Some(credential), .. } = fact
+            && identity.installation_id.as_str() == id
+        {
+            found.push(Copy { event: message_id, sealed: credential.sealed });
+        }
+    }
+    for row in world.projection().await {
+        if let (true, Some(sealed)) = (row.installation_id == id, row.credential_sealed) {
+            let sealed = Sealed::from_stored(sealed);
+            let event = found.iter().find(|copy| copy.sealed == sealed).unwrap().event.clone();
+            found.push(Copy { event, sealed });
+        }
+    }
+    found
+}
+
+/// What opens of them, with every key there is, by trial.
+async fn opened(world: &World, id: &str, copies: &[Copy]) -> Vec<String> {
+    let (keys, ring) = (remaining_keys(world).await, ring(world));
+    let source = SourceName::parse("blnk").unwrap();
+    let installation = InstallationId::parse(id).unwrap();
+    let mut opened = Vec::new();
+    for Copy { event, sealed } in copies {
+        let bound_to = AssociatedData {
+            source: &source,
+            installation: Some(&installation),
+            event,
+            field: "api_key",
+        };
+        let by_ring = ring.open(sealed, bound_to).ok();
+        let by_data_keys = keys.iter().filter_map(|key| key.open(sealed, bound_to).ok());
+        opened.extend(by_ring.into_iter().chain(by_data_keys));
+    }
+    opened.into_iter().map(|secret| secret.expose_secret().to_owned()).collect()
+}
+
+fn files_below(folder: &Path) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files_below(&entry.path()));
+        } else {
+            found.push(fs::read(entry.path()).unwrap());
+        }
+    }
+    found
+}
+
+fn on_disk(world: &World, sealed: &Sealed) -> bool {
+    let files = files_below(&world.nats_folder());
+    files.iter().any(|file| memchr::memmem::find(file, sealed.as_str().as_bytes()).is_some())
+}
+
+async fn erase(world: &World, id: &str) -> Value {
+    let args = ["erase", id, "--source", "blnk", "--why", "asked for", "--by", "ann", "--json"];
+    world.operate(&args).await.json(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_erasure_no_copy_opens_and_history_stays() {
+    let world = World::start(Setup::default()).await;
+    for callback in
+        [install("a"), with_key(install("a"), "blnk_key_replaced_0123456789"), install("b")]
+    {
+        world.acknowledged(&callback).await;
+    }
+    world.wait_applied().await;
+    // What a backup of today holds.
+    let (of_a, of_b) = (copies(&world, "a").await, copies(&world, "b").await);
+    assert_eq!((of_a.len(), of_b.len()), (3, 2));
+    assert_eq!(opened(&world, "a", &of_a).await.len(), 3, "they open before");
+    let ring_before = ring(&world);
+    let first =
+        Page::open(&ring_before, pages(&world).await[0].0.clone(), &pages(&world).await[0].1);
+    let holds_a = of_a.iter().any(|copy| {
+        let shown = format!("{:?}", copy.sealed);
+        shown.contains(first.as_ref().unwrap().id().as_str())
+    });
+    assert!(holds_a, "the first page was not used");
+    let page_before = pages(&world).await[0].1.clone();
+    assert!(on_disk(&world, &page_before));
+
+    let report = erase(&world, "a").await;
+    assert_eq!(
+        (&report["envelopes"], &report["keys_destroyed"]),
+        (&2.into(), &2.into()),
+        "{report}"
+    );
+    assert_eq!(opened(&world, "a", &of_a).await, Vec::<String>::new());
+    assert!(!on_disk(&world, &page_before), "the page of before is on disk still");
+    assert_eq!(opened(&world, "b", &of_b).await, [api_key("b"), api_key("b")]);
+    assert_eq!(world.credential("b").await.body["credential"], api_key("b").as_str());
+
+    assert_eq!(world.credential("a").await.problem(), "no-credential");
+    let events = world.read("/v1/installations/a/events").await;
+    let events = events.body["events"].as_array().unwrap().clone();
+    let types: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["installed", "installed", "erased"]);
+    assert_eq!(world.installation("a").await["status"], "active");
+    let rebuilt = world.operate(&["rebuild", "--json"]).await.json(0);
+    assert_eq!(rebuilt["comparison"]["different"], 0);
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+
+    // Again it finds nothing left; a new install brings a new secret.
+    assert_eq!(erase(&world, "a").await["keys_gone_before"], 2);
+    world.acknowledged(&with_key(install("a"), "blnk_key_of_later_0123456789")).await;
+    world.wait_applied().await;
+    assert_eq!(world.credential("a").await.body["credential"], "blnk_key_of_later_0123456789");
+    let unknown = world.operate(&["erase", "x", "--source", "blnk", "--why", "y"]).await;
+    assert!(unknown.stderr.contains("no event of an installation x"), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_and_secrets_erased_under_load() {
+    let world = World::start(Setup::default()).await;
+    for id in ["a", "b"] {
+        world.acknowledged(&install(id)).await;
+    }
+    let of_a = {
+        world.wait_applied().await;
+        copies(&world, "a").await
+    };
+    let load = Load::start(&world);
+    let goes_on = async || {
+        let before = load.acknowledged();
+        assert!(eventually(async || load.acknowledged() > before + 100).await, "no more acks");
+    };
+    goes_on().await;
+
+    let file = world.folder.path().join("sealing-key-k2");
+    let path = file.to_string_lossy().into_owned();
+    let rotate = ["keys", "rotate", "--id", "k2", "--file", &path];
+    let rotated = world.operate(&rotate).await;
+    assert_eq!(rotated.code, 0, "{rotated:?}");
+    assert!(!rotated.stdout.contains(fs::read_to_string(&file).unwrap().trim()));
+    assert_eq!(world.operate(&rotate).await.code, 1, "an existing file is not replaced");
+    let k2 = format!("[sealing.keys]\nk2 = {{ file = {path:?} }}");
+    world.replace_in_config("[sealing.keys]", &k2);
+    world.replace_in_config("active = \"k1\"", "active = \"k2\"");
+
+    // The services read it by themselves.
+    let picked_up = |log: String| log.contains("the key ring has changed");
+    assert!(
+        eventually(async || picked_up(world.ingest_log()) && picked_up(world.worker_log())).await
+    );
+    goes_on().await;
+    let needed = world.operate(&["keys", "retire", "k1"]).await;
+    assert!(needed.code == 3 && needed.stderr.contains("keys reseal"), "{needed:?}");
+
+    let (resealed, erased) =
+        tokio::join!(world.operate(&["keys", "reseal", "--json"]), erase(&world, "a"));
+    assert!(resealed.json(0)["resealed"].as_u64().unwrap() > 0);
+    assert_eq!(erased["keys_destroyed"], 1);
+    goes_on().await;
+    let acknowledged = load.stop().await;
+    world.assert_exactly_once(&acknowledged).await;
+
+    assert_eq!(world.operate(&["keys", "retire", "k1"]).await.code, 0);
+    let listed = world.operate(&["keys", "list", "--json"]).await.json(0);
+    assert_eq!(listed["k1"]["pages"], 0, "{listed}");
+    assert_eq!(listed["k2"]["active"], true);
+    world.replace_in_config("k1 = {", "old = {");
+    let changed = |log: String| log.matches("the key ring has changed").count() == 2;
+    assert!(eventually(async || changed(world.worker_log())).await);
+    assert_eq!(world.credential("b").await.body["credential"], api_key("b").as_str());
+    assert_eq!(opened(&world, "a", &of_a).await, Vec::<String>::new());
+    world.acknowledged(&uninstall("b")).await;
+    world.wait_applied().await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
