@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use serde_json::Value;
+use shared::audit::Outcome;
 use shared::event::{Callback, Event, Payload};
 use shared::log::LogMessage;
 use shared::platform::{MissedAck, Refusal, SuccessBody, accept_app};
@@ -86,6 +87,12 @@ pub(crate) async fn receive(
         Err(problem) => Err(problem),
     };
     observe(source, started, &result);
+    if let Err(problem) = &result
+        && problem.is_refusal()
+    {
+        let (status, reason) = (problem.status.as_u16(), problem.name.to_owned());
+        app.audit.record(&source.name, Outcome::Refused { status, reason });
+    }
     match result {
         Ok(appended) => acknowledgement(source, appended),
         Err(problem) => problem.response(),
@@ -162,6 +169,15 @@ async fn append(
         confirmation::note(&app.publisher, &app.notes, &event, &result, answer);
     }
     if let Ok(appended) = &result {
+        if appended.duplicate {
+            let identity = event.fact.identity();
+            let duplicate = Outcome::Duplicate {
+                installation_id: identity.map(|found| found.installation_id.to_string()),
+                r#type: event.fact.kind().to_owned(),
+                sequence: appended.sequence.0,
+            };
+            app.audit.record(&source.name, duplicate);
+        }
         // Traces and metrics tell it too; a line for each would cost a quarter of the rate.
         tracing::debug!(
             source = source.name.as_str(),

@@ -16,8 +16,10 @@ use shared::stream::{KEYS_STREAM, keys_subject};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// A burst of so many installs is answered without a page being stored.
-const READY_MAX: usize = 4_096;
+const READY_MAX: usize = 8_192;
+/// With fewer, more are made: half a store of keys is spent in a burst before
+/// storing pages competes with it.
+const READY_MIN: usize = READY_MAX / 2;
 /// Pages that are stored at a time.
 const PAGES_AT_ONCE: usize = 8;
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,6 +83,10 @@ impl DataKeys {
         self.permits.add_permits(added);
     }
 
+    fn are_few(&self) -> bool {
+        self.permits.available_permits() < READY_MIN
+    }
+
     fn missing_pages(&self) -> usize {
         let missing = READY_MAX.saturating_sub(self.permits.available_permits());
         missing / usize::from(KEYS_IN_PAGE)
@@ -116,7 +122,9 @@ impl Maker {
                     }
                 }
             }
-            self.keys.taken.notified().await;
+            while !self.keys.are_few() {
+                self.keys.taken.notified().await;
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! It must never need a database, answer 2xx before the append is
 //! acknowledged, or let a secret leave in clear.
 
+mod audit;
 mod callback;
 mod commit;
 mod confirmation;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 pub use settings::Settings;
 
+use crate::audit::Audit;
 use crate::data_keys::DataKeys;
 use crate::publish::Publisher;
 use crate::router::App;
@@ -39,6 +41,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let client = nats::connect(&settings.nats, "ingest").await.context("connecting to NATS")?;
     let contract = readiness::watch_contract(&client, &settings, shutdown.clone());
     let publisher = Publisher::new(client.clone(), contract);
+    let audit = Audit::start(client.clone());
     let ring = CurrentRing::follow(settings.path, settings.ring, shutdown.clone());
     let data_keys = DataKeys::start(&client, ring.clone(), shutdown.clone());
     tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
@@ -47,7 +50,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let in_flight = TaskTracker::new();
     let (sources, http) = (settings.sources, settings.http);
     let (publisher, notes) = (Arc::new(publisher), in_flight.clone());
-    let app = App { sources, ring, data_keys, http: http.clone(), publisher, notes };
+    let app = App { sources, ring, data_keys, audit, http: http.clone(), publisher, notes };
     let router = router::router(Arc::new(app));
     serve::serve(listener, router, &http, &in_flight, shutdown).await;
 

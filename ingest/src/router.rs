@@ -24,6 +24,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument as _, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use crate::audit::Audit;
 use crate::callback;
 use crate::data_keys::DataKeys;
 use crate::metrics::METRICS;
@@ -35,6 +36,7 @@ pub(crate) struct App {
     pub(crate) sources: BTreeMap<SourceName, Source>,
     pub(crate) ring: CurrentRing,
     pub(crate) data_keys: Arc<DataKeys>,
+    pub(crate) audit: Audit,
     pub(crate) http: Http,
     pub(crate) publisher: Arc<Publisher>,
     /// Notes that are on their way to the log; see `confirmation`.

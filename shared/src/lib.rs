@@ -7,6 +7,7 @@
 //! exporters that [`telemetry::init`] starts. Nothing here knows HTTP handlers
 //! or SQL.
 
+pub mod audit;
 pub mod config;
 pub mod data_key;
 pub mod details;

@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
 use crate::config::{StreamSettings, WorkerSettings};
 use crate::id::PageId;
 use crate::log::SUBJECT_ROOT;
@@ -57,6 +58,24 @@ pub fn keys_stream_config(settings: &StreamSettings) -> StreamConfig {
         // Small beside the log, whose size is what an operator limits.
         max_bytes: -1,
         ..stream_config(settings)
+    }
+}
+
+/// For people who ask what became of a callback: in memory and bounded, so that
+/// whoever sends forged callbacks fills nothing.
+pub fn audit_stream_config(settings: &StreamSettings) -> StreamConfig {
+    const DAY: Duration = Duration::from_secs(86_400);
+    const BYTES_MAX: i64 = 32 << 20;
+    StreamConfig {
+        name: audit::STREAM.to_owned(),
+        description: Some("Callbacks that are not in the log: refused, or repeated".to_owned()),
+        subjects: vec![audit::subjects(None)],
+        storage: StorageType::Memory,
+        discard: DiscardPolicy::Old,
+        max_age: 7 * DAY,
+        max_bytes: BYTES_MAX,
+        num_replicas: settings.replicas,
+        ..StreamConfig::default()
     }
 }
 

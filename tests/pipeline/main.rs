@@ -23,6 +23,7 @@ mod dead_letters;
 mod duplicates;
 mod durability;
 mod erasure;
+mod explain;
 mod group_commit;
 mod load;
 mod operate;

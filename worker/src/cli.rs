@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 pub(crate) mod dead_letters;
+pub(crate) mod explain;
 pub(crate) mod keys;
 pub(crate) mod rebuild;
 pub(crate) mod replay;
@@ -14,6 +15,7 @@ use shared::id::{InstallationId, InvalidId};
 use worker::installations::{Filter, Page};
 
 use self::dead_letters::DeadLetters;
+use self::explain::{CallbacksArgs, ExplainArgs};
 use self::keys::{EraseArgs, Keys};
 use self::rebuild::{RebuildArgs, VerifyArgs};
 use self::replay::ReplayArgs;
@@ -84,6 +86,10 @@ pub(crate) enum Operation {
     Rebuild(RebuildArgs),
     /// Compare log, journal and projection; repairs nothing
     Verify(VerifyArgs),
+    /// Everything that is known of an installation, and why it is in its state
+    Explain(ExplainArgs),
+    /// Callbacks that are not in the log: refused, or repeated; of the last days
+    Callbacks(CallbacksArgs),
     /// Events that could not be applied: look at them, apply them again, give them up
     DeadLetters {
         #[command(subcommand)]

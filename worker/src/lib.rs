@@ -12,6 +12,7 @@ mod data_keys;
 mod database;
 pub mod dead_letter;
 pub mod erase;
+pub mod explain;
 pub mod installations;
 mod journal;
 pub mod keys;

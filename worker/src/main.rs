@@ -76,6 +76,8 @@ async fn operate(settings: BackendSettings, operation: Operation) -> anyhow::Res
         Operation::Replay(args) => cli::replay::replay(&backends, args, &shutdown).await,
         Operation::Rebuild(args) => cli::rebuild::rebuild(&backends, args, &shutdown).await,
         Operation::Verify(args) => cli::rebuild::verify(&backends, args, &shutdown).await,
+        Operation::Explain(args) => cli::explain::explain(&backends, args).await,
+        Operation::Callbacks(args) => cli::explain::callbacks(&backends, args).await,
         Operation::DeadLetters { command } => cli::dead_letters::run(&backends, command).await,
     }
 }

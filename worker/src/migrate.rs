@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::context::CreateStreamErrorKind;
-use async_nats::jetstream::stream::Config as StreamConfig;
+use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use backon::{ConstantBuilder, Retryable as _};
 use shared::nats;
 use shared::stream::{
-    CONSUMER, STREAM, breaches, consumer_config, keys_stream_config, stream_config,
+    CONSUMER, STREAM, audit_stream_config, breaches, consumer_config, keys_stream_config,
+    stream_config,
 };
 use sqlx::{Connection as _, PgConnection};
 
@@ -39,8 +40,16 @@ async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
     let client = nats::connect(&settings.nats, "migrate").await?;
     let jetstream = jetstream::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client);
     for config in [stream_config(&settings.stream), keys_stream_config(&settings.stream)] {
-        migrate_stream(&jetstream, &config).await?;
+        let stream = migrate_stream(&jetstream, &config).await?;
+        // The server may keep a setting that cannot be changed on a stream.
+        let kept = breaches(&stream.config);
+        if !kept.is_empty() {
+            let why: Vec<String> = kept.iter().map(ToString::to_string).collect();
+            let (name, why) = (&config.name, why.join("; "));
+            bail!("stream {name} exists and keeps settings that break durability: {why}");
+        }
     }
+    migrate_stream(&jetstream, &audit_stream_config(&settings.stream)).await?;
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(&settings.worker)).await?;
     tracing::info!("consumer {CONSUMER} is up to date");
@@ -50,7 +59,7 @@ async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
 async fn migrate_stream(
     jetstream: &jetstream::Context,
     config: &StreamConfig,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<StreamInfo> {
     let name = &config.name;
     let create = || jetstream.create_or_update_stream(config.clone());
     let stream = create
@@ -61,12 +70,6 @@ async fn migrate_stream(
         .with_context(|| {
             format!("creating or updating stream {name} (see `stream` in the configuration)")
         })?;
-    // The server may keep a setting that cannot be changed on a stream.
-    let kept = breaches(&stream.config);
-    if !kept.is_empty() {
-        let why: Vec<String> = kept.iter().map(ToString::to_string).collect();
-        bail!("stream {name} exists and keeps settings that break durability: {}", why.join("; "));
-    }
     tracing::info!(replicas = stream.config.num_replicas, "stream {name} is up to date");
-    Ok(())
+    Ok(stream)
 }

@@ -1,0 +1,237 @@
+//! `worker explain`: why an installation is in the state that it is in, from
+//! everything that is known of it. `worker callbacks`: what was not logged.
+
+use anyhow::{Context as _, bail};
+use async_nats::Client;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::Consumer;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use futures_util::stream::StreamExt as _;
+use jiff::Timestamp;
+use serde::Serialize;
+use shared::audit::{self, Outcome, Record};
+use shared::fold::{Installation, Recorded, Status, fold};
+use shared::id::{InstallationId, SourceName};
+
+use crate::dead_letter::{self, DeadLetterView};
+use crate::journal::{self, FoldUnit, HistoryEntry};
+use crate::projection::InstallationView;
+use crate::rebuild::Backends;
+use crate::{database, installations};
+
+/// Callbacks of a source that are looked through.
+const RECORDS_MAX: usize = 100_000;
+
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    pub installation: InstallationView,
+    /// In one sentence.
+    pub because: String,
+    pub credential: String,
+    pub timeline: Vec<Entry>,
+}
+
+/// Something that happened to it, or with it.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    pub at: Timestamp,
+    pub what: String,
+    /// Its place in the log.
+    pub sequence: Option<u64>,
+    pub trace_id: Option<String>,
+    /// The status that it led to, where that changed.
+    pub status: Option<String>,
+}
+
+pub async fn explain(
+    backends: &Backends,
+    source: Option<&SourceName>,
+    id: &InstallationId,
+) -> anyhow::Result<Explanation> {
+    let named = source.map(SourceName::as_str);
+    let installation = installations::show(&backends.pool, named, id).await?;
+    let source = SourceName::parse(installation.source.clone())?;
+    let mut connection = database::acquire(&backends.pool).await?;
+    let history = journal::history(&mut connection, Some(source.as_str()), id, 0, i64::MAX).await?;
+    let place = shared::id::Place::from_stored(installation.place.clone());
+    let unit = FoldUnit { source: source.clone(), place };
+    let mut of_place = journal::of_places(&mut connection, &[unit]).await?;
+    of_place.sort_by_key(|recorded| recorded.sequence);
+    drop(connection);
+
+    let mut timeline = events(&history);
+    timeline.extend(changes(backends, &of_place, id));
+    timeline.extend(dead_letters(backends, &source, id).await?);
+    timeline.extend(duplicates(&backends.client, &source, id).await?);
+    timeline.sort_by_key(|entry| (entry.at, entry.sequence));
+    let now = fold(&of_place, backends.retention);
+    let now = now.iter().find(|found| found.identity.installation_id == *id);
+    let now = now.context("the journal has no event of it in the place of the projection")?;
+    let (because, credential) = (because(now), credential(now, &history));
+    Ok(Explanation { installation, because, credential, timeline })
+}
+
+fn events(history: &[HistoryEntry]) -> Vec<Entry> {
+    let entry = |event: &HistoryEntry| {
+        let conflict =
+            if event.conflict { "; contradicts an earlier one, which counts" } else { "" };
+        let occurred = event.occurred_at.map(|at| format!(", of {at}")).unwrap_or_default();
+        Entry {
+            at: event.received_at,
+            what: format!("event {}{occurred}: {}{conflict}", event.r#type, event.message_id),
+            sequence: Some(event.sequence.0),
+            trace_id: event.traceparent.as_deref().and_then(trace_id),
+            status: None,
+        }
+    };
+    history.iter().map(entry).collect()
+}
+
+/// The second part of a `traceparent`.
+fn trace_id(traceparent: &str) -> Option<String> {
+    traceparent.split('-').nth(1).map(str::to_owned)
+}
+
+/// Where its status changed, as the events of its place came in.
+fn changes(backends: &Backends, of_place: &[Recorded], id: &InstallationId) -> Vec<Entry> {
+    let mut last = None;
+    let mut found = Vec::new();
+    for count in 1..=of_place.len() {
+        let Some((known, newest)) = of_place.get(..count).zip(of_place.get(count - 1)) else {
+            break;
+        };
+        let folded = fold(known, backends.retention);
+        let state = folded.iter().find(|found| found.identity.installation_id == *id);
+        let status = state.map(|found| found.status.clone());
+        if status == last {
+            continue;
+        }
+        if let Some(status) = &status {
+            let own = newest.event.fact.identity().is_some_and(|it| it.installation_id == *id);
+            let of = newest.event.fact.identity().map(|it| it.installation_id.to_string());
+            let by = if own { "it".to_owned() } else { of.unwrap_or_default() };
+            found.push(Entry {
+                at: newest.event.received_at,
+                what: format!(
+                    "status {}, by event {} of {by}",
+                    status.name(),
+                    newest.event.fact.kind()
+                ),
+                sequence: Some(newest.sequence.0),
+                trace_id: None,
+                status: Some(status.name().to_owned()),
+            });
+        }
+        last = status;
+    }
+    found
+}
+
+async fn dead_letters(
+    backends: &Backends,
+    source: &SourceName,
+    id: &InstallationId,
+) -> anyhow::Result<Vec<Entry>> {
+    let selection = dead_letter::Selection {
+        source: Some(source.to_string()),
+        resolved: true,
+        ..dead_letter::Selection::default()
+    };
+    let found = dead_letter::list(&backends.pool, &selection, u32::MAX).await?;
+    let entry = |letter: DeadLetterView| Entry {
+        at: letter.dead_lettered_at,
+        what: format!(
+            "dead letter, {}: {} ({})",
+            letter.reason,
+            letter.detail,
+            letter.resolution.as_deref().unwrap_or("open")
+        ),
+        sequence: Some(letter.sequence),
+        trace_id: None,
+        status: None,
+    };
+    let of_it = |letter: &DeadLetterView| letter.installation_id.as_deref() == Some(id.as_str());
+    Ok(found.into_iter().filter(of_it).map(entry).collect())
+}
+
+async fn duplicates(
+    client: &Client,
+    source: &SourceName,
+    id: &InstallationId,
+) -> anyhow::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for record in callbacks(client, Some(source)).await? {
+        if let Outcome::Duplicate { installation_id, r#type, sequence } = record.outcome
+            && installation_id.as_deref() == Some(id.as_str())
+        {
+            found.push(Entry {
+                at: record.received_at,
+                what: format!("the callback came again ({}): a duplicate of {sequence}", r#type),
+                sequence: None,
+                trace_id: record.trace_id,
+                status: None,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn because(now: &Installation) -> String {
+    let since = now.installed_at.map(|at| at.to_string()).unwrap_or_default();
+    match &now.status {
+        Status::Active => format!(
+            "active: it was installed at {since}, no uninstall of it is known, and no later \
+             installation took its place"
+        ),
+        Status::Superseded { by } => {
+            format!("superseded: {by} was installed later in the same place")
+        }
+        Status::Inactive { uninstalled_at } => format!(
+            "inactive: it was uninstalled at {uninstalled_at}; an install of it that comes late or \
+             again does not revive it"
+        ),
+        Status::Unconfirmed => "unconfirmed: the platform may not have got our answer to its last \
+             change and may have cancelled it; its next event settles it"
+            .to_owned(),
+    }
+}
+
+fn credential(now: &Installation, history: &[HistoryEntry]) -> String {
+    let erased = history.iter().rev().find(|event| event.r#type == "erased");
+    match (&now.credential, erased, &now.credential_prefix) {
+        (Some(_), _, _) => "a credential is kept, sealed".to_owned(),
+        (None, Some(erased), _) => {
+            format!("its secrets were erased, at sequence {}", erased.sequence)
+        }
+        (None, None, Some(_)) => "its credential was removed when it ended".to_owned(),
+        (None, None, None) => "no credential of it is known".to_owned(),
+    }
+}
+
+/// The callbacks that are not in the log, as far as they are remembered.
+pub async fn callbacks(
+    client: &Client,
+    source: Option<&SourceName>,
+) -> anyhow::Result<Vec<Record>> {
+    let stream = jetstream::new(client.clone()).get_stream(audit::STREAM).await;
+    let stream = stream.with_context(|| format!("asking for stream {}", audit::STREAM))?;
+    let config = OrderedConfig {
+        description: Some("reads the callbacks once".to_owned()),
+        filter_subject: audit::subjects(source),
+        ..OrderedConfig::default()
+    };
+    let consumer: Consumer<OrderedConfig> = stream.create_consumer(config).await?;
+    let mut left = usize::try_from(consumer.cached_info().num_pending)?.min(RECORDS_MAX);
+    let mut found = Vec::with_capacity(left);
+    if left == 0 {
+        return Ok(found);
+    }
+    let mut messages = consumer.messages().await?;
+    while left > 0 {
+        let Some(message) = messages.next().await else { bail!("the callbacks ended too early") };
+        // One of another version is none that we can show.
+        found.extend(serde_json::from_slice::<Record>(&message?.payload).ok());
+        left -= 1;
+    }
+    Ok(found)
+}
