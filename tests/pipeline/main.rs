@@ -20,6 +20,7 @@ mod confirmation;
 mod contracts;
 mod crashes;
 mod dead_letters;
+mod doctor;
 mod duplicates;
 mod durability;
 mod erasure;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 pub(crate) mod dead_letters;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod keys;
 pub(crate) mod rebuild;
@@ -15,6 +16,7 @@ use shared::id::{InstallationId, InvalidId};
 use worker::installations::{Filter, Page};
 
 use self::dead_letters::DeadLetters;
+use self::doctor::DoctorArgs;
 use self::explain::{CallbacksArgs, ExplainArgs};
 use self::keys::{EraseArgs, Keys};
 use self::rebuild::{RebuildArgs, VerifyArgs};
@@ -73,6 +75,8 @@ pub(crate) enum KeyOperation {
         #[command(subcommand)]
         command: Keys,
     },
+    /// Check configuration, streams, database, clocks, keys and rights; says how to mend
+    Doctor(DoctorArgs),
     /// Make every secret of an installation unreadable for good
     Erase(EraseArgs),
 }

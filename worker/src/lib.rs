@@ -11,6 +11,7 @@ mod credential;
 mod data_keys;
 mod database;
 pub mod dead_letter;
+pub mod doctor;
 pub mod erase;
 pub mod explain;
 pub mod installations;

@@ -64,7 +64,7 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         }
         Command::KeyOperation(operation) => {
             let settings = KeySettings::resolve(&config, &path, env)?;
-            with_telemetry(&quiet, as_task(operate_keys(settings, operation)))
+            with_telemetry(&quiet, as_task(operate_keys(config, settings, operation)))
         }
     }
 }
@@ -82,13 +82,20 @@ async fn operate(settings: BackendSettings, operation: Operation) -> anyhow::Res
     }
 }
 
-async fn operate_keys(settings: KeySettings, operation: KeyOperation) -> anyhow::Result<()> {
+async fn operate_keys(
+    config: Config,
+    settings: KeySettings,
+    operation: KeyOperation,
+) -> anyhow::Result<()> {
     let shutdown = shared::shutdown::on_signal()?;
     let KeySettings { backends, ring } = settings;
     let backends = backends.connect().await?;
     match operation {
         KeyOperation::Keys { command } => {
             cli::keys::run(&backends, &ring, command, &shutdown).await
+        }
+        KeyOperation::Doctor(args) => {
+            cli::doctor::doctor(&backends, &ring, &config, args, &shutdown).await
         }
         KeyOperation::Erase(args) => cli::keys::erase(&backends, &ring, args, &shutdown).await,
     }

@@ -13,6 +13,7 @@ use shared::stream::{
     CONSUMER, STREAM, audit_stream_config, breaches, consumer_config, keys_stream_config,
     stream_config,
 };
+use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::settings::MigrateSettings;
@@ -31,9 +32,20 @@ async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
     // Not of the pool: a migration names every schema, and its own table is in the default one.
     let connection = PgConnection::connect_with(&settings.postgres.options).await;
     let mut connection = connection.context("connecting to Postgres")?;
-    sqlx::migrate!("./migrations").run(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await?;
     tracing::info!("the Postgres schema is up to date");
     Ok(())
+}
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// How many migrations of this version are not applied.
+pub(crate) async fn pending(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM public._sqlx_migrations WHERE success")
+            .fetch_all(connection)
+            .await?;
+    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
 }
 
 async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
