@@ -1,5 +1,7 @@
 //! Fills a log with events as they come from Blnk, as fast as it takes them.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, bail};
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
@@ -7,10 +9,12 @@ use async_nats::header::{
 use async_nats::{Client, Request};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use shared::config::{Config, Resolver};
 use shared::data_key::{DataKey, Page};
 use shared::event::Event;
 use shared::id::SourceName;
 use shared::log::LogMessage;
+use shared::nats;
 use shared::platform::{Adapter, Platform};
 use shared::seal::{KeyRing, SealingNonce};
 use shared::verify::{Delivery, Verification};
@@ -19,6 +23,29 @@ use crate::callback;
 
 /// The most that the server takes in one batch.
 const BATCH_EVENTS: usize = 1_000;
+
+/// Of `cargo dev bench -- fill`.
+#[derive(clap::Args)]
+pub(crate) struct Fill {
+    /// The configuration of a running `cargo dev up`
+    #[arg(long, value_name = "FILE", default_value = ".mooring/mooring.toml")]
+    config: PathBuf,
+    /// How many events
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+}
+
+#[tokio::main(flavor = "current_thread")]
+pub(crate) async fn run(args: &Fill) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    let env = |name: &str| std::env::var(name).ok();
+    let mut resolver = Resolver::new(&env);
+    let ring = resolver.key_ring(&config.sealing);
+    let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
+    let (ring, password) = resolver.finish(&args.config, ring.zip(password))?;
+    let nats = nats::Connection { url: config.nats.url, user: config.nats.user, password };
+    fill(&nats::connect(&nats, "fill").await?, &ring, args.events).await
+}
 
 /// Each place is installed, uninstalled and installed anew: three events, two
 /// installations. All are installed before the first is uninstalled, so that

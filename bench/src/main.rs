@@ -48,6 +48,8 @@ struct Cli {
 enum Other {
     /// Measure how fast a projection is rebuilt
     Rebuild(rebuild::Rebuild),
+    /// Fill the log of a running `cargo dev up`, to try commands on
+    Fill(fill::Fill),
     #[command(flatten)]
     Peer(Peer),
 }
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.other {
         Some(Other::Peer(peer)) => peers::serve(peer),
+        Some(Other::Fill(args)) => fill::run(&args),
         Some(Other::Rebuild(args)) => rebuild::run(&args, &cli.run.folder),
         None => run::run(&cli.run),
     };

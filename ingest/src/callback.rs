@@ -1,5 +1,6 @@
 //! One callback, from its bytes to its answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
@@ -18,6 +19,7 @@ use shared::problem::Problem;
 use shared::seal::SealingNonce;
 use shared::telemetry::{self, names::attribute};
 use shared::verify::{Delivery, Unauthentic};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
 use crate::confirmation::{self, Answer};
@@ -83,7 +85,8 @@ pub(crate) async fn receive(
         Err(problem) => Err(problem),
     };
     let result = match sealed {
-        Ok(event) => append(app, source, event, started, client.as_ref()).await,
+        // The place is held until there is an answer.
+        Ok((event, _place)) => append(app, source, event, started, client.as_ref()).await,
         Err(problem) => Err(problem),
     };
     observe(source, started, &result);
@@ -126,13 +129,16 @@ fn parse(source: &Source, received: &Received) -> Result<Parsed, Problem> {
     Ok((Box::new(callback), received.received_at))
 }
 
-/// To an event that holds only ciphertext.
+/// To an event that holds only ciphertext, and one of the source's places among
+/// those that wait for the log, and for a data key before.
 async fn seal(
     app: &App,
     source: &Source,
     (callback, received_at): Parsed,
     started: Instant,
-) -> Result<Box<Event>, Problem> {
+) -> Result<(Box<Event>, OwnedSemaphorePermit), Problem> {
+    let place = Arc::clone(&source.places).try_acquire_owned();
+    let place = place.map_err(|_| not_appended(source, &NotAppended::SourceBusy))?;
     let data_key = if callback.holds_secret() {
         let budget = source.ack.budget.saturating_sub(started.elapsed());
         let key = app.data_keys.take(budget).await;
@@ -143,7 +149,7 @@ async fn seal(
     let (name, platform, key) = (source.name.clone(), source.platform, data_key.as_ref());
     let ring = app.ring.get();
     let sealed = callback.seal(name, platform, received_at, &ring, key, SealingNonce::random);
-    sealed.map(Box::new).map_err(|_| internal_error())
+    sealed.map(|event| (Box::new(event), place)).map_err(|_| internal_error())
 }
 
 async fn append(
@@ -156,10 +162,7 @@ async fn append(
     let message = LogMessage::new(&event).map_err(|_| internal_error())?;
     event.payload = Payload::Clear(Value::Null); // it is in the message
     let budget = source.ack.budget.saturating_sub(started.elapsed());
-    let result = match source.places.try_acquire() {
-        Ok(_place) => app.publisher.append(message, budget).await,
-        Err(_) => Err(NotAppended::SourceBusy),
-    };
+    let result = app.publisher.append(message, budget).await;
     let result = result.map_err(|why| not_appended(source, &why));
 
     let has_gone = client.is_some_and(|ClientGone(gone)| gone.is_cancelled());

@@ -140,11 +140,7 @@ async fn after_an_erasure_no_copy_opens_and_history_stays() {
     assert!(on_disk(&world, &page_before));
 
     let report = erase(&world, "a").await;
-    assert_eq!(
-        (&report["envelopes"], &report["keys_destroyed"]),
-        (&2.into(), &2.into()),
-        "{report}"
-    );
+    assert_eq!((&report["secrets"], &report["keys_destroyed"]), (&2.into(), &2.into()), "{report}");
     assert_eq!(opened(&world, "a", &of_a).await, Vec::<String>::new());
     assert!(!on_disk(&world, &page_before), "the page of before is on disk still");
     assert_eq!(opened(&world, "b", &of_b).await, [api_key("b"), api_key("b")]);
@@ -167,6 +163,38 @@ async fn after_an_erasure_no_copy_opens_and_history_stays() {
     assert_eq!(world.credential("a").await.body["credential"], "blnk_key_of_later_0123456789");
     let unknown = world.operate(&["erase", "x", "--source", "blnk", "--why", "y"]).await;
     assert!(unknown.stderr.contains("no event of an installation x"), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_it_is_erased_is_not_erased_and_a_dead_letter_is() {
+    let mut world = World::start(Setup::default()).await;
+    world.stop_workers();
+    let sql = "ALTER TABLE mooring.journal ADD CONSTRAINT no CHECK (stream_sequence <> 2)";
+    sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
+    world.acknowledged(&install("a")).await;
+    world.acknowledged(&with_key(install("a"), "blnk_key_in_a_dead_letter_0123")).await;
+    world.start_workers_again();
+    world.wait_worker_ready(0);
+    world.wait_applied().await;
+    world.stop_workers();
+
+    let erasing = erase(&world, "a");
+    let meanwhile = async {
+        // It has said so in the log, and waits for a worker.
+        let said = async || world.callbacks_in_log().await == 3;
+        assert!(eventually(said).await);
+        world.acknowledged(&with_key(install("a"), "blnk_key_of_later_0123456789")).await;
+        let worker = world.spare_worker();
+        let applied = eventually(async || world.journal().await.len() == 3).await;
+        assert!(applied, "{}", worker.log().unwrap());
+        worker
+    };
+    let (erased, mut worker) = tokio::join!(erasing, meanwhile);
+    worker.kill().unwrap();
+    assert_eq!(erased["keys_destroyed"], 2, "the journal's and the dead letter's");
+    world.start_workers_again();
+    world.wait_worker_ready(0);
+    assert_eq!(world.credential("a").await.body["credential"], "blnk_key_of_later_0123456789");
 }
 
 #[tokio::test(flavor = "multi_thread")]

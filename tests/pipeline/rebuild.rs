@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
-use sqlx::Row as _;
+use sqlx::{Connection as _, Row as _};
 use tokio::task::JoinHandle;
 
 use crate::load::Load;
@@ -178,6 +178,75 @@ async fn rebuilds_and_workers_killed_under_load_leave_one_sound_projection() {
     assert!(reads.load(Ordering::Relaxed) > 50, "hardly anything was read");
     world.assert_exactly_once(&acknowledged).await;
     assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_killed_while_it_loads_is_resumed() {
+    let world = World::start(Setup::default()).await;
+    some_installations(&world).await;
+    let mut blocker = world.connection().await;
+    let mut lock = blocker.begin().await.unwrap();
+    // What records the partitions that are loaded waits for it.
+    sqlx::query("LOCK TABLE mooring.rebuilds IN SHARE MODE").execute(&mut *lock).await.unwrap();
+    assert!(world.operate_and_kill(&["rebuild"], 300).await.contains("code: -1"));
+    lock.rollback().await.unwrap();
+    assert_eq!(world.operate(&["rebuild", "--no-swap"]).await.code, 0);
+    let mut lock = blocker.begin().await.unwrap();
+    sqlx::query("UPDATE mooring.rebuilds SET loaded_at = NULL, partitions_done = '{}'")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    sqlx::query("TRUNCATE projection_next.installations").execute(&mut *lock).await.unwrap();
+    lock.commit().await.unwrap();
+    let report = world.operate(&["rebuild", "--json"]).await.json(0);
+    assert_eq!((&report["resumed"], &report["swapped"]), (&true.into(), &true.into()));
+    assert_eq!(report["comparison"]["different"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_from_the_journal_waits_for_what_is_on_its_way() {
+    let mut world = World::start(Setup::default()).await;
+    some_installations(&world).await;
+    world.stop_workers();
+    world.acknowledged(&install("later")).await;
+    let worker = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        world.spare_worker()
+    };
+    let args = ["rebuild", "--from", "journal", "--json"];
+    let (done, mut worker) = tokio::join!(world.operate(&args), worker);
+    let report = done.json(0);
+    worker.kill().unwrap();
+    assert!(done.stderr.contains("waiting for the workers"), "{}", done.stderr);
+    assert_eq!((&report["events"], &report["swapped"]), (&32.into(), &true.into()), "{report}");
+    assert_eq!(report["comparison"]["different"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_redriven_late_is_in_an_older_projection_too() {
+    let world = World::start(Setup::default()).await;
+    let refuse = "ALTER TABLE mooring.journal ADD CONSTRAINT no CHECK (stream_sequence <> 2)";
+    sqlx::query(refuse).execute(&mut world.connection().await).await.unwrap();
+    world.acknowledged(&install("a")).await;
+    world.acknowledged(&uninstall_in("a", "inst_a")).await;
+    world.wait_applied().await;
+    assert_eq!(world.operate(&["rebuild"]).await.code, 0);
+    assert_eq!(world.operate(&["rebuild", "--no-swap"]).await.code, 0);
+    execute(&world, "ALTER TABLE mooring.journal DROP CONSTRAINT no").await;
+    assert_eq!(world.operate(&["dead-letters", "redrive", "--all"]).await.code, 0);
+    for args in [&["rebuild", "--rollback"][..], &["rebuild"]] {
+        assert_eq!(world.operate(args).await.code, 0, "{args:?}");
+        assert_eq!(world.installation("a").await["status"], "inactive", "{args:?}");
+    }
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_would_read_the_former_projection_is_named() {
+    let world = World::start(Setup::default()).await;
+    execute(&world, "CREATE VIEW public.ours AS SELECT status FROM projection.installations").await;
+    let refused = world.operate(&["rebuild"]).await;
+    assert!(refused.stderr.contains("ours would go on to read"), "{}", refused.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

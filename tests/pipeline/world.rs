@@ -233,6 +233,13 @@ impl World {
         self.workers.push(service);
     }
 
+    /// A worker beside those that the world knows.
+    pub(crate) fn spare_worker(&self) -> Service {
+        let mut envs = config::worker_envs(&self.secrets);
+        envs.push(("MOORING__WORKER__LISTEN", format!("127.0.0.1:{}", free_port().unwrap())));
+        self.service("worker", 99, &envs)
+    }
+
     pub(crate) fn wait_ingest_ready(&mut self, index: usize) {
         let url = self.ingest_url(index, "/readyz");
         self.ingests[index].wait_ready(&url, DEADLINE).unwrap();

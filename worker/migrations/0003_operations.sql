@@ -35,11 +35,21 @@ CREATE TABLE mooring.erasures (
     id              bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source          text        NOT NULL,
     installation_id text        NOT NULL,
-    stream_sequence bigint      NOT NULL,
-    keys_destroyed  integer     NOT NULL,
-    erased_at       timestamptz NOT NULL DEFAULT now(),
     erased_by       text        NOT NULL,
-    why             text        NOT NULL
+    why             text        NOT NULL,
+    started_at      timestamptz NOT NULL DEFAULT now(),
+    -- Null while it is not finished, or was interrupted.
+    finished_at     timestamptz,
+    stream_sequence bigint,
+    keys_destroyed  integer
+);
+
+-- Places to which an operator appended what had been in the log for long: who
+-- looks for places that changed since some sequence would not find them.
+CREATE TABLE mooring.late_places (
+    source text NOT NULL,
+    place  text NOT NULL,
+    PRIMARY KEY (source, place)
 );
 
 -- What came of a dead letter, who did it and why. Null while nothing did.

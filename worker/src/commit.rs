@@ -115,14 +115,24 @@ impl From<sqlx::Error> for CommitError {
     }
 }
 
+/// How a batch came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// From the consumer: everything above its ack floor may still come.
+    Consumed,
+    /// By an operator, who may append what is far below it.
+    Late,
+}
+
 /// Applies a batch. If one event in it cannot be applied, each is applied by
 /// itself and that one becomes a dead letter.
 pub(crate) async fn apply(
     pool: &PgPool,
     batch: &[Delivery],
     retention: Retention,
+    arrival: Arrival,
 ) -> Result<Committed, CommitError> {
-    let cause = match commit(pool, batch, retention).await {
+    let cause = match commit(pool, batch, retention, arrival).await {
         Err(CommitError::Unappliable(cause)) => cause,
         done => return done,
     };
@@ -134,7 +144,7 @@ pub(crate) async fn apply(
     }
     let mut total = Committed::default();
     for delivery in batch {
-        total += Box::pin(apply(pool, std::slice::from_ref(delivery), retention)).await?;
+        total += Box::pin(apply(pool, std::slice::from_ref(delivery), retention, arrival)).await?;
     }
     Ok(total)
 }
@@ -155,10 +165,11 @@ async fn commit(
     pool: &PgPool,
     batch: &[Delivery],
     retention: Retention,
+    arrival: Arrival,
 ) -> Result<Committed, CommitError> {
     let mut connection = database::acquire(pool).await?;
     let mut transaction = connection.begin().await?;
-    let committed = write(&mut transaction, batch, retention).await?;
+    let committed = write(&mut transaction, batch, retention, arrival).await?;
     transaction.commit().instrument(statement("COMMIT", "")).await?;
     Ok(committed)
 }
@@ -176,7 +187,7 @@ pub(crate) async fn preview(
     let units: Vec<FoldUnit> =
         entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
     let before = projection::digests(&mut transaction, &units).await?;
-    let committed = write(&mut transaction, batch, retention).await?;
+    let committed = write(&mut transaction, batch, retention, Arrival::Late).await?;
     let after = projection::digests(&mut transaction, &units).await?;
     transaction.rollback().await?;
     let changed = after.difference(&before).map(|found| found.installation_id.clone()).collect();
@@ -194,6 +205,7 @@ async fn write(
     transaction: &mut PgConnection,
     batch: &[Delivery],
     retention: Retention,
+    arrival: Arrival,
 ) -> Result<Committed, CommitError> {
     let (entries, dead_letters) = decode(batch);
     let entries = distinct(&entries);
@@ -206,6 +218,11 @@ async fn write(
     let appended = journal::append(transaction, &entries)
         .instrument(statement("INSERT", "mooring.journal"))
         .await?;
+    if arrival == Arrival::Late {
+        let is_new = |entry: &&&Entry| appended.contains(&entry.recorded.event.message_id);
+        let late = entries.iter().filter(is_new).filter_map(|entry| FoldUnit::of(&entry.recorded));
+        journal::note_late(transaction, &late.collect()).await?;
+    }
     let history = journal::of_places(transaction, &units)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::commit::{self, CommitError, Committed, Delivery, chain};
+use crate::commit::{self, Arrival, CommitError, Committed, Delivery, chain};
 use crate::log_identity::{self, OtherLog};
 use crate::metrics::METRICS;
 
@@ -214,7 +214,7 @@ impl Consumer {
         let mut backoff = backoff();
         loop {
             let started = Instant::now();
-            match commit::apply(&self.pool, deliveries, self.retention).await {
+            match commit::apply(&self.pool, deliveries, self.retention, Arrival::Consumed).await {
                 Ok(committed) => {
                     observe(deliveries.len(), committed, started);
                     return Ok(committed);

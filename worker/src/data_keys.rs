@@ -5,13 +5,18 @@ use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STRE
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
 use futures_util::stream::StreamExt as _;
 use shared::data_key::{DataKey, DataKeyId, Page};
 use shared::id::PageId;
 use shared::seal::{KeyRing, OpenError, Sealed, SealingNonce};
 use shared::stream::{KEYS_STREAM, KEYS_SUBJECT_ROOT, keys_subject};
+use tokio::time::timeout;
+
+use crate::log_reader::SILENCE_MAX;
 
 /// A page as it is stored, and where.
 pub(crate) struct StoredPage {
@@ -31,19 +36,21 @@ pub(crate) async fn stream(client: &Client) -> anyhow::Result<Stream> {
     stream.with_context(|| format!("asking for stream {KEYS_STREAM}: was `worker migrate` run?"))
 }
 
-/// The last version of a page.
+/// The last version of a page, as the stream's leader has it: whoever rewrites
+/// a page must not start from what a follower has not heard yet.
 pub(crate) async fn page(stream: &Stream, id: &PageId) -> anyhow::Result<StoredPage> {
-    let message = match stream.direct_get_last_for_subject(keys_subject(id)).await {
-        Ok(message) => message,
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-            bail!(
-                "there is no page {id} in stream {KEYS_STREAM}: was it restored from an older backup?"
-            )
-        }
-        Err(error) => return Err(error).context("reading a page of data keys"),
-    };
+    let found = stream.get_last_raw_message_by_subject(&keys_subject(id)).await;
+    let message = found.with_context(|| missing(id))?;
+    Ok(stored(id, &message))
+}
+
+fn missing(id: &PageId) -> String {
+    format!("reading page {id} in stream {KEYS_STREAM}: was it restored from an older backup?")
+}
+
+fn stored(id: &PageId, message: &StreamMessage) -> StoredPage {
     let sealed = Sealed::from_stored(String::from_utf8_lossy(&message.payload).into_owned());
-    Ok(StoredPage { id: id.clone(), sequence: message.sequence, sealed })
+    StoredPage { id: id.clone(), sequence: message.sequence, sealed }
 }
 
 /// `None` if it was destroyed.
@@ -52,9 +59,10 @@ pub(crate) async fn key(
     ring: &KeyRing,
     id: &DataKeyId,
 ) -> anyhow::Result<Option<DataKey>> {
-    let stream = stream(client).await?;
-    let page = page(&stream, &id.page).await?.open(ring)?;
-    Ok(page.key(id.slot))
+    // Of any replica, which the worker may ask.
+    let found = stream(client).await?.direct_get_last_for_subject(keys_subject(&id.page)).await;
+    let message = found.with_context(|| missing(&id.page))?;
+    Ok(stored(&id.page, &message).open(ring)?.key(id.slot))
 }
 
 /// Stores a page anew, and destroys what was stored of it before. Nothing
@@ -72,32 +80,41 @@ pub(crate) async fn replace(
     let jetstream = jetstream::new(client.clone());
     let (subject, body) = (keys_subject(page.id()), sealed.as_str().to_owned().into());
     let sent = jetstream.publish_with_headers(subject, headers, body).await?.await;
-    if let Err(error) = sent {
-        use async_nats::jetstream::context::PublishErrorKind;
-        if error.kind() == PublishErrorKind::WrongLastSequence {
-            return Ok(false);
-        }
-        return Err(error).context("storing a page of data keys");
-    }
-    destroy_former(client, page.id()).await?;
+    let last = match sent {
+        Ok(ack) => ack.sequence,
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => return Ok(false),
+        Err(error) => return Err(error).context("storing a page of data keys"),
+    };
+    destroy_former(client, page.id(), last).await?;
     Ok(true)
 }
 
-/// Every version but the last, overwritten on disk.
-pub(crate) async fn destroy_former(client: &Client, id: &PageId) -> anyhow::Result<()> {
+/// Every version before `last`, overwritten on disk.
+pub(crate) async fn destroy_former(client: &Client, id: &PageId, last: u64) -> anyhow::Result<()> {
     let stream = stream(client).await?;
-    let last = page(&stream, id).await?.sequence;
-    let mut from = 1;
-    loop {
-        let next = stream.direct_get_next_for_subject(keys_subject(id), Some(from)).await;
-        let found = next.context("looking for former versions of a page")?.sequence;
-        if found >= last {
-            return Ok(());
+    let first = async || -> anyhow::Result<u64> {
+        let found = stream.get_first_raw_message_by_subject(keys_subject(id), 1).await;
+        Ok(found.context("looking for former versions of a page")?.sequence)
+    };
+    let mut found = first().await?;
+    while found < last {
+        // It overwrites what the file holds. Someone else may have been faster.
+        let deleted = stream.delete_message(found).await;
+        let next = first().await?;
+        if next == found {
+            deleted.context("destroying a former version of a page")?;
+            bail!("page {id} at sequence {found} was deleted and is there still");
         }
-        // Overwrites what the file holds, which `delete_message_unsecure` does not.
-        stream.delete_message(found).await.context("destroying a former version of a page")?;
-        from = found + 1;
+        found = next;
     }
+    Ok(())
+}
+
+/// Versions that are stored beside the last one of their page: someone was
+/// interrupted before they were destroyed.
+pub(crate) async fn former_versions(client: &Client) -> anyhow::Result<u64> {
+    let state = stream(client).await?.cached_info().state.clone();
+    Ok(state.messages.saturating_sub(state.subjects_count))
 }
 
 /// The last version of every page, one after the other.
@@ -126,7 +143,9 @@ impl Pages {
 
     pub(crate) async fn next(&mut self) -> anyhow::Result<Option<StoredPage>> {
         let Some(messages) = &mut self.messages else { return Ok(None) };
-        let message = messages.next().await.context("the data keys ended too early")??;
+        let message =
+            timeout(SILENCE_MAX, messages.next()).await.context("waiting for data keys")?;
+        let message = message.context("the data keys ended too early")??;
         let (sequence, pending) = match message.info() {
             Ok(info) => (info.stream_sequence, info.pending),
             Err(error) => bail!("a message without a sequence: {error}"),

@@ -65,6 +65,8 @@ pub(crate) async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bo
 
 /// Until the transaction ends no worker commits.
 pub(crate) async fn lock_out_workers(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // While it waits, workers wait behind it.
+    sqlx::query("SET LOCAL lock_timeout TO '5s'").execute(&mut *transaction).await?;
     sqlx::query!("SELECT pg_advisory_xact_lock($1, $2)", LOCKS, PROJECTION_LOCK)
         .execute(transaction)
         .await?;

@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use shared::fold::Retention;
-use shared::id::StreamSequence;
+use shared::id::{InstallationId, SourceName, StreamSequence};
+use shared::log::header_subject;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
-use crate::commit::{self, Delivery};
+use crate::commit::{self, Arrival, Delivery};
 use crate::database;
 use crate::timestamp::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
 
@@ -74,11 +75,37 @@ pub(crate) async fn keep(
 /// The sequences of those that are not in the journal.
 pub(crate) async fn left_out(connection: &mut PgConnection) -> Result<BTreeSet<u64>, sqlx::Error> {
     let sequences = sqlx::query_scalar!(
-        "SELECT stream_sequence FROM mooring.dead_letters WHERE resolution IS DISTINCT FROM 'redriven'"
+        r#"
+        SELECT stream_sequence FROM mooring.dead_letters
+        WHERE NOT EXISTS (SELECT FROM mooring.journal
+                          WHERE journal.stream_sequence = dead_letters.stream_sequence)
+        "#
     )
     .fetch_all(connection)
     .await?;
     Ok(sequences.into_iter().map(sequence_from_sql).collect())
+}
+
+/// Those of an installation up to `end`, as far as they are JSON.
+pub(crate) async fn bodies(
+    connection: &mut PgConnection,
+    source: &SourceName,
+    installation: &InstallationId,
+    end: u64,
+) -> Result<Vec<serde_json::Value>, sqlx::Error> {
+    let bodies = sqlx::query_scalar!(
+        r#"
+        SELECT body FROM mooring.dead_letters
+        WHERE split_part(subject, '.', 2) = $1 AND headers ->> 'ce-subject' = $2
+          AND stream_sequence <= $3
+        "#,
+        source.as_str(),
+        header_subject(installation),
+        sequence_to_sql(end),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(bodies.iter().filter_map(|body| serde_json::from_slice(body).ok()).collect())
 }
 
 /// A dead letter as operators see it. Its body holds only sealed secrets.
@@ -229,10 +256,16 @@ pub async fn redrive(
 ) -> anyhow::Result<Redriven> {
     let mut connection = database::acquire(pool).await?;
     let mut redriven = Redriven::default();
-    for stored in select(&mut connection, selection, i64::MAX).await? {
+    let found = select(&mut connection, selection, i64::MAX).await?;
+    ensure!(
+        !found.is_empty() || selection.sequences.is_empty(),
+        "none of these is an open dead letter"
+    );
+    for stored in found {
         let delivery = stored.delivery();
         let sequence = delivery.sequence.0;
-        let committed = commit::apply(pool, std::slice::from_ref(&delivery), retention).await?;
+        let only = std::slice::from_ref(&delivery);
+        let committed = commit::apply(pool, only, retention, Arrival::Late).await?;
         if committed.dead_letters > 0 {
             redriven.failed.push(show(pool, sequence).await?);
             continue;
@@ -246,7 +279,9 @@ pub async fn redrive(
 /// Gives them up, and keeps who did it and why. Says how many there were.
 pub async fn discard(pool: &PgPool, sequences: &[u64], by: &str, why: &str) -> anyhow::Result<u64> {
     let mut connection = database::acquire(pool).await?;
-    Ok(resolve(&mut connection, sequences, "discarded", by, Some(why)).await?)
+    let discarded = resolve(&mut connection, sequences, "discarded", by, Some(why)).await?;
+    ensure!(discarded > 0, "none of these is an open dead letter");
+    Ok(discarded)
 }
 
 async fn resolve(

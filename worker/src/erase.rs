@@ -3,8 +3,8 @@
 //!
 //! 1. That it was erased is appended to the log, so that the projection drops
 //!    the credential, and every rebuild does, too.
-//! 2. When the workers have applied that, the log is read for every envelope of
-//!    the installation, copies and dead letters included.
+//! 2. When the workers have applied that, log, journal and dead letters are read
+//!    for every envelope of the installation up to there.
 //! 3. The data keys of these envelopes are destroyed: their pages are stored
 //!    without them, and what was stored before is overwritten.
 //!
@@ -20,15 +20,16 @@ use serde_json::Value;
 use shared::data_key::DataKeyId;
 use shared::event::{Event, Identity};
 use shared::id::{InstallationId, PageId, SourceName};
-use shared::log::{LogMessage, header_subject, subject_of};
+use shared::log::{LogMessage, SUBJECT_ROOT, header_subject};
 use shared::platform::Platform;
 use shared::seal::{KeyRing, Sealed, SealedUnder};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_reader::{self, LogReader, Start};
 use crate::rebuild::{Backends, wait_for_workers};
 use crate::timestamp::sequence_to_sql;
-use crate::{data_keys, database, journal};
+use crate::{data_keys, database, dead_letter, journal};
 
 /// Others may change the same page at the same time.
 const REPLACE_ATTEMPTS: usize = 20;
@@ -47,8 +48,8 @@ pub struct ErasureReport {
     pub installation_id: InstallationId,
     /// Where the log says that it was erased.
     pub sequence: u64,
-    /// Envelopes that were found, copies included.
-    pub envelopes: usize,
+    /// Secrets that were found.
+    pub secrets: usize,
     pub keys_destroyed: usize,
     /// They were destroyed before.
     pub keys_gone_before: usize,
@@ -64,21 +65,30 @@ pub async fn erase(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ErasureReport> {
     let ErasureOrder { source, installation, .. } = order;
+    // What is on its way may say where else it is installed.
+    let end = log_reader::info(&backends.client).await?.state.last_sequence;
+    wait_for_workers(backends, end, shutdown).await?;
     let mut connection =
         database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     let identities = journal::identities(&mut connection, source, installation).await?;
-    drop(connection);
     if identities.is_empty() {
-        bail!("source {source} has no event of an installation {installation}");
+        bail!(
+            "source {source} has no event of an installation {installation} in the journal; is \
+             it in `worker dead-letters list`?"
+        );
     }
+    let erasure = begin_record(&mut connection, order).await?;
     let sequence = append(backends, ring, source, &identities).await?;
     wait_for_workers(backends, sequence, shutdown).await?;
 
-    let places: BTreeSet<&str> =
-        identities.iter().map(|(_, identity)| identity.place.as_str()).collect();
-    let mut envelopes = Vec::new();
-    for subject in places.iter().map(|place| subject_of(source, place)).collect::<BTreeSet<_>>() {
-        envelopes.extend(envelopes_in_log(backends, subject, installation).await?);
+    // What came after that is new, and is not erased.
+    let mut envelopes = envelopes_in_log(backends, source, installation, sequence).await?;
+    // The log may have been trimmed.
+    for body in journal::bodies(&mut connection, source, installation, sequence).await? {
+        collect(&body, &mut envelopes);
+    }
+    for body in dead_letter::bodies(&mut connection, source, installation, sequence).await? {
+        collect(&body, &mut envelopes);
     }
     let (keys, still_open_under) = keys_of(&envelopes);
     let (mut destroyed, mut gone_before) = (0, 0);
@@ -87,17 +97,16 @@ pub async fn erase(
         destroyed += now;
         gone_before += slots.len() - now;
     }
-    let report = ErasureReport {
+    end_record(&mut connection, erasure, sequence, destroyed).await?;
+    Ok(ErasureReport {
         source: source.clone(),
         installation_id: installation.clone(),
         sequence,
-        envelopes: envelopes.len(),
+        secrets: destroyed + gone_before,
         keys_destroyed: destroyed,
         keys_gone_before: gone_before,
         still_open_under,
-    };
-    record(backends, order, &report).await?;
-    Ok(report)
+    })
 }
 
 /// The sequence of the last event that says it.
@@ -124,11 +133,12 @@ async fn append(
 
 async fn envelopes_in_log(
     backends: &Backends,
-    subject: String,
+    source: &SourceName,
     installation: &InstallationId,
+    end: u64,
 ) -> anyhow::Result<Vec<Sealed>> {
-    let end = log_reader::info(&backends.client).await?.state.last_sequence;
-    let mut reader = LogReader::open(&backends.client, Start::Sequence(1), end, subject).await?;
+    let subjects = format!("{SUBJECT_ROOT}.{source}.>");
+    let mut reader = LogReader::open(&backends.client, Start::Sequence(1), end, subjects).await?;
     let wanted = header_subject(installation);
     let mut found = Vec::new();
     while let Some((_, message)) = reader.next().await? {
@@ -136,25 +146,19 @@ async fn envelopes_in_log(
         let about = headers.and_then(|headers| headers.get("ce-subject"));
         if about.is_some_and(|about| about.as_str() == wanted) {
             // What is no JSON was not written by us and holds no envelope.
-            let body: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-            collect(&body, &mut found);
+            collect(&serde_json::from_slice(&message.payload).unwrap_or_default(), &mut found);
         }
     }
     Ok(found)
 }
 
-/// Every string that is an envelope, wherever it stands.
-fn collect(value: &Value, found: &mut Vec<Sealed>) {
-    match value {
-        Value::String(text) => {
-            let sealed = Sealed::from_stored(text.clone());
-            if sealed.under().is_ok() {
-                found.push(sealed);
-            }
+/// The envelopes of an event, where we put them and nowhere else: a payload may
+/// hold anything, what looks like an envelope of another event included.
+fn collect(event: &Value, found: &mut Vec<Sealed>) {
+    for place in ["/fact/credential/sealed", "/payload/sealed"] {
+        if let Some(Value::String(text)) = event.pointer(place) {
+            found.push(Sealed::from_stored(text.clone()));
         }
-        Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-        Value::Object(fields) => fields.values().for_each(|field| collect(field, found)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -189,7 +193,7 @@ async fn destroy(
         let mut page = stored.open(ring)?;
         let destroyed = slots.iter().filter(|slot| page.destroy(**slot)).count();
         if destroyed == 0 {
-            data_keys::destroy_former(&backends.client, id).await?;
+            data_keys::destroy_former(&backends.client, id, stored.sequence).await?;
             return Ok(0);
         }
         if data_keys::replace(&backends.client, ring, &page, stored.sequence).await? {
@@ -202,25 +206,43 @@ async fn destroy(
     bail!("page {id} of data keys is changed by others all the time")
 }
 
-async fn record(
-    backends: &Backends,
+/// Before the first key is destroyed, so that an interrupted erasure is known.
+async fn begin_record(
+    connection: &mut PgConnection,
     order: &ErasureOrder,
-    report: &ErasureReport,
-) -> anyhow::Result<()> {
-    let mut connection = database::acquire(&backends.pool).await?;
-    sqlx::query!(
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
         r#"
-        INSERT INTO mooring.erasures (source, installation_id, stream_sequence, keys_destroyed, erased_by, why)
-        VALUES ($1, $2, $3, $4, $5, $6)
+        INSERT INTO mooring.erasures (source, installation_id, erased_by, why)
+        VALUES ($1, $2, $3, $4)
+        RETURNING id
         "#,
         order.source.as_str(),
         order.installation.as_str(),
-        sequence_to_sql(report.sequence),
-        i32::try_from(report.keys_destroyed)?,
         order.by,
         order.why,
     )
-    .execute(&mut *connection)
+    .fetch_one(connection)
+    .await
+}
+
+async fn end_record(
+    connection: &mut PgConnection,
+    erasure: i64,
+    sequence: u64,
+    keys_destroyed: usize,
+) -> anyhow::Result<()> {
+    sqlx::query!(
+        r#"
+        UPDATE mooring.erasures
+        SET finished_at = now(), stream_sequence = $2, keys_destroyed = $3
+        WHERE id = $1
+        "#,
+        erasure,
+        sequence_to_sql(sequence),
+        i32::try_from(keys_destroyed)?,
+    )
+    .execute(connection)
     .await?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! `worker explain`: why an installation is in the state that it is in, from
 //! everything that is known of it. `worker callbacks`: what was not logged.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use async_nats::Client;
 use async_nats::jetstream;
@@ -12,6 +14,7 @@ use serde::Serialize;
 use shared::audit::{self, Outcome, Record};
 use shared::fold::{Installation, Recorded, Status, fold};
 use shared::id::{InstallationId, SourceName};
+use tokio::time::timeout;
 
 use crate::dead_letter::{self, DeadLetterView};
 use crate::journal::{self, FoldUnit, HistoryEntry};
@@ -19,6 +22,7 @@ use crate::projection::InstallationView;
 use crate::rebuild::Backends;
 use crate::{database, installations};
 
+const NEXT_WAIT: Duration = Duration::from_secs(2);
 /// Callbacks of a source that are looked through.
 const RECORDS_MAX: usize = 100_000;
 
@@ -228,7 +232,9 @@ pub async fn callbacks(
     }
     let mut messages = consumer.messages().await?;
     while left > 0 {
-        let Some(message) = messages.next().await else { bail!("the callbacks ended too early") };
+        // Some may have been dropped since they were counted.
+        let Ok(message) = timeout(NEXT_WAIT, messages.next()).await else { break };
+        let Some(message) = message else { bail!("the callbacks ended too early") };
         // One of another version is none that we can show.
         found.extend(serde_json::from_slice::<Record>(&message?.payload).ok());
         left -= 1;

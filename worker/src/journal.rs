@@ -128,16 +128,18 @@ pub(crate) async fn of_places(
     rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
 }
 
-/// Where something was appended after sequence `after`.
+/// Where something was appended after sequence `after`, or late.
 pub(crate) async fn changed_places(
     connection: &mut PgConnection,
     after: u64,
 ) -> Result<Vec<FoldUnit>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT DISTINCT source, place AS "place!"
+        SELECT source AS "source!", place AS "place!"
         FROM mooring.journal
         WHERE stream_sequence > $1 AND place IS NOT NULL
+        UNION
+        SELECT source, place FROM mooring.late_places
         "#,
         sequence_to_sql(after),
     )
@@ -216,6 +218,49 @@ pub(crate) async fn identities(
         .collect()
 }
 
+/// The events of an installation up to `end`, as JSON.
+pub(crate) async fn bodies(
+    connection: &mut PgConnection,
+    source: &SourceName,
+    installation: &InstallationId,
+    end: u64,
+) -> Result<Vec<serde_json::Value>, sqlx::Error> {
+    let rows = sqlx::query_scalar!(
+        r#"
+        SELECT event AS "event: Json<serde_json::Value>"
+        FROM mooring.journal
+        WHERE source = $1 AND installation_id = $2 AND stream_sequence <= $3
+        "#,
+        source.as_str(),
+        installation.as_str(),
+        sequence_to_sql(end),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|event| event.0).collect())
+}
+
+/// Remembers places to which something was appended that is not new in the log.
+pub(crate) async fn note_late(
+    connection: &mut PgConnection,
+    units: &BTreeSet<FoldUnit>,
+) -> Result<(), sqlx::Error> {
+    let sources: Vec<&str> = units.iter().map(|unit| unit.source.as_str()).collect();
+    let places: Vec<&str> = units.iter().map(|unit| unit.place.as_str()).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO mooring.late_places (source, place)
+        SELECT * FROM unnest($1::text[], $2::text[])
+        ON CONFLICT DO NOTHING
+        "#,
+        &sources as _,
+        &places as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// How many events hold a secret that a key of the ring itself seals, by key.
 pub(crate) async fn sealed_by_ring_keys(
     connection: &mut PgConnection,
@@ -223,7 +268,7 @@ pub(crate) async fn sealed_by_ring_keys(
     let rows = sqlx::query!(
         r#"
         SELECT key_id AS "key_id!", count(*) AS "events!"
-        FROM (SELECT substring(event::text FROM '"v1\.([a-z0-9_-]+)\.') AS key_id
+        FROM (SELECT substring(event::text FROM '"sealed": ?"v1\.([a-z0-9_-]+)\.[A-Za-z0-9_-]{16}\.') AS key_id
               FROM mooring.journal) AS found
         WHERE key_id IS NOT NULL
         GROUP BY key_id

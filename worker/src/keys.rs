@@ -79,12 +79,17 @@ pub async fn reseal(
     let mut report = ResealReport { active: ring.active().to_string(), ..ResealReport::default() };
     let mut pages = Pages::open(&backends.client).await?;
     let mut progress = Progress::new("resealing pages", pages.count);
+    // Of one that was interrupted.
+    let cleans_up = data_keys::former_versions(&backends.client).await? > 0;
     while let Some(stored) = pages.next().await? {
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
         if sealed_by(&stored)? == *ring.active() {
             report.up_to_date += 1;
+            if cleans_up {
+                data_keys::destroy_former(&backends.client, &stored.id, stored.sequence).await?;
+            }
         } else {
             reseal_page(backends, ring, stored).await?;
             report.resealed += 1;
@@ -127,6 +132,10 @@ pub async fn check_retirable(
         return Ok(Err(format!(
             "{pages} pages of data keys are sealed with {id}: `worker keys reseal`"
         )));
+    }
+    if data_keys::former_versions(&backends.client).await? > 0 {
+        let why = "former versions of pages are stored still: `worker keys reseal` destroys them";
+        return Ok(Err(why.to_owned()));
     }
     if events > 0 {
         return Ok(Err(format!(

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 /// Messages that the server may send ahead of us.
 const READ_AHEAD: i64 = 4_000;
 /// The client itself recovers from a lost connection; past this nobody answers.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

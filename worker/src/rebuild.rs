@@ -127,18 +127,21 @@ pub async fn rebuild(
     log_identity::check(&backends.client, &backends.pool).await?;
 
     let (mut rebuild, resumed) = begin(backends, &mut alone, options.origin).await?;
+    // Only then the journal holds all of it, dead letters included.
+    wait_for_workers(backends, rebuild.target, shutdown).await?;
     let started = Instant::now();
     let loaded = load(backends, options, &mut rebuild, shutdown).await?;
     let load_seconds = started.elapsed().as_secs_f64();
-
-    wait_for_workers(backends, rebuild.target, shutdown).await?;
     let caught_up = catch_up(backends, Schema::Next, rebuild.target, shutdown).await?;
     let mut places = caught_up.places;
     let mut comparison = caught_up.comparison;
     let unexpected = comparison.unexpected(&options.expected);
     let mut paused_ms = None;
     if options.swap && unexpected == 0 {
-        let swap = Swap { new: Schema::Next, after: caught_up.floor, expected: &options.expected };
+        let (after, more) = approach(backends, Schema::Next, caught_up.floor, shutdown).await?;
+        places += more.places;
+        comparison.add(more.comparison);
+        let swap = Swap { new: Schema::Next, after, expected: &options.expected };
         let swapped = swap.run(backends, |floor| rebuild.mark_swapped(floor)).await?;
         places += swapped.places;
         paused_ms =
@@ -174,7 +177,8 @@ pub async fn roll_back(backends: &Backends, shutdown: &CancellationToken) -> any
     }
     let caught_up = catch_up(backends, Schema::Previous, last.swapped_sequence, shutdown).await?;
     let expected = caught_up.comparison.all_columns();
-    let swap = Swap { new: Schema::Previous, after: caught_up.floor, expected: &expected };
+    let (after, _) = approach(backends, Schema::Previous, caught_up.floor, shutdown).await?;
+    let swap = Swap { new: Schema::Previous, after, expected: &expected };
     let swapped = swap.run(backends, |floor| state::mark_swapped(last.id, floor)).await?;
     let paused = swapped.paused.context("the former projection changed while it was compared")?;
     Ok(u64::try_from(paused.as_millis()).unwrap_or(u64::MAX))
@@ -218,6 +222,14 @@ async fn begin(
         ));
         return Ok((unfinished, true));
     }
+    let views = schema::dependent_views(connection).await?;
+    if !views.is_empty() {
+        bail!(
+            "{} would go on to read the former projection after a swap: drop what is built on \
+             projection.installations, and make it anew afterwards",
+            views.join(", ")
+        );
+    }
     let info = log_reader::info(&backends.client).await?;
     if origin == Origin::Log && info.state.first_sequence > 1 {
         bail!(
@@ -226,6 +238,7 @@ async fn begin(
         );
     }
     let mut transaction = connection.begin().await?;
+    schema::drop(&mut transaction, Schema::Dropped).await?;
     schema::drop(&mut transaction, Schema::Next).await?;
     schema::create(&mut transaction, Schema::Next).await?;
     let rebuild = state::begin(&mut transaction, origin, info.state.last_sequence).await?;
@@ -346,6 +359,44 @@ pub(crate) async fn catch_up(
     Ok(CaughtUp { places: total, floor, comparison })
 }
 
+/// The comparison of everything took its time: catches up again, and compares
+/// what changed, until few places are left for the swap.
+async fn approach(
+    backends: &Backends,
+    schema: Schema,
+    mut after: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(u64, Approached)> {
+    let mut approached = Approached { places: 0, comparison: Comparison::default() };
+    let mut connection = database::acquire(&backends.pool).await?;
+    for _ in 0..CATCH_UP_ROUNDS_MAX {
+        let floor = floor(&backends.client).await?;
+        let mut transaction = connection.begin().await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            .execute(&mut *transaction)
+            .await?;
+        let units = journal::changed_places(&mut transaction, after).await?;
+        if units.len() <= FEW_PLACES {
+            break;
+        }
+        load::save_places(&mut transaction, schema, &units, backends.retention).await?;
+        let found = compare::compare(&mut transaction, schema, Scope::Places(&units)).await?;
+        transaction.commit().await?;
+        approached.places += units.len();
+        approached.comparison.add(found);
+        after = floor;
+        if shutdown.is_cancelled() {
+            bail!(Interrupted);
+        }
+    }
+    Ok((after, approached))
+}
+
+struct Approached {
+    places: usize,
+    comparison: Comparison,
+}
+
 /// Folds the places that have events after `after` from the journal.
 async fn refold(
     transaction: &mut PgConnection,
@@ -379,7 +430,8 @@ impl Swap<'_> {
     ) -> anyhow::Result<Swapped> {
         let mut connection = database::acquire(&backends.pool).await?;
         let mut transaction = connection.begin().await?;
-        database::lock_out_workers(&mut transaction).await?;
+        let locked = database::lock_out_workers(&mut transaction).await;
+        locked.context("waiting for a moment in which no worker commits; try again")?;
         let paused = Instant::now();
         let units = journal::changed_places(&mut transaction, self.after).await?;
         load::save_places(&mut transaction, self.new, &units, backends.retention).await?;
@@ -393,6 +445,8 @@ impl Swap<'_> {
         schema::swap(&mut transaction, self.new).await?;
         transaction.commit().await?;
         let paused = Some(paused.elapsed());
+        // Not under the lock: whoever reads it still would hold up the workers.
+        schema::drop(&mut connection, Schema::Dropped).await?;
         Ok(Swapped { places: units.len(), comparison, paused })
     }
 }

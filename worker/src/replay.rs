@@ -14,7 +14,7 @@ use shared::id::{InstallationId, SourceName};
 use shared::log::{SUBJECT_ROOT, header_subject};
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::{self, Committed, Delivery};
+use crate::commit::{self, Arrival, Committed, Delivery};
 use crate::log_reader::{self, LogReader};
 use crate::progress::Progress;
 use crate::rebuild::{Backends, Interrupted};
@@ -217,7 +217,9 @@ impl ReplayReport {
         }
         let Backends { pool, retention, .. } = backends;
         match how {
-            Apply::Commit => self.committed += commit::apply(pool, batch, *retention).await?,
+            Apply::Commit => {
+                self.committed += commit::apply(pool, batch, *retention, Arrival::Late).await?
+            }
             Apply::DryRun => {
                 let preview = commit::preview(pool, batch, *retention).await?;
                 self.committed += preview.committed;

@@ -73,13 +73,27 @@ pub async fn verify(
     let state = log_reader::info(&backends.client).await?.state;
     let (first, target) = (state.first_sequence, state.last_sequence);
 
+    rebuild::wait_for_workers(backends, target, shutdown).await?;
     schema::drop(&mut alone, Schema::Scratch).await?;
     schema::create(&mut alone, Schema::Scratch).await?;
+    let report = compare(backends, options, &mut alone, first, target, shutdown).await;
+    // Whatever came of it.
+    schema::drop(&mut alone, Schema::Scratch).await?;
+    report
+}
+
+async fn compare(
+    backends: &Backends,
+    options: &VerifyOptions,
+    connection: &mut PgConnection,
+    first: u64,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<VerifyReport> {
     let origin = if first > 1 { Origin::Journal } else { Origin::Log };
     let (loaded, projection) = projection(backends, options, origin, target, shutdown).await?;
-    index_log(backends, &mut alone, target, shutdown).await?;
-    let journal = findings(&mut alone, first, target).await?;
-    schema::drop(&mut alone, Schema::Scratch).await?;
+    index_log(backends, connection, target, shutdown).await?;
+    let journal = findings(connection, first, target).await?;
     Ok(VerifyReport {
         sequence: target,
         first_sequence: first,
@@ -105,7 +119,6 @@ async fn projection(
     let mut unrecorded = Rebuild::unrecorded(origin, target);
     let into = Schema::Scratch;
     let loaded = rebuild::load_into(backends, into, &options, &mut unrecorded, shutdown).await?;
-    rebuild::wait_for_workers(backends, target, shutdown).await?;
     let caught_up = rebuild::catch_up(backends, into, target, shutdown).await?;
     Ok((loaded, caught_up.comparison))
 }

@@ -181,10 +181,10 @@ pub(crate) async fn erase(
 }
 
 fn print_erasure(report: &ErasureReport) {
-    let ErasureReport { source, installation_id, sequence, envelopes, .. } = report;
+    let ErasureReport { source, installation_id, sequence, secrets, .. } = report;
     println!("erased {installation_id} of {source}, at sequence {sequence} of the log");
     println!(
-        "{envelopes} sealed secrets found; {} keys destroyed, {} were before",
+        "{secrets} sealed secrets found; {} keys destroyed, {} were before",
         report.keys_destroyed, report.keys_gone_before
     );
 }

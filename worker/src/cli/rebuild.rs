@@ -13,10 +13,11 @@ use super::{Differs, print_json};
 
 #[derive(Args)]
 pub(crate) struct Effort {
-    /// Ranges of the log that are read, then partitions that are folded, at a time
+    /// Ranges of the log that are read, then partitions that are folded, at a time; not for the
+    /// journal
     #[arg(long, default_value_t = 2, value_name = "N")]
     parallel: usize,
-    /// Events a second at the most, to leave more of the machine to live traffic
+    /// Events of the log a second at the most, to leave more of the machine to live traffic
     #[arg(long, value_name = "EVENTS")]
     max_rate: Option<u64>,
     /// Where the log is sorted; it takes about half the log's size there

@@ -129,7 +129,10 @@ impl Sorting {
             unreported += 1;
             if unreported == REPORT_EVERY {
                 done.send(std::mem::take(&mut unreported)).ok();
-                self.pace.keep(REPORT_EVERY).await;
+                tokio::select! {
+                    () = self.pace.keep(REPORT_EVERY) => {}
+                    () = self.shutdown.cancelled() => {}
+                }
                 if self.shutdown.is_cancelled() {
                     bail!(Interrupted);
                 }
@@ -187,7 +190,10 @@ async fn fold(
     let events = partitions.iter().map(|partition| folding.events_of(*partition)).sum();
     let (done, mut folded) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
-    for _ in 0..options.parallel.max(1) {
+    // The rebuild itself holds connections, too.
+    let connections = backends.pool.options().get_max_connections().saturating_sub(3);
+    let tasks_max = usize::try_from(connections).unwrap_or(1).max(1);
+    for _ in 0..options.parallel.clamp(1, tasks_max) {
         tasks.spawn(Arc::clone(&folding).run(done.clone()));
     }
     drop(done);
@@ -228,7 +234,10 @@ impl Folding {
             self.save(&partitions).await?;
             let events = partitions.iter().map(|partition| self.events_of(*partition)).sum();
             done.send(events).ok();
-            self.pace.keep(events).await;
+            tokio::select! {
+                () = self.pace.keep(events) => {}
+                () = self.shutdown.cancelled() => {}
+            }
         }
     }
 

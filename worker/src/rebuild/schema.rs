@@ -11,6 +11,8 @@ pub(crate) enum Schema {
     Next,
     /// Live before the last swap.
     Previous,
+    /// Live before the one before: about to go.
+    Dropped,
     /// Of `worker verify`.
     Scratch,
 }
@@ -20,6 +22,7 @@ impl Schema {
         match self {
             Self::Next => "projection_next",
             Self::Previous => "projection_previous",
+            Self::Dropped => "projection_dropped",
             Self::Scratch => "projection_verify",
         }
     }
@@ -151,9 +154,28 @@ pub(crate) async fn swap(transaction: &mut PgConnection, new: Schema) -> Result<
                    ALTER SCHEMA projection_swap RENAME TO projection_previous";
         return run(transaction, sql.to_owned()).await;
     }
-    drop(transaction, previous).await?;
-    let sql = format!(
+    let mut sql = format!(
         "ALTER SCHEMA projection RENAME TO {previous}; ALTER SCHEMA {new} RENAME TO projection"
     );
+    if exists(transaction, previous).await? {
+        sql = format!("ALTER SCHEMA {previous} RENAME TO {}; {sql}", Schema::Dropped);
+    }
     run(transaction, sql).await
+}
+
+/// Views hold on to the table that they were made on, whatever its name becomes.
+pub(crate) async fn dependent_views(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT ev_class::regclass::text AS "view!"
+        FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid
+        WHERE classid = 'pg_rewrite'::regclass
+          AND refobjid = 'projection.installations'::regclass
+          AND ev_class <> refobjid
+        "#
+    )
+    .fetch_all(connection)
+    .await
 }
