@@ -17,6 +17,7 @@ use shared::log::LogMessage;
 use shared::nats;
 use shared::platform::{Adapter, Platform};
 use shared::seal::{KeyRing, SealingNonce};
+use shared::stream::keys_subject;
 use shared::verify::{Delivery, Verification};
 
 use crate::callback;
@@ -54,9 +55,7 @@ pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result
     let places = events.div_ceil(3);
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
     let now = Timestamp::now();
-    // One for all: what is measured opens none.
-    let page = Page::generate()?;
-    let key = page.key(0).context("a page without keys")?;
+    let mut keys: Vec<DataKey> = Vec::new();
     for number in 0..events {
         let (round, place) = (number / places, number % places);
         let body = match round {
@@ -64,6 +63,11 @@ pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result
             1 => uninstall(place, now),
             _ => install_again(place),
         };
+        if keys.is_empty() {
+            keys.extend(stored_page(client, ring).await?.keys());
+        }
+        // An uninstall holds no secret; its key is wasted.
+        let key = keys.pop().context("a page without keys")?;
         batch.push(LogMessage::new(&event(ring, &key, &body)?)?);
         if batch.len() == BATCH_EVENTS || number + 1 == events {
             commit(client, &batch, number).await?;
@@ -71,6 +75,17 @@ pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result
         }
     }
     Ok(())
+}
+
+async fn stored_page(client: &Client, ring: &KeyRing) -> Result<Page> {
+    let page = Page::generate()?;
+    let sealed = page.seal(ring, &SealingNonce::random())?;
+    let body = sealed.as_str().to_owned().into();
+    let ack = client.request(keys_subject(page.id()), body).await.context("storing data keys")?;
+    if ack.payload.starts_with(b"{\"error\"") {
+        bail!("data keys were refused: {}", String::from_utf8_lossy(&ack.payload));
+    }
+    Ok(page)
 }
 
 fn uninstall(number: u64, now: Timestamp) -> Vec<u8> {

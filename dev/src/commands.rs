@@ -23,6 +23,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace_root()).args(args);
+    // What cargo tells us of ourselves: build scripts that look at it would run again.
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_")
+            || name.to_string_lossy().starts_with("CARGO_MANIFEST_")
+        {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::log_reader::{self, LogReader, Start, all_subjects};
-use crate::progress::Progress;
+use crate::progress::{Progress, note};
 use crate::rebuild::schema::{self, Schema};
 use crate::rebuild::{
     self, Backends, Comparison, Interrupted, Loaded, Origin, Rebuild, RebuildOptions,
@@ -158,6 +158,20 @@ async fn index_log(
     Ok(())
 }
 
+/// Of copies of one event the first in the log counts. Without statistics
+/// Postgres would compare each with each.
+async fn first_copies(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let scratch = Schema::Scratch;
+    let sql = format!(
+        "SET work_mem TO '256MB';
+         CREATE UNLOGGED TABLE {scratch}.events AS
+             SELECT DISTINCT ON (message_id) * FROM {scratch}.log ORDER BY message_id, sequence;
+         ANALYZE {scratch}.events"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
 #[derive(Default)]
 struct Entries {
     sequences: Vec<i64>,
@@ -179,16 +193,13 @@ impl Entries {
     }
 }
 
-/// Of copies of one event the first in the log counts.
 async fn findings(
     connection: &mut PgConnection,
     first: u64,
     target: u64,
 ) -> Result<JournalFindings, sqlx::Error> {
-    let log = format!(
-        "(SELECT DISTINCT ON (message_id) * FROM {}.log ORDER BY message_id, sequence) AS log",
-        Schema::Scratch
-    );
+    first_copies(connection).await?;
+    let log = format!("{}.events AS log", Schema::Scratch);
     let missing = format!(
         "SELECT sequence FROM {log} LEFT JOIN mooring.journal USING (message_id)
          WHERE journal.message_id IS NULL AND NOT EXISTS (
@@ -207,6 +218,7 @@ async fn findings(
          WHERE stream_sequence BETWEEN $1 AND $2 AND sequence IS NULL
          ORDER BY 1 LIMIT {LISTED_MAX}"
     );
+    note("comparing with the journal");
     let mut ask = async |sql: String| -> Result<Vec<u64>, sqlx::Error> {
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(sequence_to_sql(first))
