@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_nats::jetstream;
-use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use backon::{ConstantBuilder, Retryable as _};
 use shared::nats;
@@ -21,7 +22,7 @@ use crate::settings::MigrateSettings;
 /// A cluster that has just started, or is choosing a leader, loses a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-const RETRIES: usize = 8;
+const RETRIES: usize = 20;
 
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
     migrate_schema(settings).await.context("migrating the Postgres schema")?;
@@ -68,6 +69,18 @@ async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the cluster may only need a moment more.
+fn is_starting(error: &CreateStreamError) -> bool {
+    match error.kind() {
+        CreateStreamErrorKind::TimedOut => true,
+        CreateStreamErrorKind::JetStream(server) => matches!(
+            server.error_code(),
+            ErrorCode::CLUSTER_NO_PEERS | ErrorCode::CLUSTER_NOT_AVAILABLE
+        ),
+        _ => false,
+    }
+}
+
 async fn migrate_stream(
     jetstream: &jetstream::Context,
     config: &StreamConfig,
@@ -76,7 +89,7 @@ async fn migrate_stream(
     let create = || jetstream.create_or_update_stream(config.clone());
     let stream = create
         .retry(ConstantBuilder::new().with_delay(RETRY_DELAY).with_max_times(RETRIES))
-        .when(|error| error.kind() == CreateStreamErrorKind::TimedOut)
+        .when(is_starting)
         .notify(|error, _| tracing::warn!(%error, "waiting for the log"))
         .await
         .with_context(|| {
