@@ -189,7 +189,7 @@ pub(crate) fn print_page(page: &Page, json: bool) -> anyhow::Result<()> {
 }
 
 /// Each field on a line of its own, named as in JSON.
-pub(crate) fn print_installation(found: &impl Serialize, json: bool) -> anyhow::Result<()> {
+pub(crate) fn print_fields(found: &impl Serialize, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(found);
     }

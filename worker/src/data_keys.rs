@@ -6,7 +6,6 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
 use futures_util::stream::StreamExt as _;
@@ -41,16 +40,16 @@ pub(crate) async fn stream(client: &Client) -> anyhow::Result<Stream> {
 pub(crate) async fn page(stream: &Stream, id: &PageId) -> anyhow::Result<StoredPage> {
     let found = stream.get_last_raw_message_by_subject(&keys_subject(id)).await;
     let message = found.with_context(|| missing(id))?;
-    Ok(stored(id, &message))
+    Ok(stored(id, message.sequence, &message.payload))
 }
 
 fn missing(id: &PageId) -> String {
     format!("reading page {id} in stream {KEYS_STREAM}: was it restored from an older backup?")
 }
 
-fn stored(id: &PageId, message: &StreamMessage) -> StoredPage {
-    let sealed = Sealed::from_stored(String::from_utf8_lossy(&message.payload).into_owned());
-    StoredPage { id: id.clone(), sequence: message.sequence, sealed }
+fn stored(id: &PageId, sequence: u64, payload: &[u8]) -> StoredPage {
+    let sealed = Sealed::from_stored(String::from_utf8_lossy(payload).into_owned());
+    StoredPage { id: id.clone(), sequence, sealed }
 }
 
 /// `None` if it was destroyed.
@@ -62,7 +61,7 @@ pub(crate) async fn key(
     // Of any replica, which the worker may ask.
     let found = stream(client).await?.direct_get_last_for_subject(keys_subject(&id.page)).await;
     let message = found.with_context(|| missing(&id.page))?;
-    Ok(stored(&id.page, &message).open(ring)?.key(id.slot))
+    Ok(stored(&id.page, message.sequence, &message.payload).open(ring)?.key(id.slot))
 }
 
 /// Stores a page anew, and destroys what was stored of it before. Nothing
@@ -155,7 +154,6 @@ impl Pages {
         }
         let id = message.subject.rsplit('.').next().unwrap_or_default();
         let id = PageId::parse(id).with_context(|| format!("the subject {}", message.subject))?;
-        let sealed = Sealed::from_stored(String::from_utf8_lossy(&message.payload).into_owned());
-        Ok(Some(StoredPage { id, sequence, sealed }))
+        Ok(Some(stored(&id, sequence, &message.payload)))
     }
 }

@@ -110,7 +110,7 @@ async fn read(postgres: &Postgres, command: Installations) -> anyhow::Result<()>
         }
         Installations::Show { id, source, json } => {
             let found = worker::installations::show(&pool, source.as_deref(), &id).await?;
-            cli::print_installation(&found, json)
+            cli::print_fields(&found, json)
         }
     }
 }

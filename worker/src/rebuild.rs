@@ -96,9 +96,9 @@ pub struct RebuildReport {
     pub paused_ms: Option<u64>,
 }
 
-/// Ctrl-C. What was done so far is kept.
+/// Ctrl-C. Whatever it was can be run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted; the same command goes on from here, `--abandon` drops what was built")]
+#[error("interrupted; run it again")]
 pub struct Interrupted;
 
 impl Origin {
@@ -138,10 +138,10 @@ pub async fn rebuild(
     let unexpected = comparison.unexpected(&options.expected);
     let mut paused_ms = None;
     if options.swap && unexpected == 0 {
-        let (after, more) = approach(backends, Schema::Next, caught_up.floor, shutdown).await?;
-        places += more.places;
-        comparison.add(more.comparison);
-        let swap = Swap { new: Schema::Next, after, expected: &options.expected };
+        let near = approach(backends, Schema::Next, caught_up.floor, shutdown).await?;
+        places += near.places;
+        comparison.add(near.comparison);
+        let swap = Swap { new: Schema::Next, after: near.floor, expected: &options.expected };
         let swapped = swap.run(backends, |floor| rebuild.mark_swapped(floor)).await?;
         places += swapped.places;
         paused_ms =
@@ -177,8 +177,8 @@ pub async fn roll_back(backends: &Backends, shutdown: &CancellationToken) -> any
     }
     let caught_up = catch_up(backends, Schema::Previous, last.swapped_sequence, shutdown).await?;
     let expected = caught_up.comparison.all_columns();
-    let (after, _) = approach(backends, Schema::Previous, caught_up.floor, shutdown).await?;
-    let swap = Swap { new: Schema::Previous, after, expected: &expected };
+    let near = approach(backends, Schema::Previous, caught_up.floor, shutdown).await?;
+    let swap = Swap { new: Schema::Previous, after: near.floor, expected: &expected };
     let swapped = swap.run(backends, |floor| state::mark_swapped(last.id, floor)).await?;
     let paused = swapped.paused.context("the former projection changed while it was compared")?;
     Ok(u64::try_from(paused.as_millis()).unwrap_or(u64::MAX))
@@ -366,8 +366,8 @@ async fn approach(
     schema: Schema,
     mut after: u64,
     shutdown: &CancellationToken,
-) -> anyhow::Result<(u64, Approached)> {
-    let mut approached = Approached { places: 0, comparison: Comparison::default() };
+) -> anyhow::Result<CaughtUp> {
+    let (mut places, mut comparison) = (0, Comparison::default());
     let mut connection = database::acquire(&backends.pool).await?;
     for _ in 0..CATCH_UP_ROUNDS_MAX {
         let floor = floor(&backends.client).await?;
@@ -382,19 +382,14 @@ async fn approach(
         load::save_places(&mut transaction, schema, &units, backends.retention).await?;
         let found = compare::compare(&mut transaction, schema, Scope::Places(&units)).await?;
         transaction.commit().await?;
-        approached.places += units.len();
-        approached.comparison.add(found);
+        places += units.len();
+        comparison.add(found);
         after = floor;
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
     }
-    Ok((after, approached))
-}
-
-struct Approached {
-    places: usize,
-    comparison: Comparison,
+    Ok(CaughtUp { places, floor: after, comparison })
 }
 
 /// Folds the places that have events after `after` from the journal.

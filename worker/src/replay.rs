@@ -142,22 +142,20 @@ pub async fn print(
     selection: &Selection,
     mut output: impl Write,
     shutdown: &CancellationToken,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<()> {
     let mut replay = Replay::open(backends, selection, shutdown, false).await?;
-    let mut printed = 0;
     while let Some((sequence, message)) = replay.next().await? {
         match print_line(&mut output, sequence, &message) {
             // Whoever read it has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(printed),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written.context("writing to standard output")?,
         }
-        printed += 1;
     }
     output.flush().or_else(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(error),
     })?;
-    Ok(printed)
+    Ok(())
 }
 
 fn print_line(mut output: impl Write, sequence: u64, message: &Message) -> io::Result<()> {

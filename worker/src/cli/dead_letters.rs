@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use worker::dead_letter::{self, DeadLetterView, Selection};
 use worker::rebuild::Backends;
 
-use super::{print_installation as print_fields, print_json};
+use super::{print_fields, print_json};
 
 #[derive(Subcommand)]
 pub(crate) enum DeadLetters {

@@ -20,7 +20,7 @@ pub(crate) struct Effort {
     /// Events of the log a second at the most, to leave more of the machine to live traffic
     #[arg(long, value_name = "EVENTS")]
     max_rate: Option<u64>,
-    /// Where the log is sorted; it takes about half the log's size there
+    /// Where the log is sorted; it may take as much as the log's size there
     #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
     temp_dir: PathBuf,
 }

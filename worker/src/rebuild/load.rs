@@ -1,6 +1,6 @@
 //! Fills an empty projection from the log, or from the journal.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -341,12 +341,8 @@ fn whole_places(
     events: Vec<Recorded>,
     last: FoldUnit,
 ) -> anyhow::Result<(Vec<Recorded>, FoldUnit)> {
-    let mut by_place: BTreeMap<bool, Vec<Recorded>> = BTreeMap::new();
-    for recorded in events {
-        let is_last = FoldUnit::of(&recorded).as_ref() == Some(&last);
-        by_place.entry(is_last).or_default().push(recorded);
-    }
-    let whole = by_place.remove(&false).unwrap_or_default();
+    let mut whole = events;
+    whole.retain(|recorded| FoldUnit::of(recorded).as_ref() != Some(&last));
     match whole.last().and_then(FoldUnit::of) {
         Some(last) => Ok((whole, last)),
         None => bail!("more than {JOURNAL_EVENTS_MAX} events in the place {}", last.place.as_str()),
