@@ -7,6 +7,8 @@ set -eu
 MOORING_NATS_ADMIN_PASSWORD=$(cat /run/secrets/nats-admin-password)
 MOORING_NATS_INGEST_PASSWORD=$(cat /run/secrets/nats-ingest-password)
 MOORING_NATS_WORKER_PASSWORD=$(cat /run/secrets/nats-worker-password)
-export MOORING_NATS_ADMIN_PASSWORD MOORING_NATS_INGEST_PASSWORD MOORING_NATS_WORKER_PASSWORD
+MOORING_NATS_RENEWER_PASSWORD=$(cat /run/secrets/nats-renewer-password)
+export MOORING_NATS_ADMIN_PASSWORD MOORING_NATS_INGEST_PASSWORD MOORING_NATS_WORKER_PASSWORD \
+  MOORING_NATS_RENEWER_PASSWORD
 
 exec nats-server -c /etc/nats/nats.conf

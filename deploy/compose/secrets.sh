@@ -29,7 +29,7 @@ main() {
 
 make_all() {
   # Letters and digits, a letter first: they mean themselves in SQL and in nats.conf.
-  for name in nats-admin nats-ingest nats-worker postgres-superuser postgres-owner postgres-worker; do
+  for name in nats-admin nats-ingest nats-worker nats-renewer postgres-superuser postgres-owner postgres-worker; do
     make "$name-password" "p$(random | tr -dc 'A-Za-z0-9')"
   done
   make sealing-key-k1 "$(random)"
@@ -57,11 +57,11 @@ back into the volume mooring_secrets, or start over with 'docker compose down --
 }
 
 hand_out() {
-  give nats "$services_user" nats-admin-password nats-ingest-password nats-worker-password
+  give nats "$services_user" nats-admin-password nats-ingest-password nats-worker-password nats-renewer-password
   give postgres "$postgres_user" postgres-superuser-password postgres-owner-password postgres-worker-password
   give migrate "$services_user" nats-admin-password postgres-owner-password
   give ingest "$services_user" nats-ingest-password sealing-key-k1 fingerprint-key blnk-path-token
-  give worker "$services_user" nats-worker-password postgres-worker-password sealing-key-k1 fingerprint-key read-token
+  give worker "$services_user" nats-worker-password nats-renewer-password postgres-worker-password sealing-key-k1 fingerprint-key read-token
   # A new volume is root's, but nats-server is not root.
   chown "$services_user:$services_user" /data/nats
 }

@@ -27,6 +27,7 @@ pub struct NatsCredentials {
     pub admin: String,
     pub ingest: String,
     pub worker: String,
+    pub renewer: String,
 }
 
 pub struct NatsOptions {
@@ -209,7 +210,8 @@ impl NatsServer {
             )
             .env("MOORING_NATS_ADMIN_PASSWORD", quoted(&credentials.admin))
             .env("MOORING_NATS_INGEST_PASSWORD", quoted(&credentials.ingest))
-            .env("MOORING_NATS_WORKER_PASSWORD", quoted(&credentials.worker));
+            .env("MOORING_NATS_WORKER_PASSWORD", quoted(&credentials.worker))
+            .env("MOORING_NATS_RENEWER_PASSWORD", quoted(&credentials.renewer));
         command
     }
 }

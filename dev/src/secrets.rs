@@ -15,12 +15,13 @@ use crate::postgres::PostgresPasswords;
 /// A name in the folder, and how the secret is made.
 type Made = (&'static str, fn() -> String);
 
-const ALL: [Made; 10] = [
+const ALL: [Made; 11] = [
     ("sealing-key-k1", new_key),
     ("fingerprint-key", new_key),
     ("nats-admin-password", new_password),
     ("nats-ingest-password", new_password),
     ("nats-worker-password", new_password),
+    ("nats-renewer-password", new_password),
     ("postgres-superuser-password", new_password),
     ("postgres-owner-password", new_password),
     ("postgres-worker-password", new_password),
@@ -44,7 +45,9 @@ impl Secrets {
             if path.exists() {
                 continue;
             }
-            if data_exists {
+            // NATS keeps none of its users' passwords.
+            let is_in_data = !name.starts_with("nats-");
+            if data_exists && is_in_data {
                 bail!(
                     "{} is missing, and the data beside it was made with it: put it back, or start over with \
                      `cargo dev reset`",
@@ -79,6 +82,7 @@ impl Secrets {
             admin: self.read("nats-admin-password")?,
             ingest: self.read("nats-ingest-password")?,
             worker: self.read("nats-worker-password")?,
+            renewer: self.read("nats-renewer-password")?,
         })
     }
 

@@ -14,8 +14,12 @@ use dev::secrets::new_password;
 use dev::{Stopped, temporary, tools};
 
 fn nats(dir: &Path) -> NatsServer {
-    let credentials =
-        NatsCredentials { admin: new_password(), ingest: new_password(), worker: new_password() };
+    let credentials = NatsCredentials {
+        admin: new_password(),
+        ingest: new_password(),
+        worker: new_password(),
+        renewer: new_password(),
+    };
     NatsServer::start(NatsOptions {
         dir: dir.join("nats"),
         port: free_port().unwrap(),

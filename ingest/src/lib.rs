@@ -7,20 +7,24 @@ mod audit;
 mod callback;
 mod commit;
 mod confirmation;
-mod data_keys;
+mod install;
 mod metrics;
+mod oauth;
+mod page;
 mod publish;
 mod readiness;
 mod router;
 mod serve;
 mod settings;
+mod ticket;
 mod writer;
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use shared::config::CurrentRing;
-use shared::nats;
+use shared::data_key_pool::DataKeyPool;
+use shared::{http_client, nats};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,9 +32,11 @@ use tokio_util::task::TaskTracker;
 pub use settings::Settings;
 
 use crate::audit::Audit;
-use crate::data_keys::DataKeys;
 use crate::publish::Publisher;
 use crate::router::App;
+
+/// Data keys that are kept ready, for a burst of callbacks.
+const DATA_KEYS_MAX: usize = 8_192;
 
 /// Serves until `shutdown` is cancelled, then finishes what is in flight.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -39,11 +45,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         format!("listening on {listen} (ingest.listen): is it taken by another process?")
     })?;
     let client = nats::connect(&settings.nats, "ingest").await.context("connecting to NATS")?;
-    let contract = readiness::watch_contract(&client, &settings, shutdown.clone());
+    let http = http_client::builder().build().context("setting up TLS")?;
+    let contract = readiness::watch_contract(&client, http, &settings, shutdown.clone());
     let publisher = Publisher::new(client.clone(), contract);
     let audit = Audit::start(client.clone());
     let ring = CurrentRing::follow(settings.path, settings.ring, shutdown.clone());
-    let data_keys = DataKeys::start(&client, ring.clone(), shutdown.clone());
+    let data_keys = DataKeyPool::start(&client, ring.clone(), DATA_KEYS_MAX, shutdown.clone());
     tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
 
     // Requests, and notes about their answers.

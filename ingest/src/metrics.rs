@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     pub(crate) acks_missed: Counter<u64>,
     pub(crate) publish_retries: Counter<u64>,
     pub(crate) publish_batch_events: Histogram<u64>,
+    pub(crate) oauth_requests: Counter<u64>,
 }
 
 /// First used after telemetry is set up; without an exporter it counts nothing.
@@ -54,6 +55,14 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             .with_unit("{event}")
             .with_description("Events that were sent to the log together.")
             .with_boundaries(BATCH_BUCKETS.to_vec())
+            .build(),
+        oauth_requests: meter
+            .u64_counter(metric::OAUTH_REQUESTS)
+            .with_unit("{request}")
+            .with_description(
+                "Requests to platforms' token endpoints, by grant and result: issued, refused or \
+                 failed.",
+            )
             .build(),
     }
 });

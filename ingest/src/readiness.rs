@@ -37,6 +37,10 @@ pub(crate) enum Contract {
 }
 
 impl Contract {
+    pub(crate) fn is_met(&self) -> bool {
+        matches!(self, Self::Met { .. })
+    }
+
     pub(crate) fn commit_mode(&self) -> CommitMode {
         match self {
             Self::Met { commit, .. } => *commit,
@@ -62,12 +66,13 @@ struct Check {
 /// more; it holds nothing that could be lost.
 pub(crate) fn watch_contract(
     client: &Client,
+    http: reqwest::Client,
     settings: &Settings,
     shutdown: CancellationToken,
 ) -> watch::Receiver<Contract> {
     let check = Check {
         jetstream: jetstream::new(client.clone()),
-        http: reqwest::Client::new(),
+        http,
         monitor_url: settings.monitor_url.clone(),
         accepted_breaches: settings.accepted_breaches.clone(),
     };

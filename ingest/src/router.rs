@@ -16,6 +16,7 @@ use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::json;
 use shared::config::CurrentRing;
+use shared::data_key_pool::DataKeyPool;
 use shared::id::SourceName;
 use shared::problem::Problem;
 use shared::telemetry::{self, names::attribute};
@@ -25,17 +26,16 @@ use tracing::{Instrument as _, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::audit::Audit;
-use crate::callback;
-use crate::data_keys::DataKeys;
 use crate::metrics::METRICS;
 use crate::publish::Publisher;
 use crate::readiness::Contract;
 use crate::settings::{Http, Source};
+use crate::{callback, install, oauth, page};
 
 pub(crate) struct App {
     pub(crate) sources: BTreeMap<SourceName, Source>,
     pub(crate) ring: CurrentRing,
-    pub(crate) data_keys: Arc<DataKeys>,
+    pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) audit: Audit,
     pub(crate) http: Http,
     pub(crate) publisher: Arc<Publisher>,
@@ -48,6 +48,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/callbacks/{source}", callback())
         .route("/callbacks/{source}/{token}", callback())
+        .route("/oauth/{source}/authorize", get(oauth::authorize))
+        .route("/oauth/{source}/callback", get(oauth::callback))
+        .route("/install/{source}", get(install::show).post(install::submit))
+        .route("/assets/page.css", get(page::style))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(|_| internal_error().response::<Body>()))

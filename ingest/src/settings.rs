@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use shared::config::{Config, ConfigError, Resolver};
+use shared::config::{Config, ConfigError, InstallPage, Resolver};
 use shared::id::{AppId, SourceName};
 use shared::nats::Connection;
+use shared::oauth::OAuth;
 use shared::platform::{AckContract, Adapter, Platform};
 use shared::seal::KeyRing;
 use shared::stream::Breach;
@@ -38,6 +39,8 @@ pub struct Source {
     pub adapter: Adapter,
     pub verification: Verification,
     pub ack: AckContract,
+    pub oauth: Option<OAuth>,
+    pub install_page: Option<InstallPage>,
     /// Places for the callbacks that wait for the log.
     pub places: Arc<Semaphore>,
 }
@@ -60,7 +63,7 @@ impl Settings {
         let mut resolver = Resolver::new(env);
         let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
         let ring = resolver.key_ring(&config.sealing);
-        let sources = sources(config, &mut resolver);
+        let sources = sources(config, path, &mut resolver);
         let http = Http {
             listen: config.ingest.listen,
             body_bytes_max: config.ingest.body_bytes_max,
@@ -85,7 +88,11 @@ impl Settings {
     }
 }
 
-fn sources(config: &Config, resolver: &mut Resolver<'_>) -> BTreeMap<SourceName, Source> {
+fn sources(
+    config: &Config,
+    path: &Path,
+    resolver: &mut Resolver<'_>,
+) -> BTreeMap<SourceName, Source> {
     if config.sources.is_empty() {
         resolver.problem("sources", "none is configured, so every callback would be refused");
     }
@@ -94,7 +101,11 @@ fn sources(config: &Config, resolver: &mut Resolver<'_>) -> BTreeMap<SourceName,
         let adapter = resolver.adapter(name, settings);
         let verification = resolver.verification(name, settings);
         let ack = resolver.ack_contract(name, settings);
-        let (Some(adapter), Some(verification), Some(ack)) = (adapter, verification, ack) else {
+        let oauth = resolver.oauth(name, settings);
+        let install_page = resolver.install_page(path, name, settings);
+        let (Some(adapter), Some(verification), Some(ack), Some(oauth), Some(install_page)) =
+            (adapter, verification, ack, oauth, install_page)
+        else {
             continue;
         };
         let source = Source {
@@ -105,6 +116,8 @@ fn sources(config: &Config, resolver: &mut Resolver<'_>) -> BTreeMap<SourceName,
             adapter,
             verification,
             ack,
+            oauth,
+            install_page,
             places: Arc::new(Semaphore::new(settings.callbacks_max)),
         };
         sources.insert(name.clone(), source);

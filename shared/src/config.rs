@@ -20,10 +20,14 @@ use crate::seal::{KeyRing, parse_key};
 use crate::secret_ref::SecretRef;
 use crate::stream::Breach;
 
+mod install_page;
+mod oauth;
 mod reload;
 mod source;
 mod verification;
 
+pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
+pub use oauth::OAuthSettings;
 pub use reload::CurrentRing;
 pub use verification::VerificationSettings;
 
@@ -104,6 +108,23 @@ pub struct WorkerSettings {
     /// Keep the sealed secret in the projection after an installation ended.
     pub keep_ended_credentials: bool,
     pub api_tokens: BTreeMap<String, ApiTokenSettings>,
+    /// Left out, nobody renews the tokens of OAuth.
+    pub token_renewal: Option<TokenRenewalSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRenewalSettings {
+    /// A NATS user that may append events, which the worker's own may not.
+    pub nats_user: Option<String>,
+    pub nats_password: Option<SecretRef>,
+    /// Tokens are renewed when they last no longer than this, or than half of
+    /// what they lasted at first.
+    #[serde(default = "default_before_expiry_s")]
+    pub before_expiry_s: u64,
+    /// How often tokens are looked for that end soon.
+    #[serde(default = "default_renewal_every_ms")]
+    pub every_ms: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,6 +156,10 @@ pub struct SourceSettings {
     /// Where it differs from what the platform expects.
     #[serde(default)]
     pub ack: AckSettings,
+    /// Tokens of the platform's API, where it grants them by OAuth 2.0.
+    pub oauth: Option<OAuthSettings>,
+    /// The page where users type the app's secrets; for `securityscorecard`.
+    pub install_page: Option<InstallPageSettings>,
     /// How callbacks are read; for the platform `generic`.
     pub mapping: Option<Mapping>,
     /// Callbacks that may wait for the log at once; more are told to come again.
@@ -184,12 +209,21 @@ impl Default for WorkerSettings {
             shutdown_timeout_ms: 15_000,
             keep_ended_credentials: false,
             api_tokens: BTreeMap::new(),
+            token_renewal: None,
         }
     }
 }
 
 fn default_connections_max() -> u32 {
     8
+}
+
+fn default_before_expiry_s() -> u64 {
+    3_600
+}
+
+fn default_renewal_every_ms() -> u64 {
+    30_000
 }
 
 /// As many as the queue to the log holds.

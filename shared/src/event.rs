@@ -63,6 +63,16 @@ pub enum Fact<C> {
     Uninstalled {
         identity: Identity,
     },
+    /// Its credential came apart from its install: tokens of OAuth 2.0, or
+    /// secrets that a user typed.
+    Authorized {
+        identity: Identity,
+        grant: Grant,
+        granted_permissions: Vec<String>,
+        /// When the access token ends, where there is one and it is known.
+        expires_at: Option<Timestamp>,
+        credential: C,
+    },
     /// The platform may not have got our 2xx for `answer_to`: it had hung up,
     /// its deadline had passed, or we could not tell whether the event was in
     /// the log. It may have cancelled the installation and revoked the key.
@@ -84,6 +94,36 @@ pub enum Fact<C> {
         kind: String,
         identity: Option<Identity>,
     },
+}
+
+/// How a credential was got. The first and the last are a user's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// RFC 6749, section 4.1.
+    AuthorizationCode,
+    /// RFC 6749, section 6.
+    RefreshToken,
+    /// The company's token was exchanged for one of its location.
+    Location,
+    /// Typed into the install page.
+    Form,
+}
+
+impl Grant {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AuthorizationCode => "authorization_code",
+            Self::RefreshToken => "refresh_token",
+            Self::Location => "location",
+            Self::Form => "form",
+        }
+    }
+
+    /// Whether it is a sign that somebody has just installed the app.
+    pub fn is_by_user(self) -> bool {
+        matches!(self, Self::AuthorizationCode | Self::Form)
+    }
 }
 
 /// Which installation an event is about.
@@ -178,6 +218,7 @@ impl<C> Fact<C> {
             Self::Installed { identity, .. }
             | Self::Updated { identity, .. }
             | Self::Uninstalled { identity }
+            | Self::Authorized { identity, .. }
             | Self::AckMissed { identity, .. }
             | Self::AckDelivered { identity, .. }
             | Self::Erased { identity } => Some(identity),
@@ -192,6 +233,7 @@ impl<C> Fact<C> {
             Self::Installed { .. } => "installed",
             Self::Updated { .. } => "updated",
             Self::Uninstalled { .. } => "uninstalled",
+            Self::Authorized { .. } => "authorized",
             Self::AckMissed { .. } => "ack_missed",
             Self::AckDelivered { .. } => "ack_delivered",
             Self::Erased { .. } => "erased",
@@ -243,20 +285,22 @@ impl Callback {
             };
             data_key.ok_or(SealError)?.seal(secret, bound_to, &next_nonce())
         };
+        let mut credential_sealed = |PlainCredential { field, prefix, secret }| {
+            let sealed = seal(&secret, &field)?;
+            Ok(SealedCredential { field, prefix, sealed })
+        };
 
         let fact = match self.fact {
             Fact::Installed { identity, granted_permissions, credential, details } => {
-                let credential = match credential {
-                    None => None,
-                    Some(PlainCredential { field, prefix, secret }) => {
-                        let sealed = seal(&secret, &field)?;
-                        Some(SealedCredential { field, prefix, sealed })
-                    }
-                };
+                let credential = credential.map(&mut credential_sealed).transpose()?;
                 Fact::Installed { identity, granted_permissions, credential, details }
             }
             Fact::Updated { identity, details } => Fact::Updated { identity, details },
             Fact::Uninstalled { identity } => Fact::Uninstalled { identity },
+            Fact::Authorized { identity, grant, granted_permissions, expires_at, credential } => {
+                let credential = credential_sealed(credential)?;
+                Fact::Authorized { identity, grant, granted_permissions, expires_at, credential }
+            }
             Fact::AckMissed { identity, answer_to } => Fact::AckMissed { identity, answer_to },
             Fact::AckDelivered { identity, answer_to } => {
                 Fact::AckDelivered { identity, answer_to }
@@ -284,6 +328,7 @@ impl Callback {
     fn secret(&self) -> Option<&SecretString> {
         match &self.fact {
             Fact::Installed { credential, .. } => credential.as_ref().map(|plain| &plain.secret),
+            Fact::Authorized { credential, .. } => Some(&credential.secret),
             Fact::Updated { .. }
             | Fact::Uninstalled { .. }
             | Fact::AckMissed { .. }
@@ -365,6 +410,7 @@ impl Event {
         match &self.fact {
             Fact::Installed { identity, .. } | Fact::Uninstalled { identity } => Some(identity),
             Fact::Updated { .. }
+            | Fact::Authorized { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }

@@ -20,14 +20,20 @@
 //!    acknowledged is unconfirmed, until an event settles it.
 //! 6. An erasure removes the credentials that came before it in the log.
 //!
+//! 7. A credential that comes apart from its install, as tokens of OAuth do, may
+//!    come first: the installation is pending until its install arrives. It is
+//!    replaced by a later one, and a new install without an uninstall before it
+//!    keeps it.
+//!
 //! Rules 1 and 3 are for platforms that give each generation an id of its own.
 //! Where a reinstall has the same id, the events of the id are told apart by
 //! when they happened:
-//! 7. An install begins a generation. One that does not say when it happened
+//! 8. An install begins a generation. One that does not say when it happened
 //!    might be a repetition: it begins one only if none is active.
-//! 8. An uninstall ends the generation before it, and no later one.
-//! 9. An update changes the generation before it, if that has not ended. It says
-//!    nothing of whether something is installed.
+//! 9. An uninstall ends the generation before it, and no later one.
+//! 10. An update changes the generation before it, if that has not ended. It says
+//!     nothing of whether something is installed. A renewed token is no more.
+//! 11. What a user authorizes after an uninstall belongs to the next generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,12 +72,16 @@ pub struct Installation {
     /// secret is removed.
     pub credential_prefix: Option<String>,
     pub credential: Option<Credential>,
+    /// When the credential ends, where that is known.
+    pub credential_expires_at: Option<Timestamp>,
     pub details: Details,
     pub last_event: LastEvent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
+    /// It was authorized; its install has not arrived.
+    Pending,
     Active,
     /// A newer installation took its place.
     Superseded {
@@ -100,6 +110,7 @@ pub struct LastEvent {
 impl Status {
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Active => "active",
             Self::Superseded { .. } => "superseded",
             Self::Inactive { .. } => "inactive",
@@ -115,6 +126,8 @@ struct History<'a> {
     earlier: u32,
     /// In log order, or by time where a reinstall has the same id.
     installs: Vec<&'a Recorded>,
+    /// The last credential that came apart from an install.
+    authorized: Option<&'a Recorded>,
     details: Details,
     uninstalled_at: Option<Timestamp>,
     /// The last change.
@@ -174,6 +187,7 @@ fn first_of_each_key<'a>(in_log_order: &[&'a Recorded]) -> (Vec<&'a Recorded>, V
             Fact::Installed { .. }
             | Fact::Updated { .. }
             | Fact::Uninstalled { .. }
+            | Fact::Authorized { .. }
             | Fact::Unrecognized { .. } => {
                 let installation = event.fact.identity().map(|found| &found.installation_id);
                 let (kind, secret) = (event.fact.kind(), &event.secret_fingerprint);
@@ -193,7 +207,8 @@ fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<
         match &recorded.event.fact {
             Fact::Installed { identity, .. }
             | Fact::Updated { identity, .. }
-            | Fact::Uninstalled { identity } => {
+            | Fact::Uninstalled { identity }
+            | Fact::Authorized { identity, .. } => {
                 changes.entry(&identity.installation_id).or_default().push(recorded);
             }
             // History, not state.
@@ -224,6 +239,7 @@ fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<
             Fact::Installed { .. }
             | Fact::Updated { .. }
             | Fact::Uninstalled { .. }
+            | Fact::Authorized { .. }
             | Fact::Unrecognized { .. } => {}
         }
     }
@@ -254,10 +270,23 @@ impl<'a> History<'a> {
                 (Fact::Installed { identity, .. }, Some(before))
                     if reinstall == Reinstall::SameId && before.is_before(recorded) =>
                 {
-                    let generations = if before.installs.is_empty() { 0 } else { 1 };
-                    let earlier = before.earlier.saturating_add(generations);
-                    let next = Self { earlier, ..Self::begin(identity, recorded) };
+                    let authorized = before.authorized.filter(|_| before.uninstalled_at.is_none());
+                    let earlier = before.generations();
+                    let next = Self { earlier, authorized, ..Self::begin(identity, recorded) };
                     history.insert(next).change(recorded);
+                }
+                (Fact::Authorized { grant, .. }, None) if !grant.is_by_user() => {}
+                (Fact::Authorized { identity, .. }, None) => {
+                    history.insert(Self::begin(identity, recorded)).change(recorded);
+                }
+                (Fact::Authorized { identity, grant, .. }, Some(before))
+                    if before.uninstalled_at.is_some() =>
+                {
+                    if reinstall == Reinstall::SameId && grant.is_by_user() {
+                        let earlier = before.generations();
+                        let next = Self { earlier, ..Self::begin(identity, recorded) };
+                        history.insert(next).change(recorded);
+                    }
                 }
                 // It ended before, and cannot end or change again.
                 (Fact::Uninstalled { .. }, Some(before))
@@ -282,6 +311,7 @@ impl<'a> History<'a> {
             identity,
             earlier: 0,
             installs: Vec::new(),
+            authorized: None,
             details: Details::default(),
             uninstalled_at: None,
             last: first,
@@ -289,6 +319,11 @@ impl<'a> History<'a> {
             delivered: Vec::new(),
             erased: None,
         }
+    }
+
+    /// How often it was installed, this time included.
+    fn generations(&self) -> u32 {
+        self.earlier.saturating_add(if self.installs.is_empty() { 0 } else { 1 })
     }
 
     /// Whether `install` begins another generation under the same id.
@@ -311,6 +346,7 @@ impl<'a> History<'a> {
                 let at = happened_at(recorded);
                 self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
             }
+            Fact::Authorized { .. } => self.authorized = Some(recorded),
             Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
@@ -360,14 +396,18 @@ impl<'a> History<'a> {
             (_, None) if self.is_unconfirmed() => Status::Unconfirmed,
             (Some(uninstalled_at), _) => Status::Inactive { uninstalled_at },
             (None, Some(by)) => Status::Superseded { by: by.identity.installation_id.clone() },
+            (None, None) if self.installs.is_empty() => Status::Pending,
             (None, None) => Status::Active,
         };
-        let may_live = matches!(status, Status::Active | Status::Unconfirmed);
+        let may_live = matches!(status, Status::Pending | Status::Active | Status::Unconfirmed);
         let keeps_credential = may_live || retention == Retention::Keep;
         let found = self.credential();
-        let credential_prefix = found.as_ref().and_then(|(_, it)| it.sealed.prefix.clone());
+        let credential_prefix = found.as_ref().and_then(|found| found.sealed.prefix.clone());
         let is_kept = |at: StreamSequence| keeps_credential && self.erased.is_none_or(|by| by < at);
-        let credential = found.filter(|(at, _)| is_kept(*at)).map(|(_, credential)| credential);
+        let kept = found.filter(|found| is_kept(found.sequence));
+        let credential_expires_at = kept.as_ref().and_then(|found| found.expires_at);
+        let credential = kept
+            .map(|found| Credential { event: found.event.clone(), sealed: found.sealed.clone() });
         let last = self.last;
         Installation {
             identity: self.identity.clone(),
@@ -377,27 +417,50 @@ impl<'a> History<'a> {
             installed_at: self.installed_at(),
             credential_prefix,
             credential,
+            credential_expires_at,
             details: self.details.clone(),
             last_event: LastEvent { sequence: last.sequence, kind: last.event.fact.kind() },
         }
     }
 
-    /// The last one, and where it stands in the log.
-    fn credential(&self) -> Option<(StreamSequence, Credential)> {
-        self.installs.iter().rev().find_map(|install| match &install.event.fact {
-            Fact::Installed { credential: Some(sealed), .. } => {
-                let event = install.event.message_id.clone();
-                Some((install.sequence, Credential { event, sealed: sealed.clone() }))
-            }
-            _ => None,
-        })
+    /// Of what came with installs and what came apart the last in the log.
+    fn credential(&self) -> Option<FoundCredential<'a>> {
+        let of_installs =
+            self.installs.iter().rev().find_map(|install| FoundCredential::of(install));
+        let apart = self.authorized.and_then(FoundCredential::of);
+        of_installs.into_iter().chain(apart).max_by_key(|found| found.sequence)
     }
 
+    /// What was granted last, if anything is said of it.
     fn granted_permissions(&self) -> Vec<String> {
-        match self.installs.last().map(|install| &install.event.fact) {
-            Some(Fact::Installed { granted_permissions, .. }) => granted_permissions.clone(),
+        let last_install = self.installs.last().copied();
+        let of = |recorded: &Recorded| match &recorded.event.fact {
+            Fact::Installed { granted_permissions, .. }
+            | Fact::Authorized { granted_permissions, .. } => granted_permissions.clone(),
             _ => Vec::new(),
-        }
+        };
+        let authorized = self.authorized.map(of).filter(|permissions| !permissions.is_empty());
+        authorized.or_else(|| last_install.map(of)).unwrap_or_default()
+    }
+}
+
+/// A credential in the event that brought it.
+struct FoundCredential<'a> {
+    sequence: StreamSequence,
+    event: &'a MessageId,
+    sealed: &'a SealedCredential,
+    expires_at: Option<Timestamp>,
+}
+
+impl<'a> FoundCredential<'a> {
+    fn of(recorded: &'a Recorded) -> Option<Self> {
+        let (sealed, expires_at) = match &recorded.event.fact {
+            Fact::Installed { credential, .. } => (credential.as_ref()?, None),
+            Fact::Authorized { credential, expires_at, .. } => (credential, *expires_at),
+            _ => return None,
+        };
+        let (sequence, event) = (recorded.sequence, &recorded.event.message_id);
+        Some(Self { sequence, event, sealed, expires_at })
     }
 }
 

@@ -124,7 +124,7 @@ impl InstallationId {
     /// For a platform that has no id of its own: the parts that name the
     /// installation, joined with ':' and readable, so that a ':' in a part is
     /// encoded and nothing else.
-    pub(crate) fn of(parts: &[&str]) -> Result<Self, InvalidId> {
+    pub fn of(parts: &[&str]) -> Result<Self, InvalidId> {
         let encode = |part: &&str| part.replace('%', "%25").replace(':', "%3A");
         Self::parse(parts.iter().map(encode).collect::<Vec<_>>().join(":"))
     }

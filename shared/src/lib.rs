@@ -3,19 +3,22 @@
 //! and telemetry set-up.
 //!
 //! Pure where it can be: the fold and the adapters take values and return
-//! values. Nothing here opens a socket except [`nats::connect`] and the
-//! exporters that [`telemetry::init`] starts. Nothing here knows HTTP handlers
-//! or SQL.
+//! values. Nothing here opens a socket except [`nats::connect`], [`oauth`] and
+//! the exporters that [`telemetry::init`] starts. Nothing here knows HTTP
+//! handlers or SQL.
 
 pub mod audit;
 pub mod config;
 pub mod data_key;
+pub mod data_key_pool;
 pub mod details;
 pub mod event;
 pub mod fold;
+pub mod http_client;
 pub mod id;
 pub mod log;
 pub mod nats;
+pub mod oauth;
 pub mod platform;
 pub mod problem;
 pub mod seal;

@@ -12,7 +12,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::event::{Callback, Fact, Identity, Payload};
 use crate::id::{AppId, IdempotencyKey};
@@ -71,6 +71,15 @@ pub enum MissedAck {
     Stands,
 }
 
+/// Where a platform grants tokens, unless a source's configuration says otherwise.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OAuthDefaults {
+    pub authorize_url: Option<&'static str>,
+    pub token_url: Option<&'static str>,
+    pub location_token_url: Option<&'static str>,
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
 /// How the callbacks of one source are read.
 #[derive(Debug)]
 pub enum Adapter {
@@ -102,6 +111,13 @@ impl Platform {
             Self::Generic => generic::ACK_CONTRACT,
         }
     }
+
+    pub fn oauth_defaults(self) -> OAuthDefaults {
+        match self {
+            Self::HighLevel => highlevel::OAUTH,
+            Self::Blnk | Self::SecurityScorecard | Self::Generic => OAuthDefaults::default(),
+        }
+    }
 }
 
 impl Adapter {
@@ -112,6 +128,20 @@ impl Adapter {
             Self::HighLevel => highlevel::parse(verified.body(), verified.received_at()),
             Self::SecurityScorecard => securityscorecard::parse(verified.body()),
             Self::Generic(mapping) => mapping.parse(verified),
+        }
+    }
+
+    /// Whose tokens they are, by the answer that brought them.
+    pub fn token_owner(
+        &self,
+        app_id: &AppId,
+        answer: &Map<String, Value>,
+    ) -> Result<Identity, Refusal> {
+        match self {
+            Self::HighLevel => highlevel::identity(app_id.clone(), answer),
+            Self::Generic(mapping) => mapping.token_owner(app_id.clone(), answer),
+            // The configuration is refused.
+            Self::Blnk | Self::SecurityScorecard => Err(Refusal::ForeignApp),
         }
     }
 }

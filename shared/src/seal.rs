@@ -202,6 +202,11 @@ pub fn new_key() -> SecretString {
     BASE64_STANDARD.encode(Key::<Aes256GcmSiv>::generate()).into()
 }
 
+/// 256 random bits as hexadecimal digits, for what must not be guessed.
+pub fn random_token() -> String {
+    hex::encode(Key::<Aes256GcmSiv>::generate())
+}
+
 impl KeyRing {
     pub fn new(
         active: KeyId,

@@ -56,6 +56,7 @@ pub fn init(
     service: &'static str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Telemetry, TelemetryError> {
+    crate::http_client::use_ring();
     let resource = || Resource::builder().with_service_name(service).build();
     let mut telemetry = Telemetry::default();
     if exports(Signal::Traces, env) {

@@ -51,6 +51,8 @@ fn source(name: &str) -> Source {
     let adapter = resolver.adapter(name, settings);
     let verification = resolver.verification(name, settings);
     let ack = resolver.ack_contract(name, settings);
+    resolver.oauth(name, settings);
+    resolver.install_page(&path, name, settings);
     let all = adapter.zip(verification).zip(ack);
     let source = all.map(|((adapter, verification), ack)| Source { adapter, verification, ack });
     resolver.finish(&path, source).unwrap()

@@ -6,10 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use memchr::memmem;
+use serde_json::json;
 
+use crate::install_page;
 use crate::otlp::Receiver;
 use crate::payload::{install, uninstall, with, with_key};
-use crate::world::{Setup, World};
+use crate::token_server::{Codes, TokenServer, oauth_section};
+use crate::world::{Setup, World, eventually};
 
 /// No part of it stands anywhere else.
 const CANARY: &str = "blnk_Xq7CANARYz9WvT3mKp5LrD8sYh2";
@@ -20,8 +23,11 @@ const HALF: &str = "z9WvT3mKp5LrD8s";
 async fn the_secret_is_found_only_through_the_credential_endpoint() {
     let (otlp, setup) = Receiver::start(Setup::default()).await;
     // As much as the services can be made to say.
-    let mut world = World::start(setup.env("RUST_LOG", "trace")).await;
+    let world = World::servers(setup.env("RUST_LOG", "trace"));
+    let tokens = configure(&world).await;
+    let mut world = world.with_services().await;
     send_all(&world).await;
+    send_tokens(&world, &tokens).await;
     world.wait_applied().await;
     assert_eq!(world.credential("a").await.body["credential"], CANARY);
     assert_eq!(world.credential("twice").await.body["credential"], CANARY);
@@ -40,6 +46,42 @@ async fn the_secret_is_found_only_through_the_credential_endpoint() {
     assert!(searched.found.is_empty(), "{:?}", searched.found);
     // The search would have found it: what may be kept in clear is there.
     assert!(searched.marker_in_log && searched.marker_in_postgres, "{searched:?}");
+}
+
+/// Sources whose secrets come by OAuth and by an install page.
+async fn configure(world: &World) -> TokenServer {
+    let whose = json!({ "userType": "Location", "locationId": "l1" });
+    let server = TokenServer::start(Codes::from([(CANARY, whose)]), CANARY, 4).await;
+    let folder = world.folder.path();
+    let client_secret = folder.join("client-secret");
+    fs::write(&client_secret, "client-secret-0123456789").unwrap();
+    let renewer = world.secrets.path("nats-renewer-password");
+    world.configure(&format!(
+        "[sources.highlevel]\nplatform = \"highlevel\"\napp_ids = [\"my-app\"]\n{}\n\
+         [worker.token_renewal]\nnats_user = \"renewer\"\n\
+         nats_password = {{ file = \"{}\" }}\nevery_ms = 100\n",
+        oauth_section(&server, &client_secret.to_string_lossy(), "state = \"when_present\""),
+        renewer.display()
+    ));
+    install_page::configure(world, &format!("{}/elsewhere", server.url));
+    server
+}
+
+/// As a code, in tokens that are renewed, and typed by a user.
+async fn send_tokens(world: &World, server: &TokenServer) {
+    let url = world.ingest_url(0, &format!("/oauth/highlevel/callback?code={CANARY}"));
+    let answer = world.http.get(&url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(!holds(answer.text().await.unwrap().as_bytes()));
+    // The same code again is refused.
+    assert_eq!(world.http.get(&url).send().await.unwrap().status(), 400);
+    assert!(eventually(async || server.seen(|seen| seen.refreshed) > 0).await);
+    let installation = format!("installation={CANARY}");
+    let shown = install_page::show(world, &installation).await;
+    let typed = format!("{installation}&ACCESS_TOKEN={CANARY}&ACCOUNT={CANARY}");
+    assert_eq!(install_page::submit(world, &shown, &typed).await.status, 307);
+    let wrong = format!("{installation}&ACCESS_TOKEN={CANARY}&{CANARY}=1");
+    assert_eq!(install_page::submit(world, &shown, &wrong).await.status, 422);
 }
 
 /// The secret in every place where a platform, or somebody by mistake, puts it.

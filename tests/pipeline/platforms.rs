@@ -11,13 +11,18 @@ use crate::world::{Answer, Setup, World, eventually};
 const LOCATION: &str = "my-app:location:loc_1";
 
 /// HighLevel with a key of ours in the place of its published one.
-struct HighLevel {
+pub(crate) struct HighLevel {
     key: Ed25519KeyPair,
-    world: World,
+    pub(crate) world: World,
 }
 
 impl HighLevel {
     async fn start(setup: Setup) -> Self {
+        Self::start_with(setup, |_| {}).await
+    }
+
+    /// `configure` adds to the configuration.
+    pub(crate) async fn start_with(setup: Setup, configure: impl FnOnce(&World)) -> Self {
         let key = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
         // SubjectPublicKeyInfo of an Ed25519 key: RFC 8410, section 10.1.
         let mut spki = hex::decode("302a300506032b6570032100").unwrap();
@@ -31,6 +36,7 @@ impl HighLevel {
             "[sources.highlevel]\nplatform = \"highlevel\"\napp_ids = [\"my-app\"]\n\
              verification.highlevel.ed25519_keys = [\"{pem}\"]\n"
         ));
+        configure(&world);
         Self { key, world: world.with_services().await }
     }
 
@@ -47,14 +53,14 @@ impl HighLevel {
         Answer::of(request.send().await.unwrap()).await.unwrap()
     }
 
-    async fn acknowledged(&self, callback: &Value) -> bool {
+    pub(crate) async fn acknowledged(&self, callback: &Value) -> bool {
         let answer = self.send(callback).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body["duplicate"].as_bool().unwrap()
     }
 }
 
-fn event(kind: &str, id: &str, time: &str, more: Value) -> Value {
+pub(crate) fn event(kind: &str, id: &str, time: &str, more: Value) -> Value {
     let mut event = json!({
         "type": kind, "appId": "my-app", "locationId": "loc_1",
         "webhookId": id, "timestamp": format!("2026-03-30T05:57:{time}Z")

@@ -174,7 +174,9 @@ async fn the_command_line_reads_what_the_api_reads() {
     assert!(missing.contains("there is no installation with this id"), "{missing}");
     let misused = run(&["installations", "list", "--status", "gone"]).unwrap_err().to_string();
     assert!(
-        misused.contains("the status must be one of active, superseded, inactive, unconfirmed"),
+        misused.contains(
+            "the status must be one of pending, active, superseded, inactive, unconfirmed"
+        ),
         "{misused}"
     );
 }

@@ -18,6 +18,7 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 use shared::event::{Event, Fact};
 use shared::fold::{Recorded, Retention, fold};
+use shared::http_client;
 use shared::id::StreamSequence;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
@@ -144,7 +145,7 @@ impl World {
             setup = setup.env("MOORING__NATS__URL", urls.join(","));
             setup = setup.env("MOORING__STREAM__REPLICAS", peers.len() + 1);
         }
-        let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
+        let http = http_client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
         Self {
             ingests: Vec::new(),
             workers: Vec::new(),

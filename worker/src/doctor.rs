@@ -8,6 +8,7 @@ use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::stream::Info;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use shared::http_client;
 use shared::seal::KeyRing;
 use shared::stream::{Breach, CONSUMER, KEYS_STREAM, STREAM, breaches};
 use sqlx::PgConnection;
@@ -127,7 +128,8 @@ async fn clock_of_nats(patient: &Patient<'_>) -> Finding {
     };
     let url = format!("{}/varz", monitor_url.trim_end_matches('/'));
     let asked = async {
-        let answer = reqwest::Client::new().get(&url).timeout(MONITOR_TIMEOUT).send().await?;
+        let answer =
+            http_client::builder().build()?.get(&url).timeout(MONITOR_TIMEOUT).send().await?;
         answer.json::<Varz>().await
     };
     match asked.await {

@@ -183,6 +183,7 @@ async fn duplicates(
 fn because(now: &Installation) -> String {
     let since = now.installed_at.map(|at| at.to_string()).unwrap_or_default();
     match &now.status {
+        Status::Pending => "pending: it was authorized, and its install has not arrived".to_owned(),
         Status::Active => format!(
             "active: it was installed at {since}, no uninstall of it is known, and no later \
              installation took its place"

@@ -13,7 +13,7 @@ use crate::projection::{self, InstallationView, PageEnd};
 pub const PAGE_DEFAULT: u16 = 50;
 pub const PAGE_MAX: u16 = 200;
 
-const STATUSES: [&str; 4] = ["active", "superseded", "inactive", "unconfirmed"];
+const STATUSES: [&str; 5] = ["pending", "active", "superseded", "inactive", "unconfirmed"];
 
 /// Which installations to list.
 #[derive(Debug, Default, Clone, serde::Deserialize)]

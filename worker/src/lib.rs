@@ -29,12 +29,14 @@ pub mod rebuild;
 pub mod replay;
 mod settings;
 mod timestamp;
+mod token_renewal;
 pub mod verify;
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use shared::config::CurrentRing;
+use shared::data_key_pool::DataKeyPool;
 use shared::nats;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,11 @@ pub use settings::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunS
 
 use crate::api::Api;
 use crate::consume::Consumer;
+use crate::settings::TokenRenewalSettings;
+use crate::token_renewal::TokenRenewal;
+
+/// Data keys that are kept ready for renewed tokens.
+const DATA_KEYS_MAX: usize = 128;
 
 /// Applies events and serves reads until `shutdown` is cancelled.
 pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -62,22 +69,43 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
         batch_events_max: settings.batch_events_max,
         retention: settings.retention,
     };
-    let api = Arc::new(Api {
-        pool,
-        client: client.clone(),
-        ring: CurrentRing::follow(settings.path, settings.ring, shutdown.clone()),
-        callers: settings.callers,
-    });
+    let ring = CurrentRing::follow(settings.path, settings.ring, shutdown.clone());
+    let renewal = match settings.token_renewal {
+        None => None,
+        Some(TokenRenewalSettings { nats, apps, before_expiry, every }) => {
+            let appender = nats::connect(&nats, "token-renewal").await?;
+            let (ring, shutdown) = (ring.clone(), shutdown.clone());
+            let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown);
+            let (pool, client) = (pool.clone(), client.clone());
+            Some(TokenRenewal {
+                pool,
+                client,
+                appender,
+                ring,
+                data_keys,
+                apps,
+                before_expiry,
+                every,
+            })
+        }
+    };
+    let renewing = async {
+        if let Some(renewal) = renewal {
+            renewal.run(shutdown.clone()).await;
+        }
+    };
+    let api = Arc::new(Api { pool, client: client.clone(), ring, callers: settings.callers });
     let stopping = shutdown.clone();
     let serving = axum::serve(listener, api::router(api))
         .with_graceful_shutdown(async move { stopping.cancelled().await });
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (consumed, served, ()) = tokio::join!(
+        let (consumed, served, (), ()) = tokio::join!(
             ending(&shutdown, consumer.run(shutdown.clone())),
             ending(&shutdown, serving.into_future()),
             lag::measure(client, shutdown.clone()),
+            renewing,
         );
         consumed.context("applying the log")?;
         served.context("serving the read API")

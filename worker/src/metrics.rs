@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     pub(crate) events: Counter<u64>,
     pub(crate) conflicts: Counter<u64>,
     pub(crate) credentials_opened: Counter<u64>,
+    pub(crate) oauth_requests: Counter<u64>,
 }
 
 /// First used after telemetry is set up; without an exporter it counts nothing.
@@ -60,6 +61,14 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             .u64_counter(metric::CREDENTIALS_OPENED)
             .with_unit("{credential}")
             .with_description("Credentials opened for callers of the read API.")
+            .build(),
+        oauth_requests: meter
+            .u64_counter(metric::OAUTH_REQUESTS)
+            .with_unit("{request}")
+            .with_description(
+                "Requests to platforms' token endpoints, by grant and result: issued, refused or \
+                 failed.",
+            )
             .build(),
     }
 });

@@ -43,6 +43,7 @@ pub(crate) struct Flat<'a> {
     pub(crate) last_event_sequence: i64,
     pub(crate) last_event_type: &'a str,
     pub(crate) details: &'a Details,
+    pub(crate) credential_expires_at: Option<OffsetDateTime>,
 }
 
 impl Row {
@@ -50,7 +51,7 @@ impl Row {
         let Self { source, platform, installation } = self;
         let identity = &installation.identity;
         let (uninstalled_at, superseded_by) = match &installation.status {
-            Status::Active | Status::Unconfirmed => (None, None),
+            Status::Pending | Status::Active | Status::Unconfirmed => (None, None),
             Status::Superseded { by } => (None, Some(by.as_str())),
             Status::Inactive { uninstalled_at } => (Some(to_sql(*uninstalled_at)), None),
         };
@@ -75,6 +76,7 @@ impl Row {
             last_event_sequence: sequence_to_sql(installation.last_event.sequence.0),
             last_event_type: installation.last_event.kind,
             details: &installation.details,
+            credential_expires_at: installation.credential_expires_at.map(to_sql),
         }
     }
 }
@@ -94,20 +96,21 @@ pub(crate) async fn save(
             (source, platform, place, installation_id, app_id, scope, generation, status,
              granted_permissions, credential_prefix, credential_sealed, credential_event,
              credential_field, installed_at, uninstalled_at, superseded_by, last_event_sequence,
-             last_event_type, details)
+             last_event_type, details, credential_expires_at)
         SELECT source, platform, place, installation_id, app_id, scope, generation, status,
              ARRAY(SELECT jsonb_array_elements_text(granted_permissions)), credential_prefix,
              credential_sealed, credential_event, credential_field, installed_at, uninstalled_at,
-             superseded_by, last_event_sequence, last_event_type, details
+             superseded_by, last_event_sequence, last_event_type, details, credential_expires_at
         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
                     $7::integer[], $8::text[], $9::jsonb[], $10::text[], $11::text[], $12::text[],
                     $13::text[], $14::timestamptz[], $15::timestamptz[], $16::text[], $17::bigint[],
-                    $18::text[], $19::jsonb[])
+                    $18::text[], $19::jsonb[], $20::timestamptz[])
             WITH ORDINALITY
             AS folded (source, platform, place, installation_id, app_id, scope, generation, status,
                        granted_permissions, credential_prefix, credential_sealed, credential_event,
                        credential_field, installed_at, uninstalled_at, superseded_by,
-                       last_event_sequence, last_event_type, details, position)
+                       last_event_sequence, last_event_type, details, credential_expires_at,
+                       position)
         ORDER BY position
         ON CONFLICT (source, place, installation_id) DO UPDATE
             SET platform = excluded.platform,
@@ -125,7 +128,8 @@ pub(crate) async fn save(
                 superseded_by = excluded.superseded_by,
                 last_event_sequence = excluded.last_event_sequence,
                 last_event_type = excluded.last_event_type,
-                details = excluded.details
+                details = excluded.details,
+                credential_expires_at = excluded.credential_expires_at
         "#,
         &columns.sources as _,
         &columns.platforms as _,
@@ -146,6 +150,7 @@ pub(crate) async fn save(
         &columns.last_sequences,
         &columns.last_types as _,
         &columns.details,
+        &columns.expiries as _,
     )
     .execute(connection)
     .await?;
@@ -175,6 +180,7 @@ struct Columns<'a> {
     last_sequences: Vec<i64>,
     last_types: Vec<&'a str>,
     details: Vec<serde_json::Value>,
+    expiries: Vec<Option<OffsetDateTime>>,
 }
 
 impl<'a> Columns<'a> {
@@ -206,6 +212,7 @@ impl<'a> Columns<'a> {
         self.last_sequences.push(row.last_event_sequence);
         self.last_types.push(row.last_event_type);
         self.details.push(serde_json::to_value(row.details)?);
+        self.expiries.push(row.credential_expires_at);
         Ok(())
     }
 }
@@ -224,6 +231,8 @@ pub struct InstallationView {
     pub granted_permissions: Vec<String>,
     pub credential_prefix: Option<String>,
     pub has_credential: bool,
+    /// When its access token ends, where it has one.
+    pub credential_expires_at: Option<jiff::Timestamp>,
     pub installed_at: Option<jiff::Timestamp>,
     pub uninstalled_at: Option<jiff::Timestamp>,
     pub superseded_by: Option<String>,
@@ -250,6 +259,7 @@ struct InstallationRow {
     granted_permissions: Vec<String>,
     credential_prefix: Option<String>,
     has_credential: bool,
+    credential_expires_at: Option<OffsetDateTime>,
     installed_at: Option<OffsetDateTime>,
     uninstalled_at: Option<OffsetDateTime>,
     superseded_by: Option<String>,
@@ -272,6 +282,7 @@ impl From<InstallationRow> for InstallationView {
             granted_permissions: row.granted_permissions,
             credential_prefix: row.credential_prefix,
             has_credential: row.has_credential,
+            credential_expires_at: row.credential_expires_at.map(from_sql),
             installed_at: row.installed_at.map(from_sql),
             uninstalled_at: row.uninstalled_at.map(from_sql),
             superseded_by: row.superseded_by,
@@ -301,9 +312,9 @@ pub(crate) async fn by_id(
             source, installation_id, platform, app_id, place,
             scope AS "scope: Json<BTreeMap<String, String>>", status, generation,
             granted_permissions, credential_prefix,
-            credential_sealed IS NOT NULL AS "has_credential!", installed_at, uninstalled_at,
-            superseded_by, details AS "details: Json<Details>", last_event_sequence,
-            last_event_type
+            credential_sealed IS NOT NULL AS "has_credential!", credential_expires_at,
+            installed_at, uninstalled_at, superseded_by, details AS "details: Json<Details>",
+            last_event_sequence, last_event_type
         FROM projection.installations
         WHERE installation_id = $1 AND source = coalesce($2, source)
         ORDER BY source, installed_at NULLS LAST, last_event_sequence
@@ -340,9 +351,9 @@ pub(crate) async fn page(
             source, installation_id, platform, app_id, place,
             scope AS "scope: Json<BTreeMap<String, String>>", status, generation,
             granted_permissions, credential_prefix,
-            credential_sealed IS NOT NULL AS "has_credential!", installed_at, uninstalled_at,
-            superseded_by, details AS "details: Json<Details>", last_event_sequence,
-            last_event_type
+            credential_sealed IS NOT NULL AS "has_credential!", credential_expires_at,
+            installed_at, uninstalled_at, superseded_by, details AS "details: Json<Details>",
+            last_event_sequence, last_event_type
         FROM projection.installations
         WHERE source = coalesce($1, source) AND status = coalesce($2, status)
           AND ($3::text IS NULL OR details ->> 'plan_id' = $3)

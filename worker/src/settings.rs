@@ -1,5 +1,6 @@
 //! What the worker takes from the configuration, with its secrets read.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -10,7 +11,9 @@ use shared::config::{
     Config, ConfigError, PostgresSettings, Resolver, Scope, StreamSettings, WorkerSettings,
 };
 use shared::fold::Retention;
+use shared::id::SourceName;
 use shared::nats::Connection;
+use shared::oauth::OAuth;
 use shared::seal::KeyRing;
 use sqlx::postgres::PgConnectOptions;
 
@@ -33,6 +36,16 @@ pub struct RunSettings {
     pub batch_events_max: usize,
     pub retention: Retention,
     pub shutdown_timeout: Duration,
+    pub token_renewal: Option<TokenRenewalSettings>,
+}
+
+/// How OAuth tokens are renewed.
+pub struct TokenRenewalSettings {
+    /// A user that may append events.
+    pub nats: Connection,
+    pub apps: BTreeMap<SourceName, OAuth>,
+    pub before_expiry: Duration,
+    pub every: Duration,
 }
 
 /// For the commands that work on log and projection.
@@ -74,6 +87,7 @@ impl RunSettings {
             resolver.problem("worker.batch_events_max", "must be at least 1");
         }
         let retention = retention(&config.worker);
+        let token_renewal = token_renewal(config, &mut resolver);
         let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
             nats,
             postgres,
@@ -84,6 +98,7 @@ impl RunSettings {
             batch_events_max: config.worker.batch_events_max,
             retention,
             shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
+            token_renewal,
         });
         resolver.finish(path, settings)
     }
@@ -173,6 +188,32 @@ fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
         None => options,
     };
     Some(Postgres { options, connections_max: *connections_max })
+}
+
+/// `None` where no source has tokens, or nobody is to renew them.
+fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRenewalSettings> {
+    let mut apps = BTreeMap::new();
+    for (name, settings) in &config.sources {
+        if let Some(Some(app)) = resolver.oauth(name, settings) {
+            apps.insert(name.clone(), app);
+        }
+    }
+    if apps.is_empty() {
+        return None;
+    }
+    let Some(settings) = &config.worker.token_renewal else {
+        tracing::warn!("[worker.token_renewal] is not given: nobody renews the tokens of OAuth");
+        return None;
+    };
+    let at = "worker.token_renewal.nats_password";
+    let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
+    let user = settings.nats_user.clone();
+    Some(TokenRenewalSettings {
+        nats: Connection { url: config.nats.url.clone(), user, password },
+        apps,
+        before_expiry: Duration::from_secs(settings.before_expiry_s),
+        every: Duration::from_millis(settings.every_ms.max(1)),
+    })
 }
 
 fn callers(settings: &WorkerSettings, resolver: &mut Resolver<'_>) -> Vec<Caller> {

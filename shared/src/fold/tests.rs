@@ -3,7 +3,7 @@ use proptest::sample::Index;
 use proptest::test_runner::Config;
 
 use super::*;
-use crate::event::Payload;
+use crate::event::{Grant, Payload};
 use crate::id::{AppId, IdempotencyKey, Place, SourceName};
 use crate::platform::Platform;
 use crate::seal::Sealed;
@@ -258,6 +258,144 @@ fn updated(n: u64, at: Option<i64>, plan_id: &str) -> Recorded {
     same_id(n, at, Fact::Updated { identity: lasting(), details: plan(plan_id) })
 }
 
+/// Tokens named after their position, for an id that reinstalls keep.
+fn authorized(n: u64, at: Option<i64>, grant: Grant) -> Recorded {
+    same_id(n, at, authorization(lasting(), &format!("tokens-{n}"), grant))
+}
+
+fn authorization(identity: Identity, tokens: &str, grant: Grant) -> Fact<SealedCredential> {
+    let sealed = Sealed::from_stored(format!("v1.k1.{tokens}"));
+    Fact::Authorized {
+        identity,
+        grant,
+        granted_permissions: vec![format!("scope of {tokens}")],
+        expires_at: Some(at(100)),
+        credential: SealedCredential { field: "tokens".into(), prefix: None, sealed },
+    }
+}
+
+type AuthorizedState = (u32, &'static str, Option<String>);
+
+#[test]
+fn an_authorization_and_its_install_come_to_the_same_in_both_orders() {
+    for (what, events, expected) in authorized_cases().into_iter().chain(renewed_cases()) {
+        let (_, generation, status, tokens) = state(&events).pop().unwrap();
+        assert_eq!((generation, status, tokens), expected, "{what}");
+    }
+    let renewal_alone = [authorized(1, Some(10), Grant::RefreshToken)];
+    assert!(fold(&renewal_alone, Retention::Remove).is_empty());
+}
+
+const CODE: Grant = Grant::AuthorizationCode;
+
+fn tokens(n: u64) -> Option<String> {
+    Some(format!("tokens-{n}"))
+}
+
+fn authorized_cases() -> Vec<(&'static str, Vec<Recorded>, AuthorizedState)> {
+    vec![
+        ("alone", vec![authorized(1, Some(10), CODE)], (1, "pending", tokens(1))),
+        (
+            "before its install",
+            vec![authorized(1, Some(10), CODE), installed(2, Some(11), "p")],
+            (1, "active", tokens(1)),
+        ),
+        (
+            "after its install",
+            vec![authorized(1, Some(12), CODE), installed(2, Some(11), "p")],
+            (1, "active", tokens(1)),
+        ),
+        (
+            "before an install without a time",
+            vec![authorized(1, None, CODE), installed(2, None, "p")],
+            (1, "active", tokens(1)),
+        ),
+        (
+            "of what was uninstalled",
+            vec![
+                installed(1, Some(10), "p"),
+                authorized(2, Some(11), CODE),
+                uninstalled(3, Some(20)),
+            ],
+            (1, "inactive", None),
+        ),
+        (
+            "of a reinstall, before its install",
+            vec![
+                installed(1, Some(10), "p"),
+                authorized(2, Some(11), CODE),
+                uninstalled(3, Some(20)),
+                authorized(4, Some(29), CODE),
+            ],
+            (2, "pending", tokens(4)),
+        ),
+        (
+            "of a reinstall, with a late uninstall of the one before",
+            vec![
+                installed(1, Some(10), "p"),
+                authorized(2, Some(29), CODE),
+                installed(3, Some(30), "p"),
+                uninstalled(4, Some(20)),
+            ],
+            (2, "active", tokens(2)),
+        ),
+    ]
+}
+
+fn renewed_cases() -> Vec<(&'static str, Vec<Recorded>, AuthorizedState)> {
+    vec![
+        (
+            "installed again without an uninstall",
+            vec![
+                installed(1, Some(10), "p"),
+                authorized(2, Some(11), CODE),
+                installed(3, Some(30), "p"),
+            ],
+            (2, "active", tokens(2)),
+        ),
+        (
+            "renewed",
+            vec![
+                installed(1, Some(10), "p"),
+                authorized(2, Some(11), CODE),
+                authorized(3, Some(12), Grant::RefreshToken),
+            ],
+            (1, "active", tokens(3)),
+        ),
+        (
+            "renewed while it was uninstalled",
+            vec![
+                installed(1, Some(10), "p"),
+                authorized(2, Some(11), CODE),
+                uninstalled(3, Some(20)),
+                authorized(4, Some(21), Grant::RefreshToken),
+            ],
+            (1, "inactive", None),
+        ),
+    ]
+}
+
+#[test]
+fn an_authorization_says_what_is_granted_and_until_when() {
+    let events = [authorized(1, Some(10), Grant::AuthorizationCode), installed(2, Some(11), "p")];
+    let folded = fold(&events, Retention::Remove).remove(0);
+    assert_eq!(folded.granted_permissions, ["scope of tokens-1"]);
+    assert_eq!(folded.credential_expires_at, Some(at(100)));
+    assert_eq!(folded.installed_at, Some(at(11)));
+    let ended = [&events[..], &[uninstalled(3, Some(20))]].concat();
+    assert_eq!(fold(&ended, Retention::Remove)[0].credential_expires_at, None);
+}
+
+#[test]
+fn an_id_that_is_used_once_is_not_revived_by_an_authorization() {
+    let fact = authorization(identity("a"), "tokens", Grant::AuthorizationCode);
+    let authorized = |n| same_id(n, None, fact.clone());
+    assert_eq!(state(&[authorized(1)]), [row("a", 1, "pending", Some("tokens"))]);
+    let events = [authorized(1), install(2, "a", "s1"), uninstall(3, "a", 3), authorized(4)];
+    assert_eq!(state(&events[..2]), [row("a", 1, "active", Some("s1"))]);
+    assert_eq!(state(&events), [row("a", 1, "inactive", None)]);
+}
+
 /// Generation, status and plan.
 fn lasting_state(events: &[Recorded]) -> LastingState {
     let mut folded = fold(events, Retention::Remove);
@@ -378,13 +516,15 @@ fn other_cases() -> Vec<LastingCase> {
 
 /// Up to 12 events of an id that reinstalls keep, some without their time.
 fn any_lasting_history() -> impl Strategy<Value = Vec<Recorded>> {
-    let step = (0_u8..3, prop::option::of(0_i64..14), prop::sample::select(vec!["p", "q"]));
+    let step = (0_u8..5, prop::option::of(0_i64..14), prop::sample::select(vec!["p", "q"]));
     prop::collection::vec(step, 1..12).prop_map(|steps| {
         let numbered = (1..).zip(steps);
         numbered
             .map(|(n, (kind, at, plan))| match kind {
                 0 => installed(n, at, plan),
                 1 => uninstalled(n, at),
+                2 => authorized(n, at, Grant::AuthorizationCode),
+                3 => authorized(n, at, Grant::RefreshToken),
                 _ => updated(n, at, plan),
             })
             .collect()

@@ -51,6 +51,12 @@ pub struct Mapping {
     /// where this is left out.
     #[serde(default)]
     pub place: Vec<Locator>,
+    /// Where an answer with tokens (OAuth 2.0) says what `installation_id` and
+    /// `place` say in a callback.
+    #[serde(default)]
+    pub token_installation_id: Vec<Locator>,
+    #[serde(default)]
+    pub token_place: Vec<Locator>,
     /// What a reinstall does to the installation id.
     #[serde(default)]
     pub reinstall: Reinstall,
@@ -135,6 +141,11 @@ impl Mapping {
         let in_body = |locator: &Locator| matches!(locator, Locator::Body(_));
         if !self.secrets.iter().all(in_body) {
             return Some("secrets can stand in the body only: give JSON Pointers");
+        }
+        if !self.token_installation_id.is_empty()
+            && self.token_place.is_empty() != self.place.is_empty()
+        {
+            return Some("token_place must be given where place is, or tokens miss their install");
         }
         if self.read_in_clear().any(|locator| self.secrets.contains(locator)) {
             return Some("what is a secret cannot be an id, a key, a plan, a permission or a time");
@@ -230,9 +241,27 @@ impl Mapping {
         let app_id = parts.text(&self.app_id)?;
         let app_id =
             AppId::parse(app_id).map_err(|why| Refusal::invalid(self.app_id.to_string(), why))?;
-        let installation = parts.joined(&self.installation_id, ":")?;
+        self.identity_at(app_id, &self.installation_id, &self.place, parts)
+    }
+
+    /// Whose tokens they are. Both lists of places name the same parts in the
+    /// same order, so that the tokens meet their install.
+    pub(super) fn token_owner(&self, app_id: AppId, answer: &Fields) -> Result<Identity, Refusal> {
+        let (body, headers) = (Value::Object(answer.clone()), &HeaderMap::new());
+        let parts = Parts { body, headers, query: "" };
+        self.identity_at(app_id, &self.token_installation_id, &self.token_place, &parts)
+    }
+
+    fn identity_at(
+        &self,
+        app_id: AppId,
+        installation_id: &[Locator],
+        place: &[Locator],
+        parts: &Parts<'_>,
+    ) -> Result<Identity, Refusal> {
+        let installation = parts.joined(installation_id, ":")?;
+        let located = if place.is_empty() { installation_id } else { place };
         let mut place = vec![app_id.as_str().to_owned()];
-        let located = if self.place.is_empty() { &self.installation_id } else { &self.place };
         let mut scope = BTreeMap::new();
         for locator in located {
             let part = InstallationId::parse(parts.text(locator)?)

@@ -24,7 +24,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::fields::{self, Fields, detail, id, is_present, optional_id, optional_text, text};
-use super::{AckContract, MissedAck, Refusal, SuccessBody};
+use super::{AckContract, MissedAck, OAuthDefaults, Refusal, SuccessBody};
 use crate::details::{Details, Trial, Whitelabel};
 use crate::event::{Callback, Fact, Identity, Payload, Reinstall};
 use crate::id::{AppId, IdempotencyKey, InstallationId, Place};
@@ -38,6 +38,15 @@ pub(super) const ACK_CONTRACT: AckContract = AckContract {
     body: SuccessBody::Json,
     unavailable: StatusCode::TOO_MANY_REQUESTS,
     missed: MissedAck::Stands,
+};
+
+/// The token of a company (agency) is exchanged for one of a location.
+/// Source: <https://marketplace.gohighlevel.com/docs/Authorization/OAuth2.0>.
+pub(super) const OAUTH: OAuthDefaults = OAuthDefaults {
+    authorize_url: Some("https://marketplace.gohighlevel.com/v2/oauth/chooselocation"),
+    token_url: Some("https://services.leadconnectorhq.com/oauth/token"),
+    location_token_url: Some("https://services.leadconnectorhq.com/oauth/locationToken"),
+    headers: &[("version", "2021-07-28")],
 };
 
 /// The headers that carry a signature over the raw body.
@@ -65,19 +74,19 @@ pub(super) fn parse(body: &[u8], received_at: Timestamp) -> Result<Callback, Ref
     let idempotency_key = idempotency_key(&fields, body, occurred_at, received_at)?;
     let fact = match kind.as_str() {
         "INSTALL" => Fact::Installed {
-            identity: identity(&fields)?,
+            identity: installed_app(&fields)?,
             granted_permissions: Vec::new(),
             credential: None,
             details: details(&fields),
         },
-        "UNINSTALL" => Fact::Uninstalled { identity: identity(&fields)? },
-        "UPDATE" => Fact::Updated { identity: identity(&fields)?, details: details(&fields) },
+        "UNINSTALL" => Fact::Uninstalled { identity: installed_app(&fields)? },
+        "UPDATE" => Fact::Updated { identity: installed_app(&fields)?, details: details(&fields) },
         "PLAN_CHANGE" => {
             let details = Details { plan_id: detail(&fields, "newPlanId"), ..Details::default() };
-            Fact::Updated { identity: identity(&fields)?, details }
+            Fact::Updated { identity: installed_app(&fields)?, details }
         }
         _ => {
-            let identity = identity(&fields).ok();
+            let identity = installed_app(&fields).ok();
             let recorded =
                 super::unrecognized(kind, identity, idempotency_key, occurred_at, fields);
             return Ok(Callback { app_id, ..recorded });
@@ -105,8 +114,12 @@ fn idempotency_key(
     IdempotencyKey::parse(key).map_err(|why| Refusal::invalid(WEBHOOK_ID, why))
 }
 
-fn identity(fields: &Fields) -> Result<Identity, Refusal> {
-    let app_id = id(fields, APP_ID, AppId::parse)?;
+fn installed_app(fields: &Fields) -> Result<Identity, Refusal> {
+    identity(id(fields, APP_ID, AppId::parse)?, fields)
+}
+
+/// A callback and an answer with tokens name location and company alike.
+pub(super) fn identity(app_id: AppId, fields: &Fields) -> Result<Identity, Refusal> {
     let location = optional_id(fields, LOCATION_ID)?;
     let company = optional_id(fields, COMPANY_ID)?;
     let parts = match (&location, &company) {

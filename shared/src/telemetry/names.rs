@@ -18,6 +18,8 @@ pub mod attribute {
     pub const REASON: &str = "mooring.reason";
     /// How events are committed: `group` or `single`.
     pub const COMMIT_MODE: &str = "mooring.commit.mode";
+    /// How tokens were asked for: `authorization_code`, `refresh_token` or `location`.
+    pub const GRANT: &str = "mooring.grant";
     /// `installed`, `uninstalled` or `unrecognized`.
     pub const EVENT_TYPE: &str = "mooring.event.type";
 }
@@ -29,6 +31,7 @@ pub mod metric {
     pub const CALLBACK_ACKS_MISSED: &str = "mooring.callback.acks.missed";
     pub const PUBLISH_RETRIES: &str = "mooring.publish.retries";
     pub const PUBLISH_BATCH_EVENTS: &str = "mooring.publish.batch.events";
+    pub const OAUTH_REQUESTS: &str = "mooring.oauth.requests";
     pub const LOG_LAG_EVENTS: &str = "mooring.projection.lag.events";
     pub const LOG_LAG_AGE: &str = "mooring.projection.lag.age";
     pub const BATCH_EVENTS: &str = "mooring.projection.batch.events";

@@ -15,7 +15,7 @@ const NO_FLAGS: [u8; 4] = [0; 4];
 const NO_EXTENSION: [u8; 4] = [0; 4];
 const NULL_LENGTH: i32 = -1;
 const END: i16 = -1;
-const COLUMNS: i16 = 19;
+const COLUMNS: i16 = 20;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 pub(crate) async fn copy_in(
@@ -28,7 +28,7 @@ pub(crate) async fn copy_in(
              (source, platform, place, installation_id, app_id, scope, generation, status,
               granted_permissions, credential_prefix, credential_sealed, credential_event,
               credential_field, installed_at, uninstalled_at, superseded_by, last_event_sequence,
-              last_event_type, details)
+              last_event_type, details, credential_expires_at)
          FROM STDIN (FORMAT binary)"
     );
     let mut copy = connection.copy_in_raw(&sql).await?;
@@ -69,7 +69,8 @@ fn push(buffer: &mut PgArgumentBuffer, row: &Flat<'_>) -> Result<(), BoxDynError
     field(buffer, &row.superseded_by)?;
     field(buffer, &row.last_event_sequence)?;
     field(buffer, &row.last_event_type)?;
-    field(buffer, &Json(row.details))
+    field(buffer, &Json(row.details))?;
+    field(buffer, &row.credential_expires_at)
 }
 
 /// The length of the value, and the value.

@@ -174,3 +174,24 @@ fn a_mapping_that_cannot_work_says_why() {
     assert!(without(|mapping| mapping.secrets[0] = Locator::Query("token".into())).is_some());
     assert!(without(|mapping| mapping.plan_id = Some(mapping.secrets[0].clone())).is_some());
 }
+
+#[test]
+fn tokens_meet_their_install() {
+    let mapping = Mapping {
+        token_installation_id: vec![Locator::Body("/installation".into())],
+        token_place: vec![Locator::Body("/team/name".into())],
+        ..mapping()
+    };
+    assert_eq!(mapping.problem(), None);
+    let answer = serde_json::json!({ "installation": 7, "team": { "name": "octo" } });
+    let app_id = AppId::parse("12345").unwrap();
+    let owner = mapping.token_owner(app_id.clone(), answer.as_object().unwrap()).unwrap();
+    let callback = read(&mapping, &install()).unwrap();
+    let installed = callback.fact.identity().unwrap();
+    assert_eq!(owner.installation_id, installed.installation_id);
+    assert_eq!(owner.place, installed.place);
+    let refused = mapping.token_owner(app_id, &Fields::new()).unwrap_err();
+    assert_eq!(refused.to_string(), "the field '/installation' is missing");
+    let without_place = Mapping { token_place: vec![], ..mapping };
+    assert!(without_place.problem().unwrap().contains("token_place"));
+}

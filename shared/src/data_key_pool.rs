@@ -1,46 +1,45 @@
 //! Data keys that are ready: stored, and used by no event yet.
 //!
-//! A callback takes one and waits for nothing. Where none is left, because the
+//! Who seals takes one and waits for nothing. Where none is left, because the
 //! log is away or slower than the callbacks, it waits within its budget.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::config::CurrentRing;
+use crate::data_key::{DataKey, KEYS_IN_PAGE, Page};
+use crate::seal::SealingNonce;
+use crate::stream::{KEYS_STREAM, keys_subject};
 use async_nats::jetstream;
 use async_nats::{Client, HeaderMap};
-use shared::config::CurrentRing;
-use shared::data_key::{DataKey, KEYS_IN_PAGE, Page};
-use shared::seal::SealingNonce;
-use shared::stream::{KEYS_STREAM, keys_subject};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-const READY_MAX: usize = 8_192;
-/// With fewer, more are made: half a store of keys is spent in a burst before
-/// storing pages competes with it.
-const READY_MIN: usize = READY_MAX / 2;
 /// Pages that are stored at a time.
 const PAGES_AT_ONCE: usize = 8;
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
-pub(crate) struct DataKeys {
+pub struct DataKeyPool {
+    ready_max: usize,
     ready: Mutex<VecDeque<DataKey>>,
     /// One permit for each key that is ready.
     permits: Semaphore,
     taken: Notify,
 }
 
-impl DataKeys {
-    /// Starts the task that makes keys; it ends at `shutdown`, when those that
-    /// are ready have to do.
-    pub(crate) fn start(
+impl DataKeyPool {
+    /// Starts the task that keeps `ready_max` keys ready, at least two pages; it
+    /// ends at `shutdown`, when those that are ready have to do.
+    pub fn start(
         client: &Client,
         ring: CurrentRing,
+        ready_max: usize,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let keys = Arc::new(Self {
+            ready_max: ready_max.max(2 * usize::from(KEYS_IN_PAGE)),
             ready: Mutex::default(),
             permits: Semaphore::new(0),
             taken: Notify::new(),
@@ -61,12 +60,12 @@ impl DataKeys {
         keys
     }
 
-    pub(crate) fn are_ready(&self) -> bool {
+    pub fn are_ready(&self) -> bool {
         self.permits.available_permits() > 0
     }
 
     /// `None` if none was ready in time.
-    pub(crate) async fn take(&self, within: Duration) -> Option<DataKey> {
+    pub async fn take(&self, within: Duration) -> Option<DataKey> {
         let permit = tokio::time::timeout(within, self.permits.acquire()).await.ok()?.ok()?;
         permit.forget();
         let key = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -83,12 +82,13 @@ impl DataKeys {
         self.permits.add_permits(added);
     }
 
+    /// Half of them are spent in a burst before storing pages competes with it.
     fn are_few(&self) -> bool {
-        self.permits.available_permits() < READY_MIN
+        self.permits.available_permits() < self.ready_max / 2
     }
 
     fn missing_pages(&self) -> usize {
-        let missing = READY_MAX.saturating_sub(self.permits.available_permits());
+        let missing = self.ready_max.saturating_sub(self.permits.available_permits());
         missing / usize::from(KEYS_IN_PAGE)
     }
 }
@@ -96,7 +96,7 @@ impl DataKeys {
 struct Maker {
     jetstream: jetstream::Context,
     ring: CurrentRing,
-    keys: Arc<DataKeys>,
+    keys: Arc<DataKeyPool>,
 }
 
 impl Maker {

@@ -1,0 +1,243 @@
+//! OAuth 2.0 at install: a user grants access at the platform, whose redirect
+//! brings a code. It is exchanged for tokens, which are sealed and appended like
+//! the secret of a callback, before the user is told that all is well.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum_extra::extract::CookieJar;
+use jiff::Timestamp;
+use opentelemetry::KeyValue;
+use secrecy::SecretString;
+use serde::Deserialize;
+use shared::audit::Outcome;
+use shared::event::{Callback, Grant};
+use shared::log::LogMessage;
+use shared::oauth::{OAuth, StatePolicy, TokenError};
+use shared::seal::SealingNonce;
+use shared::telemetry::names::attribute;
+
+use crate::metrics::METRICS;
+use crate::page;
+use crate::router::App;
+use crate::settings::Source;
+use crate::ticket::{self, Purpose};
+
+const STATE: &str = "oauth";
+/// A user waits for it; the platform does not.
+const APPEND_BUDGET: Duration = Duration::from_secs(10);
+
+/// Why a user's step failed, and what is said of it.
+pub(crate) struct Failed {
+    status: StatusCode,
+    /// For metrics, logs and the audit.
+    reason: &'static str,
+    title: &'static str,
+    text: &'static str,
+}
+
+impl Failed {
+    const fn new(
+        status: StatusCode,
+        reason: &'static str,
+        title: &'static str,
+        text: &'static str,
+    ) -> Self {
+        Self { status, reason, title, text }
+    }
+
+    pub(crate) fn page(&self) -> Response {
+        page::message(self.status, self.title, self.text)
+    }
+}
+
+const UNKNOWN: Failed = Failed::new(
+    StatusCode::NOT_FOUND,
+    "unknown-source",
+    "There is nothing here",
+    "No app is connected at this address.",
+);
+const NO_START: Failed = Failed::new(
+    StatusCode::NOT_FOUND,
+    "no-authorize-url",
+    "Start in the marketplace",
+    "This app is installed from the platform's own marketplace.",
+);
+const DENIED: Failed = Failed::new(
+    StatusCode::BAD_REQUEST,
+    "access-denied",
+    "Access was not granted",
+    "The platform says that access was not granted. Nothing was changed.",
+);
+const NO_CODE: Failed = Failed::new(
+    StatusCode::BAD_REQUEST,
+    "missing-code",
+    "Something is missing",
+    "The address holds no code. Please start the installation again.",
+);
+const BAD_STATE: Failed = Failed::new(
+    StatusCode::FORBIDDEN,
+    "invalid-state",
+    "Please start again",
+    "This page was not opened by the browser that began the installation, or it took longer than \
+     an hour.",
+);
+const BAD_CODE: Failed = Failed::new(
+    StatusCode::BAD_REQUEST,
+    "invalid-grant",
+    "Please start again",
+    "The platform does not accept the code. It can be used once, and for a short time only.",
+);
+const NOT_UNDERSTOOD: Failed = Failed::new(
+    StatusCode::BAD_GATEWAY,
+    "token-endpoint-failed",
+    "The platform could not be asked",
+    "The platform did not answer as expected. This is not your fault; please tell the app's \
+     developers.",
+);
+const AWAY: Failed = Failed::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "token-endpoint-unavailable",
+    "Please try again in a moment",
+    "The platform could not be reached, so the app is not connected yet. Please start again.",
+);
+const NOT_SAVED: Failed = Failed::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "log-unavailable",
+    "Please try again in a moment",
+    "What the platform granted could not be saved, so the app is not connected yet. Please start \
+     again.",
+);
+
+/// Sends the browser to the platform, with a `state` that only it can bring back.
+pub(crate) async fn authorize(
+    State(app): State<Arc<App>>,
+    Path(source): Path<String>,
+    cookies: CookieJar,
+) -> Response {
+    let Some((source, oauth)) = find(&app, &source) else { return UNKNOWN.page() };
+    let (state, cookies) = ticket::issue(&app.ring.get(), purpose(source), cookies);
+    match oauth.authorize_url(&state) {
+        Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
+        None => NO_START.page(),
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Granted {
+    code: Option<SecretString>,
+    state: Option<String>,
+    error: Option<String>,
+}
+
+pub(crate) async fn callback(
+    State(app): State<Arc<App>>,
+    Path(source): Path<String>,
+    Query(granted): Query<Granted>,
+    cookies: CookieJar,
+) -> Response {
+    let Some((source, oauth)) = find(&app, &source) else { return UNKNOWN.page() };
+    tracing::Span::current().record("mooring.source", source.name.as_str());
+    match connect(&app, source, oauth, granted, &cookies).await {
+        Ok(()) => match &oauth.after_url {
+            Some(url) => (page::private(), Redirect::to(url.as_str())).into_response(),
+            None => page::message(StatusCode::OK, "Connected", "You may close this page."),
+        },
+        Err(failed) => {
+            note(&app, source, &failed);
+            failed.page()
+        }
+    }
+}
+
+fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a OAuth)> {
+    let (_, source) = app.sources.iter().find(|(known, _)| known.as_str() == name)?;
+    Some((source, source.oauth.as_ref()?))
+}
+
+fn purpose(source: &Source) -> Purpose<'_> {
+    Purpose { step: STATE, source: &source.name, about: "" }
+}
+
+async fn connect(
+    app: &App,
+    source: &Source,
+    oauth: &OAuth,
+    Granted { code, state, error }: Granted,
+    cookies: &CookieJar,
+) -> Result<(), Failed> {
+    let is_ours = match (&state, oauth.state) {
+        (Some(state), _) => ticket::is_valid(&app.ring.get(), purpose(source), cookies, state),
+        (None, StatePolicy::WhenPresent) => true,
+        (None, StatePolicy::Required) => false,
+    };
+    if !is_ours {
+        return Err(BAD_STATE);
+    }
+    if error.is_some() {
+        return Err(DENIED);
+    }
+    let code = code.ok_or(NO_CODE)?;
+    // A code can be used once: not before what it brings can be kept.
+    if !app.publisher.contract().is_met() || !app.data_keys.are_ready() {
+        return Err(NOT_SAVED);
+    }
+    let exchanged = oauth.exchange(&code).await;
+    count(source, exchanged.as_ref().map_or_else(TokenError::result, |_| "issued"));
+    let issued = exchanged.map_err(|error| {
+        tracing::warn!(source = source.name.as_str(), %error, "a code was not exchanged");
+        match error {
+            TokenError::Refused { code, .. } if code == "invalid_grant" => BAD_CODE,
+            TokenError::Refused { .. } | TokenError::Malformed { .. } => NOT_UNDERSTOOD,
+            TokenError::Unavailable { .. } => AWAY,
+        }
+    })?;
+    let owner = source.adapter.token_owner(&oauth.app_id, &issued.response).map_err(|why| {
+        tracing::warn!(source = source.name.as_str(), %why, "whose tokens these are is not said");
+        NOT_UNDERSTOOD
+    })?;
+    let callback = issued.callback(owner, Grant::AuthorizationCode, &app.ring.get());
+    append(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?).await
+}
+
+/// Seals what a user brought and appends it.
+pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Result<(), Failed> {
+    let started = Instant::now();
+    let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
+    let (name, ring) = (source.name.clone(), app.ring.get());
+    let (now, nonce) = (Timestamp::now(), SealingNonce::random);
+    let event = callback.seal(name, source.platform, now, &ring, Some(&key), nonce);
+    let message = event.map_err(|_| NOT_SAVED)?;
+    let message = LogMessage::new(&message).map_err(|_| NOT_SAVED)?;
+    let budget = APPEND_BUDGET.saturating_sub(started.elapsed());
+    let appended = app.publisher.append(message, budget).await;
+    let appended = appended.map_err(|error| {
+        tracing::error!(source = source.name.as_str(), %error, "a grant was not saved");
+        NOT_SAVED
+    })?;
+    tracing::info!(
+        source = source.name.as_str(),
+        sequence = appended.sequence.0,
+        "a grant was appended"
+    );
+    Ok(())
+}
+
+/// Refusals stand beside those of callbacks.
+pub(crate) fn note(app: &App, source: &Source, failed: &Failed) {
+    if failed.status.is_client_error() {
+        let (status, reason) = (failed.status.as_u16(), failed.reason.to_owned());
+        app.audit.record(&source.name, Outcome::Refused { status, reason });
+        let reason = KeyValue::new(attribute::REASON, failed.reason);
+        METRICS.refusals.add(1, &[source.attribute.clone(), reason]);
+    }
+}
+
+fn count(source: &Source, result: &'static str) {
+    let grant = KeyValue::new(attribute::GRANT, Grant::AuthorizationCode.name());
+    let result = KeyValue::new(attribute::RESULT, result);
+    METRICS.oauth_requests.add(1, &[source.attribute.clone(), grant, result]);
+}
