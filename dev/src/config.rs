@@ -88,6 +88,77 @@ path_tokens = [{path_token}]
     )
 }
 
+/// The sources of the other platforms, whose callbacks `simulate` sends. `highlevel_key` is the
+/// public half of its signing key.
+#[must_use]
+pub fn simulated_sources(secrets: &Secrets, highlevel_key: &str) -> String {
+    let file = |name: &str| format!("{{ file = {} }}", quoted(&secrets.path(name)));
+    format!(
+        r#"
+# The other platforms, with secrets of this environment: `simulate` signs as they do.
+
+[sources.highlevel]
+platform = "highlevel"
+app_ids = ["app_demo"]
+verification.highlevel.ed25519_keys = [{key}]
+
+[sources.securityscorecard]
+platform = "securityscorecard"
+verification.path_tokens = [{securityscorecard}]
+
+[sources.github]
+platform = "generic"
+
+[sources.github.verification.hmac]
+headers = ["X-Hub-Signature-256"]
+algorithm = "sha256"
+encoding = "hex"
+prefix = "sha256="
+secrets = [{github}]
+
+[sources.github.mapping]
+event_type = ["header:X-GitHub-Event", "/action"]
+installed = ["installation.created"]
+uninstalled = ["installation.deleted"]
+app_id = "/installation/app_id"
+installation_id = ["/installation/id"]
+place = ["/installation/account/id"]
+reinstall = "new_id"
+idempotency_key = ["header:X-GitHub-Delivery"]
+installed_at = "/installation/created_at"
+permissions = "/installation/permissions"
+
+[sources.whop]
+platform = "generic"
+verification.standard_webhooks.secrets = [{whop}]
+
+[sources.whop.mapping]
+event_type = ["/type"]
+installed = ["app_installation.created"]
+uninstalled = ["app_installation.deleted"]
+app_id = "value:app_demo"
+installation_id = ["/data/id"]
+reinstall = "new_id"
+idempotency_key = ["header:webhook-id"]
+occurred_at = "/timestamp"
+secrets = ["/data/access_token"]
+"#,
+        key = serde_json::Value::from(highlevel_key),
+        securityscorecard = file("securityscorecard-path-token"),
+        github = file("github-webhook-secret"),
+        whop = file("whop-webhook-secret"),
+    )
+}
+
+/// The platforms that `simulate` knows, with the secret that each is given.
+pub const SIMULATED: [(&str, &str); 5] = [
+    ("blnk", "blnk-path-token"),
+    ("highlevel", "highlevel-signing-seed"),
+    ("securityscorecard", "securityscorecard-path-token"),
+    ("github", "github-webhook-secret"),
+    ("whop", "whop-webhook-secret"),
+];
+
 /// What `worker run` needs beside the file.
 #[must_use]
 pub fn worker_envs(secrets: &Secrets) -> Vec<(&'static str, String)> {

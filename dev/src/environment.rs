@@ -32,7 +32,8 @@ impl Environment {
     pub fn start(data: &DataDir, ports: &Ports, profile: Profile) -> Result<Self> {
         let data_exists = data.nats().exists() || data.postgres().join("cluster").exists();
         let secrets = Secrets::ensure(data.secrets(), data_exists)?;
-        fs::write(data.config(), config::render(ports, &secrets))
+        let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
+        fs::write(data.config(), config::render(ports, &secrets) + &sources)
             .with_context(|| format!("writing {}", data.config().display()))?;
 
         let postgres = step("Postgres", || {
@@ -91,6 +92,18 @@ impl Environment {
         }
         Ok(())
     }
+}
+
+/// The public half of the key that `simulate` signs HighLevel's callbacks with.
+fn highlevel_key(secrets: &Secrets, profile: Profile) -> Result<String> {
+    let mut simulate = services::command(&services::binary_of("simulate", profile)?);
+    simulate.args(["highlevel", "install", "--public-key", "--secret-file"]);
+    let output = simulate.arg(secrets.path("highlevel-signing-seed")).output();
+    let output = output.context("asking `simulate` for its key")?;
+    if !output.status.success() {
+        bail!("`simulate` has no key: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 struct StartServices<'a> {

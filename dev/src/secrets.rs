@@ -15,7 +15,7 @@ use crate::postgres::PostgresPasswords;
 /// A name in the folder, and how the secret is made.
 type Made = (&'static str, fn() -> String);
 
-const ALL: [Made; 11] = [
+const ALL: [Made; 15] = [
     ("sealing-key-k1", new_key),
     ("fingerprint-key", new_key),
     ("nats-admin-password", new_password),
@@ -27,7 +27,15 @@ const ALL: [Made; 11] = [
     ("postgres-worker-password", new_password),
     ("blnk-path-token", new_token),
     ("read-token", new_token),
+    ("highlevel-signing-seed", new_key),
+    ("securityscorecard-path-token", new_token),
+    ("github-webhook-secret", new_token),
+    ("whop-webhook-secret", new_webhook_secret),
 ];
+
+/// What stored data depends on, by the beginning of its name. NATS keeps none of its users'
+/// passwords, nor anyone the tokens of callers.
+const IN_DATA: [&str; 3] = ["sealing-", "fingerprint-", "postgres-"];
 
 /// The folder of secrets, complete.
 pub struct Secrets {
@@ -45,9 +53,7 @@ impl Secrets {
             if path.exists() {
                 continue;
             }
-            // NATS keeps none of its users' passwords.
-            let is_in_data = !name.starts_with("nats-");
-            if data_exists && is_in_data {
+            if data_exists && IN_DATA.iter().any(|kind| name.starts_with(kind)) {
                 bail!(
                     "{} is missing, and the data beside it was made with it: put it back, or start over with \
                      `cargo dev reset`",
@@ -112,6 +118,11 @@ pub fn new_key() -> String {
 #[must_use]
 pub fn new_token() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
+/// As Standard Webhooks writes secrets.
+fn new_webhook_secret() -> String {
+    format!("whsec_{}", new_key())
 }
 
 /// Fails unless a password is as [`new_password`] makes them. Does not show it.

@@ -8,8 +8,9 @@
 //! The rules, for the installations of one place:
 //! 1. An installation that was ever uninstalled is inactive. An install that
 //!    comes late or again does not revive it.
-//! 2. Of the others the one whose first install came last is active; it
-//!    supersedes those before it. An installation that was uninstalled later
+//! 2. Of the others the one that was installed last is active; it supersedes
+//!    those before it. If not every install says when it happened, the one counts
+//!    as last whose first install came last in the log. An installation that was uninstalled later
 //!    still superseded them while it lived, so they do not come back; one that
 //!    was over before another began superseded nothing.
 //! 3. Of several installs of one installation the last one counts: same
@@ -146,7 +147,8 @@ pub fn fold<'a>(
     retention: Retention,
 ) -> Vec<Installation> {
     let mut histories = histories(events);
-    histories.sort_by_key(History::order);
+    let are_dated = histories.iter().all(History::is_dated);
+    histories.sort_by_key(|history| history.order(are_dated));
     let mut installations = Vec::with_capacity(histories.len());
     for (index, history) in histories.iter().enumerate() {
         let later = histories.iter().skip(index + 1);
@@ -357,11 +359,19 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Generations count by the first install in the log. One whose install
-    /// has not arrived stands first: nothing is known to precede it.
-    fn order(&self) -> (Option<StreamSequence>, InstallationId) {
+    /// Whether its order among others is known from what installs say.
+    fn is_dated(&self) -> bool {
+        self.installs.iter().all(|install| install.event.occurred_at.is_some())
+    }
+
+    /// Generations count by when they were installed if all installs say so, else
+    /// by the first install in the log. One whose install has not arrived stands
+    /// first: nothing is known to precede it.
+    fn order(&self, are_dated: bool) -> impl Ord + use<> {
+        let times = self.installs.iter().filter_map(|install| install.event.occurred_at);
+        let installed_at = times.min().filter(|_| are_dated);
         let first = self.installs.first().map(|install| install.sequence);
-        (first, self.identity.installation_id.clone())
+        (installed_at, first, self.identity.installation_id.clone())
     }
 
     fn installed_at(&self) -> Option<Timestamp> {

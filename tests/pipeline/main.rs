@@ -38,6 +38,7 @@ mod platforms;
 mod reads;
 mod rebuild;
 mod replay;
+mod simulate;
 mod telemetry;
 mod token_server;
 mod world;

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use dev::config::SIMULATED;
 use dev::data_dir::{DataDir, Running};
 use dev::http::{self, Answer};
 use dev::secrets::{Secrets, new_token};
-use dev::wait;
+use dev::{services, wait};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::run_here;
 use super::up::PREFIX_LENGTH;
 
 /// After this the platform cancels the installation.
@@ -51,8 +53,29 @@ pub(crate) fn run(data_dir: Option<&Path>) -> Result<ExitCode> {
     let uninstalled_at = demo.uninstall().context("the uninstall callback")?;
     demo.becomes("inactive", "8. no longer active in the database", uninstalled_at)?;
     demo.credential_is_gone().context("the credential endpoint after the uninstall")?;
-    println!("\nall steps passed for {}", demo.id);
+    println!("\nall steps passed for {}\n", demo.id);
+    every_platform(&demo.running, &secrets)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Callbacks of every platform: some twice, out of order, late or forged.
+fn every_platform(running: &Running, secrets: &Secrets) -> Result<()> {
+    let simulate = services::binary("simulate")?;
+    for (platform, secret) in SIMULATED {
+        let action = if platform == "securityscorecard" { "install" } else { "uninstall" };
+        let mut command = services::command(&simulate);
+        command
+            .args([platform, action, "--url", &running.ingest_url, "--count", "50"])
+            .args(["--duplicate", "0.2", "--reorder", "0.2", "--late-uninstall", "0.5"])
+            .args(["--forge", "0.1", "--secret-file"])
+            .arg(secrets.path(secret));
+        if !run_here(&mut command)?.success() {
+            bail!("`simulate {platform}` did not get the answers that it expected");
+        }
+    }
+    println!("\nevery platform's callbacks were answered as expected; read them back:");
+    println!("   cargo dev worker -- installations list --source highlevel");
+    Ok(())
 }
 
 impl Demo {

@@ -224,6 +224,24 @@ fn of_one_key_with_other_content_the_first_counts() {
     assert!(conflicts(&replaced).is_empty());
 }
 
+#[test]
+fn an_install_that_comes_late_and_says_when_it_was_does_not_supersede_the_newer() {
+    let dated = |n: u64, id: &str, at: i64| {
+        let mut install = install(n, id, id);
+        install.event.occurred_at = Some(self::at(at));
+        install
+    };
+    let newer_first = [dated(1, "b", 20), dated(2, "a", 10)];
+    let superseded = row("a", 1, "superseded", None);
+    assert_eq!(state(&newer_first), [superseded, row("b", 2, "active", Some("b"))]);
+    // Nothing says when it was uninstalled.
+    let ended = [&newer_first[..], &[uninstall(3, "a", 30)]].concat();
+    assert_eq!(state(&ended), [row("a", 1, "inactive", None), row("b", 2, "active", Some("b"))]);
+    // The log decides where one does not say.
+    let mixed = [dated(1, "b", 20), install(2, "a", "a")];
+    assert_eq!(state(&mixed)[1], row("a", 2, "active", Some("a")));
+}
+
 /// Events of an installation whose id a reinstall keeps. `at` is when it
 /// happened, if the event says so.
 fn same_id(n: u64, at: Option<i64>, fact: Fact<SealedCredential>) -> Recorded {

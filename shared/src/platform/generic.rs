@@ -64,6 +64,8 @@ pub struct Mapping {
     #[serde(default)]
     pub idempotency_key: Vec<Locator>,
     pub occurred_at: Option<Locator>,
+    /// In an install, where only that says when it happened.
+    pub installed_at: Option<Locator>,
     pub permissions: Option<Locator>,
     pub plan_id: Option<Locator>,
     /// The secrets in an install, as JSON Pointers. One is kept as it is,
@@ -156,7 +158,7 @@ impl Mapping {
     /// The places of what is stored in clear.
     fn read_in_clear(&self) -> impl Iterator<Item = &Locator> {
         let lists = [&self.event_type, &self.installation_id, &self.place, &self.idempotency_key];
-        let optional = [&self.occurred_at, &self.permissions, &self.plan_id];
+        let optional = [&self.occurred_at, &self.installed_at, &self.permissions, &self.plan_id];
         let single = optional.into_iter().flatten().chain([&self.app_id]);
         lists.into_iter().flatten().chain(single)
     }
@@ -170,7 +172,10 @@ impl Mapping {
         {
             return self.unrecognized(kind, parts, verified);
         }
-        let occurred_at = parts.optional(self.occurred_at.as_ref(), Parts::time)?;
+        let is_one_of = |types: &[String]| types.contains(&kind);
+        let installed_at = self.installed_at.as_ref().filter(|_| is_one_of(&self.installed));
+        let time = installed_at.or(self.occurred_at.as_ref());
+        let occurred_at = parts.optional(time, Parts::time)?;
         let idempotency_key = if self.idempotency_key.is_empty() {
             self.key_of_content(&kind, occurred_at, verified)?
         } else {
@@ -178,7 +183,6 @@ impl Mapping {
             IdempotencyKey::parse(key).map_err(|why| Refusal::invalid("idempotency_key", why))?
         };
         let app_id = parts.text(&self.app_id).ok().and_then(|id| AppId::parse(id).ok());
-        let is_one_of = |types: &[String]| types.contains(&kind);
 
         let identity = self.identity(&parts)?;
         let mut all_secrets_found = self.secrets.is_empty();
