@@ -72,7 +72,11 @@ pub(crate) async fn receive(
     let started = Instant::now();
     let source = match source(app, source_name) {
         Ok(source) => source,
-        Err(problem) => return problem.response(),
+        Err(problem) => {
+            let source = KeyValue::new(attribute::SOURCE, "");
+            METRICS.refusals.add(1, &[source, KeyValue::new(attribute::REASON, problem.name)]);
+            return problem.response();
+        }
     };
     Span::current().record("mooring.source", source.name.as_str());
 
@@ -80,6 +84,7 @@ pub(crate) async fn receive(
     let read = read(app, request, path_token).await;
     // What was received is dropped here: many wait for the log at once.
     let parsed = read.and_then(|received| parse(source, &received));
+    let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
         Ok(parsed) => seal(app, source, parsed, started).await,
         Err(problem) => Err(problem),
@@ -89,7 +94,7 @@ pub(crate) async fn receive(
         Ok((event, _place)) => append(app, source, event, started, client.as_ref()).await,
         Err(problem) => Err(problem),
     };
-    observe(source, started, &result);
+    observe(source, started, event_type, &result);
     if let Err(problem) = &result
         && problem.is_refusal()
     {
@@ -149,6 +154,10 @@ async fn seal(
     let (name, platform, key) = (source.name.clone(), source.platform, data_key.as_ref());
     let ring = app.ring.get();
     let sealed = callback.seal(name, platform, received_at, &ring, key, SealingNonce::random);
+    if data_key.is_some() {
+        let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
+        METRICS.secrets_sealed.add(1, &[key_id]);
+    }
     sealed.map(|event| (Box::new(event), place)).map_err(|_| internal_error())
 }
 
@@ -275,7 +284,12 @@ fn not_appended(source: &Source, why: &NotAppended) -> Problem {
     Problem::new(source.ack.unavailable, name, detail).retry_after(RETRY_AFTER_S)
 }
 
-fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>) {
+fn observe(
+    source: &Source,
+    started: Instant,
+    event_type: &'static str,
+    result: &Result<Appended, Problem>,
+) {
     let name = || source.attribute.clone();
     let result = match result {
         Ok(Appended { duplicate: false, .. }) => "appended",
@@ -298,5 +312,9 @@ fn observe(source: &Source, started: Instant, result: &Result<Appended, Problem>
         }
     };
     let result = KeyValue::new(attribute::RESULT, result);
-    METRICS.ack_duration.record(started.elapsed().as_secs_f64(), &[name(), result]);
+    let of = [name(), result, KeyValue::new(attribute::EVENT_TYPE, event_type)];
+    let took = started.elapsed();
+    METRICS.ack_duration.record(took.as_secs_f64(), &of);
+    let deadline_used = took.as_secs_f64() / source.ack.deadline.as_secs_f64();
+    METRICS.ack_deadline_used.record(deadline_used, &of);
 }

@@ -179,7 +179,7 @@ impl Committer {
                 return;
             }
             let how = KeyValue::new(attribute::COMMIT_MODE, mode.name());
-            METRICS.publish_batch_events.record(batch.len() as u64, &[how]);
+            METRICS.publish_batch_events.record(batch.len() as f64, &[how]);
             let (writer, delay) = (self.writer.clone(), self.delay.take());
             self.in_flight.spawn(async move {
                 if let Some(delay) = delay {

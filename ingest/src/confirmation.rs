@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use opentelemetry::KeyValue;
 use shared::event::Event;
 use shared::log::LogMessage;
 use shared::problem::Problem;
+use shared::telemetry::names::attribute;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
@@ -56,7 +58,8 @@ pub(crate) fn note(
 }
 
 fn missed(publisher: &Publisher, event: &Event, now: Timestamp) -> Option<Event> {
-    METRICS.acks_missed.add(1, &[]);
+    let source = KeyValue::new(attribute::SOURCE, event.source.to_string());
+    METRICS.acks_missed.add(1, &[source]);
     publisher.forget(event.message_id.clone());
     event.ack_missed(now)
 }

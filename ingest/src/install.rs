@@ -12,6 +12,7 @@ use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
+use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 use shared::config::{DeclaredSecret, InstallPage};
@@ -85,6 +86,7 @@ pub(crate) async fn submit(
 ) -> Response {
     let Some((source, page)) = find(&app, &source) else { return nothing_here() };
     tracing::Span::current().record("mooring.source", source.name.as_str());
+    let Ok(_visit) = source.visits.try_acquire() else { return oauth::BUSY.page() };
     let Some(body) = read(&app, request).await else {
         let text = "The form is too large, or it did not arrive whole.";
         return page::message(StatusCode::BAD_REQUEST, "Please try again", text);
@@ -195,7 +197,9 @@ fn form(
         installation: installation.id.as_str(),
         fields: page.secrets.iter().map(|it| field(it, typed, what_is_wrong.is_some())).collect(),
     };
-    let complete_at = page.complete_url.origin().ascii_serialization();
+    // The platform may send the browser on to another of its hosts, which browsers hold against
+    // `form-action`, too.
+    let complete_at = format!("{}:", page.complete_url.scheme());
     (cookies, page::html(status, &form, Some(&complete_at))).into_response()
 }
 
@@ -236,7 +240,11 @@ fn callback(
         given.map(|(key, _)| (key.clone(), json!({ "$sealed": FIELD }))).collect();
     Ok(Callback {
         app_id: Some(page.app_id.clone()),
-        idempotency_key: IdempotencyKey::parse(format!("install_url:{number}"))?,
+        // What is typed again counts again, even if it is what was typed first.
+        idempotency_key: IdempotencyKey::parse(format!(
+            "install_url:{number}:{}",
+            Timestamp::now().as_nanosecond()
+        ))?,
         occurred_at: None,
         fact: Fact::Authorized {
             identity,

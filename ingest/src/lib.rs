@@ -57,6 +57,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let in_flight = TaskTracker::new();
     let (sources, http) = (settings.sources, settings.http);
     let (publisher, notes) = (Arc::new(publisher), in_flight.clone());
+    metrics::observe(client, Arc::clone(&publisher), Arc::clone(&data_keys));
+    metrics::zero(sources.values());
     let app = App { sources, ring, data_keys, audit, http: http.clone(), publisher, notes };
     let router = router::router(Arc::new(app));
     serve::serve(listener, router, &http, &in_flight, shutdown).await;

@@ -57,15 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: ingest::Settings, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<()> {
-    let telemetry = telemetry::init("mooring-ingest", env)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
+    telemetry::run("mooring-ingest", env, async {
         let shutdown = shared::shutdown::on_signal()?;
         ingest::run(settings, shutdown).await
-    });
-    drop(runtime);
-    telemetry.shutdown();
-    result
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the answer to --check-config")]

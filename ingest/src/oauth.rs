@@ -104,6 +104,12 @@ const AWAY: Failed = Failed::new(
     "Please try again in a moment",
     "The platform could not be reached, so the app is not connected yet. Please start again.",
 );
+pub(crate) const BUSY: Failed = Failed::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "overloaded",
+    "Please try again in a moment",
+    "Too many people are here at once. Nothing was changed.",
+);
 const NOT_SAVED: Failed = Failed::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "log-unavailable",
@@ -141,6 +147,7 @@ pub(crate) async fn callback(
 ) -> Response {
     let Some((source, oauth)) = find(&app, &source) else { return UNKNOWN.page() };
     tracing::Span::current().record("mooring.source", source.name.as_str());
+    let Ok(_visit) = source.visits.try_acquire() else { return BUSY.page() };
     match connect(&app, source, oauth, granted, &cookies).await {
         Ok(()) => match &oauth.after_url {
             Some(url) => (page::private(), Redirect::to(url.as_str())).into_response(),
@@ -182,12 +189,13 @@ async fn connect(
     }
     let code = code.ok_or(NO_CODE)?;
     // A code can be used once: not before what it brings can be kept.
-    if !app.publisher.contract().is_met() || !app.data_keys.are_ready() {
+    let publisher = &app.publisher;
+    if !publisher.is_connected() || !publisher.contract().is_met() || !app.data_keys.are_ready() {
         return Err(NOT_SAVED);
     }
     let exchanged = oauth.exchange(&code).await;
-    count(source, exchanged.as_ref().map_or_else(TokenError::result, |_| "issued"));
     let issued = exchanged.map_err(|error| {
+        count(source, error.result());
         tracing::warn!(source = source.name.as_str(), %error, "a code was not exchanged");
         match error {
             TokenError::Refused { code, .. } if code == "invalid_grant" => BAD_CODE,
@@ -195,12 +203,14 @@ async fn connect(
             TokenError::Unavailable { .. } => AWAY,
         }
     })?;
-    let owner = source.adapter.token_owner(&oauth.app_id, &issued.response).map_err(|why| {
+    let owner = source.adapter.token_owner(&oauth.app_id, issued.response()).map_err(|why| {
         tracing::warn!(source = source.name.as_str(), %why, "whose tokens these are is not said");
         NOT_UNDERSTOOD
     })?;
     let callback = issued.callback(owner, Grant::AuthorizationCode, &app.ring.get());
-    append(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?).await
+    let appended = append(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?).await;
+    count(source, if appended.is_ok() { "issued" } else { "failed" });
+    appended
 }
 
 /// Seals what a user brought and appends it.
@@ -211,6 +221,8 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
     let (now, nonce) = (Timestamp::now(), SealingNonce::random);
     let event = callback.seal(name, source.platform, now, &ring, Some(&key), nonce);
     let message = event.map_err(|_| NOT_SAVED)?;
+    let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
+    METRICS.secrets_sealed.add(1, &[key_id]);
     let message = LogMessage::new(&message).map_err(|_| NOT_SAVED)?;
     let budget = APPEND_BUDGET.saturating_sub(started.elapsed());
     let appended = app.publisher.append(message, budget).await;

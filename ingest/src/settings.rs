@@ -43,7 +43,11 @@ pub struct Source {
     pub install_page: Option<InstallPage>,
     /// Places for the callbacks that wait for the log.
     pub places: Arc<Semaphore>,
+    /// Users who come back from a platform, or send a form, at once: anybody can.
+    pub visits: Semaphore,
 }
+
+const VISITS_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -119,6 +123,7 @@ fn sources(
             oauth,
             install_page,
             places: Arc::new(Semaphore::new(settings.callbacks_max)),
+            visits: Semaphore::new(VISITS_MAX),
         };
         sources.insert(name.clone(), source);
     }

@@ -61,7 +61,11 @@ impl DataKeyPool {
     }
 
     pub fn are_ready(&self) -> bool {
-        self.permits.available_permits() > 0
+        self.ready() > 0
+    }
+
+    pub fn ready(&self) -> usize {
+        self.permits.available_permits()
     }
 
     /// `None` if none was ready in time.

@@ -19,7 +19,8 @@
 //!    conflict: the first in the log counts, the others are history.
 //! 5. An installation whose last change the platform may not have seen
 //!    acknowledged is unconfirmed, until an event settles it.
-//! 6. An erasure removes the credentials that came before it in the log.
+//! 6. An erasure removes the credentials that came before it in the log, and
+//!    what is renewed of them later.
 //!
 //! 7. A credential that comes apart from its install, as tokens of OAuth do, may
 //!    come first: the installation is pending until its install arrives. It is
@@ -129,6 +130,8 @@ struct History<'a> {
     installs: Vec<&'a Recorded>,
     /// The last credential that came apart from an install.
     authorized: Option<&'a Recorded>,
+    /// The last thing in the log that a user did for it: an install, or a grant.
+    granted: Option<StreamSequence>,
     details: Details,
     uninstalled_at: Option<Timestamp>,
     /// The last change.
@@ -314,6 +317,7 @@ impl<'a> History<'a> {
             earlier: 0,
             installs: Vec::new(),
             authorized: None,
+            granted: None,
             details: Details::default(),
             uninstalled_at: None,
             last: first,
@@ -340,6 +344,7 @@ impl<'a> History<'a> {
                 self.identity = identity;
                 self.details = std::mem::take(&mut self.details).updated(details);
                 self.installs.push(recorded);
+                self.granted = self.granted.max(Some(recorded.sequence));
             }
             Fact::Updated { details, .. } => {
                 self.details = std::mem::take(&mut self.details).updated(details);
@@ -348,13 +353,18 @@ impl<'a> History<'a> {
                 let at = happened_at(recorded);
                 self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
             }
-            Fact::Authorized { .. } => self.authorized = Some(recorded),
+            Fact::Authorized { grant, .. } => {
+                self.authorized = Some(recorded);
+                if grant.is_by_user() {
+                    self.granted = self.granted.max(Some(recorded.sequence));
+                }
+            }
             Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => {}
         }
-        if !matches!(recorded.event.fact, Fact::Updated { .. }) {
+        if !matches!(recorded.event.fact, Fact::Updated { .. } | Fact::Authorized { .. }) {
             self.last = recorded;
         }
     }
@@ -379,11 +389,13 @@ impl<'a> History<'a> {
     }
 
     /// Whether the platform may have cancelled the last change. A note from
-    /// before the change is about an earlier attempt to append it.
+    /// before the change is about an earlier attempt to append it. What a user
+    /// granted since shows that it stands.
     fn is_unconfirmed(&self) -> bool {
         let last = &self.last.event.message_id;
-        let is_missed =
-            |(id, noted): &(&MessageId, StreamSequence)| *id == last && *noted > self.last.sequence;
+        let is_missed = |(id, noted): &(&MessageId, StreamSequence)| {
+            *id == last && *noted > self.last.sequence && self.granted < Some(*noted)
+        };
         self.missed.iter().any(is_missed) && !self.delivered.contains(&last)
     }
 
@@ -413,8 +425,10 @@ impl<'a> History<'a> {
         let keeps_credential = may_live || retention == Retention::Keep;
         let found = self.credential();
         let credential_prefix = found.as_ref().and_then(|found| found.sealed.prefix.clone());
-        let is_kept = |at: StreamSequence| keeps_credential && self.erased.is_none_or(|by| by < at);
-        let kept = found.filter(|found| is_kept(found.sequence));
+        // What was renewed after an erasure comes of what was erased.
+        let is_erased = |by: StreamSequence| found_before(&found, by) || self.granted < Some(by);
+        let is_kept = keeps_credential && !self.erased.is_some_and(is_erased);
+        let kept = found.filter(|_| is_kept);
         let credential_expires_at = kept.as_ref().and_then(|found| found.expires_at);
         let credential = kept
             .map(|found| Credential { event: found.event.clone(), sealed: found.sealed.clone() });
@@ -452,6 +466,10 @@ impl<'a> History<'a> {
         let authorized = self.authorized.map(of).filter(|permissions| !permissions.is_empty());
         authorized.or_else(|| last_install.map(of)).unwrap_or_default()
     }
+}
+
+fn found_before(found: &Option<FoundCredential<'_>>, erased: StreamSequence) -> bool {
+    found.as_ref().is_none_or(|found| found.sequence < erased)
 }
 
 /// A credential in the event that brought it.

@@ -234,7 +234,11 @@ impl Issued {
         grant: Grant,
         ring: &KeyRing,
     ) -> Result<Callback, InvalidId> {
-        let number = ring.fingerprint(&["oauth", self.tokens.access_token.expose_secret()]);
+        // Tokens that are issued again are a new event: they may last longer, or come after an
+        // erasure.
+        let at = self.issued_at.as_nanosecond().to_string();
+        let number = ring.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
+        let payload = Payload::Sealed(self.sealed_response());
         Ok(Callback {
             app_id: Some(identity.app_id.clone()),
             idempotency_key: IdempotencyKey::parse(format!("oauth:{number}"))?,
@@ -250,7 +254,7 @@ impl Issued {
                     secret: self.tokens.to_secret(),
                 },
             },
-            payload: Payload::Clear(self.response.into()),
+            payload,
         })
     }
 }

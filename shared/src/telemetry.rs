@@ -1,6 +1,7 @@
 //! OpenTelemetry: traces, metrics and logs over OTLP, set up by the standard
 //! `OTEL_*` variables and off without an endpoint
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>).
+//! Metrics for Prometheus to scrape, where `OTEL_METRICS_EXPORTER` says so.
 //! Readable lines on standard error in any case.
 //!
 //! An exporter that is slow or away never delays a callback: the SDK's batch
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use opentelemetry::propagation::{Injector, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, TraceContextExt as _, TracerProvider as _};
-use opentelemetry::{Context, global};
+use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
@@ -30,14 +31,22 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::seal::random_token;
+
+mod exporters;
 pub mod names;
+mod prometheus;
+
+use exporters::{Protocol, Signal};
 
 /// How long the last spans, metrics and logs may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// The exporters; [`Telemetry::shutdown`] sends what they still hold.
 #[derive(Default)]
-pub struct Telemetry {
+struct Telemetry {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
     logs: Option<SdkLoggerProvider>,
@@ -47,39 +56,85 @@ pub struct Telemetry {
 pub enum TelemetryError {
     #[error("setting up the OTLP exporter")]
     Exporter(#[from] ExporterBuildError),
+    #[error("{variable} must be {expected}, not '{found}'")]
+    Variable { variable: String, expected: &'static str, found: String },
+    #[error("listening for Prometheus on {address}")]
+    Prometheus { address: String, source: std::io::Error },
+    #[error("setting up the metrics for Prometheus")]
+    Reader(#[source] opentelemetry_sdk::error::OTelSdkError),
     #[error("telemetry was set up twice")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+    #[error("starting the runtime")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Runs a process with telemetry: `work` on a runtime, and afterwards the last
+/// export, which may need the runtime.
+pub fn run<T, E: From<TelemetryError>>(
+    service: &'static str,
+    env: Env<'_>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(TelemetryError::from)?;
+    let telemetry = {
+        let _entered = runtime.enter(); // gRPC spawns its connections here
+        init(service, env)?
+    };
+    let result = runtime.block_on(work);
+    telemetry.shutdown();
+    result
 }
 
 /// Starts telemetry for the whole process.
-pub fn init(
-    service: &'static str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Telemetry, TelemetryError> {
+fn init(service: &'static str, env: Env<'_>) -> Result<Telemetry, TelemetryError> {
     crate::http_client::use_ring();
-    let resource = || Resource::builder().with_service_name(service).build();
+    let instance = KeyValue::new("service.instance.id", random_token());
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    // What the environment says of the resource counts before what we say.
+    let resource = Resource::builder_empty()
+        .with_service_name(service)
+        .with_attributes([instance, version])
+        .with_detectors(&exporters::resource_detectors())
+        .build();
     let mut telemetry = Telemetry::default();
-    if exports(Signal::Traces, env) {
-        let exporter = SpanExporter::builder().with_http().build()?;
+    if exporters::is_on(Signal::Traces, env) {
+        let exporter = match exporters::protocol(Signal::Traces, env)? {
+            Protocol::Grpc => SpanExporter::builder().with_tonic().build()?,
+            Protocol::HttpProtobuf => SpanExporter::builder().with_http().build()?,
+        };
         let provider = SdkTracerProvider::builder()
-            .with_resource(resource())
+            .with_resource(resource.clone())
             .with_batch_exporter(exporter)
             .build();
         telemetry.traces = Some(provider);
     }
-    if exports(Signal::Metrics, env) {
-        let exporter = MetricExporter::builder().with_http().build()?;
-        let provider = SdkMeterProvider::builder()
-            .with_resource(resource())
-            .with_periodic_exporter(exporter)
-            .build();
+    let mut metrics = SdkMeterProvider::builder().with_resource(resource.clone());
+    let mut has_metrics = false;
+    if exporters::is_on(Signal::Metrics, env) {
+        let exporter = match exporters::protocol(Signal::Metrics, env)? {
+            Protocol::Grpc => MetricExporter::builder().with_tonic().build()?,
+            Protocol::HttpProtobuf => MetricExporter::builder().with_http().build()?,
+        };
+        metrics = metrics.with_periodic_exporter(exporter);
+        has_metrics = true;
+    }
+    if let Some(reader) = prometheus::reader(env)? {
+        metrics = metrics.with_reader(reader);
+        has_metrics = true;
+    }
+    if has_metrics {
+        let provider = metrics.build();
         global::set_meter_provider(provider.clone());
         telemetry.metrics = Some(provider);
     }
-    if exports(Signal::Logs, env) {
-        let exporter = LogExporter::builder().with_http().build()?;
+    if exporters::is_on(Signal::Logs, env) {
+        let exporter = match exporters::protocol(Signal::Logs, env)? {
+            Protocol::Grpc => LogExporter::builder().with_tonic().build()?,
+            Protocol::HttpProtobuf => LogExporter::builder().with_http().build()?,
+        };
         let provider = SdkLoggerProvider::builder()
-            .with_resource(resource())
+            .with_resource(resource)
             .with_batch_exporter(exporter)
             .build();
         telemetry.logs = Some(provider);
@@ -88,33 +143,8 @@ pub fn init(
     Ok(telemetry)
 }
 
-#[derive(Clone, Copy)]
-enum Signal {
-    Traces,
-    Metrics,
-    Logs,
-}
-
-fn exports(signal: Signal, env: &dyn Fn(&str) -> Option<String>) -> bool {
-    let name = match signal {
-        Signal::Traces => "TRACES",
-        Signal::Metrics => "METRICS",
-        Signal::Logs => "LOGS",
-    };
-    let is = |variable: &str, value: &str| env(variable).is_some_and(|found| found == value);
-    let is_set = |variable: &str| env(variable).is_some_and(|found| !found.is_empty());
-    let disabled = is("OTEL_SDK_DISABLED", "true") || is(&format!("OTEL_{name}_EXPORTER"), "none");
-    let endpoint = is_set("OTEL_EXPORTER_OTLP_ENDPOINT")
-        || is_set(&format!("OTEL_EXPORTER_OTLP_{name}_ENDPOINT"));
-    endpoint && !disabled
-}
-
 impl Telemetry {
-    fn subscribe(
-        &self,
-        service: &'static str,
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(), TelemetryError> {
+    fn subscribe(&self, service: &'static str, env: Env<'_>) -> Result<(), TelemetryError> {
         let level = env("RUST_LOG").unwrap_or_else(|| "info".to_owned());
         let filter = EnvFilter::builder().parse_lossy(level);
         // Lines only. To write the fields of every span as well, on the chance that a line
@@ -135,9 +165,8 @@ impl Telemetry {
         Ok(())
     }
 
-    /// Sends what is still held, for a bounded time. It blocks: call it after
-    /// the runtime has ended.
-    pub fn shutdown(self) {
+    /// Sends what is still held, for a bounded time. It blocks.
+    fn shutdown(self) {
         // Errors have nowhere left to go: the exporters are what failed.
         self.traces.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT).ok());
         self.metrics.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT).ok());
@@ -145,7 +174,7 @@ impl Telemetry {
     }
 }
 
-fn stderr<S>(env: &dyn Fn(&str) -> Option<String>) -> Box<dyn Layer<S> + Send + Sync>
+fn stderr<S>(env: Env<'_>) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {

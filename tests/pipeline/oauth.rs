@@ -150,6 +150,52 @@ async fn a_state_that_is_not_the_browsers_own_exchanges_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refreshed_token_that_is_the_same_as_before_is_renewed_all_the_same() {
+    let server = TokenServer::start(Codes::from([("c1", location("l1"))]), "", 4).await;
+    server.seen(|seen| seen.repeats = true);
+    let highlevel = start(&server, Setup::default(), "state = \"when_present\"").await;
+    let world = &highlevel.world;
+    assert_eq!(come_back(world, "", "code=c1").await.0, 200);
+    assert!(eventually(async || server.seen(|seen| seen.refreshed) >= 3).await);
+    assert_eq!(server.seen(|seen| seen.reused.clone()), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_not_spent_while_what_it_brings_cannot_be_kept() {
+    let server = TokenServer::start(Codes::from([("c1", location("l1"))]), "", LONG).await;
+    let setup = Setup { workers: 0, ..Setup::default() };
+    let mut highlevel = start(&server, setup, "state = \"when_present\"").await;
+    highlevel.world.nats.kill().unwrap();
+    let away = async || come_back(&highlevel.world, "", "code=c1").await.0 == 503;
+    assert!(eventually(away).await);
+    highlevel.world.nats.start_again().unwrap();
+    highlevel.world.wait_ingest_ready(0);
+    assert_eq!(come_back(&highlevel.world, "", "code=c1").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn erased_tokens_do_not_come_back_by_themselves() {
+    let server =
+        TokenServer::start(Codes::from([("c1", location("l1")), ("c2", location("l1"))]), "", 4);
+    let server = server.await;
+    let highlevel = start(&server, Setup::default(), "state = \"when_present\"").await;
+    let world = &highlevel.world;
+    assert_eq!(come_back(world, "", "code=c1").await.0, 200);
+    assert!(eventually(async || server.seen(|seen| seen.refreshed) >= 1).await);
+    let id = installed("l1");
+    let args = ["erase", &id, "--source", "highlevel", "--why", "asked", "--by", "ann", "--json"];
+    let report = world.operate(&args).await.json(0);
+    // Two for each event: the tokens, and the answer that brought them.
+    assert!(report["keys_destroyed"].as_u64().unwrap() >= 2, "{report}");
+    let before = server.seen(|seen| seen.refreshed);
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert!(server.seen(|seen| seen.refreshed) <= before + 1, "one may have been on its way");
+    assert_eq!(access_token(world, "l1").await, None);
+    assert_eq!(come_back(world, "", "code=c2").await.0, 200);
+    assert!(eventually(async || access_token(world, "l1").await.is_some()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_endpoint_that_stumbles_is_asked_again_and_one_that_is_away_is_our_fault() {
     let codes = Codes::from([("code-1", location("l1")), ("code-2", json!({ "userType": "?" }))]);
     let server = TokenServer::start(codes, "", LONG).await;

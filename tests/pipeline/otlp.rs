@@ -1,14 +1,30 @@
-//! A receiver of OTLP over HTTP, as a collector is one.
+//! A receiver of OTLP over HTTP and gRPC, as a collector is one.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::routing::post;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data, number_data_point};
@@ -27,6 +43,7 @@ struct Received {
     spans: Vec<Span>,
     metrics: Vec<Metric>,
     logs: Vec<LogRecord>,
+    instances: BTreeSet<String>,
 }
 
 impl Receiver {
@@ -39,15 +56,59 @@ impl Receiver {
             .route("/v1/metrics", post(metrics))
             .route("/v1/logs", post(logs))
             .with_state(receiver.clone());
+        let setup = Self::serve(router, setup).await;
+        (receiver, setup.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"))
+    }
+
+    /// The same over gRPC.
+    pub(crate) async fn start_grpc(setup: Setup) -> (Self, Setup) {
+        let receiver = Self::default();
+        let routes = tonic::service::Routes::new(TraceServiceServer::new(receiver.clone()))
+            .add_service(MetricsServiceServer::new(receiver.clone()))
+            .add_service(LogsServiceServer::new(receiver.clone()));
+        let setup = Self::serve(routes.into_axum_router(), setup).await;
+        (receiver, setup.env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"))
+    }
+
+    async fn serve(router: Router, setup: Setup) -> Setup {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let setup = setup
+        setup
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_BSP_SCHEDULE_DELAY", 100)
             .env("OTEL_BLRP_SCHEDULE_DELAY", 100)
-            .env("OTEL_METRIC_EXPORT_INTERVAL", 200);
-        (receiver, setup)
+            .env("OTEL_METRIC_EXPORT_INTERVAL", 200)
+    }
+
+    fn keep_traces(&self, request: ExportTraceServiceRequest) {
+        let mut received = self.0.lock().unwrap();
+        received.bytes.extend(request.encode_to_vec());
+        let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+        received.spans.extend(scopes.flat_map(|scope| scope.spans));
+    }
+
+    fn keep_metrics(&self, request: ExportMetricsServiceRequest) {
+        let mut received = self.0.lock().unwrap();
+        received.bytes.extend(request.encode_to_vec());
+        for resource in request.resource_metrics {
+            let of = resource.resource.map(|found| found.attributes).unwrap_or_default();
+            received.instances.extend(attribute(&of, "service.instance.id"));
+            let scopes = resource.scope_metrics.into_iter();
+            received.metrics.extend(scopes.flat_map(|scope| scope.metrics));
+        }
+    }
+
+    fn keep_logs(&self, request: ExportLogsServiceRequest) {
+        let mut received = self.0.lock().unwrap();
+        received.bytes.extend(request.encode_to_vec());
+        let scopes = request.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
+        received.logs.extend(scopes.flat_map(|scope| scope.log_records));
+    }
+
+    /// How many processes there were.
+    pub(crate) fn instances(&self) -> usize {
+        self.0.lock().unwrap().instances.len()
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -111,26 +172,49 @@ pub(crate) fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     }
 }
 
-async fn traces(State(Receiver(received)): State<Receiver>, body: Bytes) {
-    let request = ExportTraceServiceRequest::decode(body.clone()).unwrap();
-    let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
-    let mut received = received.lock().unwrap();
-    received.spans.extend(scopes.flat_map(|scope| scope.spans));
-    received.bytes.extend(body);
+async fn traces(State(receiver): State<Receiver>, body: Bytes) {
+    receiver.keep_traces(ExportTraceServiceRequest::decode(body).unwrap());
 }
 
-async fn metrics(State(Receiver(received)): State<Receiver>, body: Bytes) {
-    let request = ExportMetricsServiceRequest::decode(body.clone()).unwrap();
-    let scopes = request.resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
-    let mut received = received.lock().unwrap();
-    received.metrics.extend(scopes.flat_map(|scope| scope.metrics));
-    received.bytes.extend(body);
+async fn metrics(State(receiver): State<Receiver>, body: Bytes) {
+    receiver.keep_metrics(ExportMetricsServiceRequest::decode(body).unwrap());
 }
 
-async fn logs(State(Receiver(received)): State<Receiver>, body: Bytes) {
-    let request = ExportLogsServiceRequest::decode(body.clone()).unwrap();
-    let scopes = request.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
-    let mut received = received.lock().unwrap();
-    received.logs.extend(scopes.flat_map(|scope| scope.log_records));
-    received.bytes.extend(body);
+async fn logs(State(receiver): State<Receiver>, body: Bytes) {
+    receiver.keep_logs(ExportLogsServiceRequest::decode(body).unwrap());
+}
+
+type Answer<T> = Result<tonic::Response<T>, tonic::Status>;
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Answer<ExportTraceServiceResponse> {
+        self.keep_traces(request.into_inner());
+        Ok(tonic::Response::new(Default::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Receiver {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+    ) -> Answer<ExportMetricsServiceResponse> {
+        self.keep_metrics(request.into_inner());
+        Ok(tonic::Response::new(Default::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Receiver {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportLogsServiceRequest>,
+    ) -> Answer<ExportLogsServiceResponse> {
+        self.keep_logs(request.into_inner());
+        Ok(tonic::Response::new(Default::default()))
+    }
 }

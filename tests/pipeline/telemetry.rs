@@ -22,6 +22,16 @@ async fn send_traced(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callback_is_one_trace_from_request_to_row() {
     let (otlp, setup) = Receiver::start(Setup::default()).await;
+    one_trace(otlp, setup).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_trace_arrives_over_grpc() {
+    let (otlp, setup) = Receiver::start_grpc(Setup::default()).await;
+    one_trace(otlp, setup).await;
+}
+
+async fn one_trace(otlp: Receiver, setup: Setup) {
     let world = World::start(setup).await;
     send_traced(&world).await;
     world.wait_applied().await;
@@ -69,6 +79,16 @@ fn hex(bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_tell_what_was_sent() {
     let (otlp, setup) = Receiver::start(Setup::default()).await;
+    all_metrics(otlp, setup).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_metrics_arrive_over_grpc() {
+    let (otlp, setup) = Receiver::start_grpc(Setup::default()).await;
+    all_metrics(otlp, setup).await;
+}
+
+async fn all_metrics(otlp: Receiver, setup: Setup) {
     let world = World::start(setup).await;
     for id in ["a", "b", "c"] {
         world.acknowledged(&install(id)).await;
@@ -76,29 +96,65 @@ async fn metrics_tell_what_was_sent() {
     world.acknowledged(&install("a")).await;
     let refused = world.send(&with(install("d"), "api_key", json!(1))).await;
     assert_eq!(refused.status, 422);
+    let unknown = world.ingest_url(0, "/callbacks/nobody");
+    assert_eq!(world.http.post(unknown).send().await.unwrap().status(), 404);
     world.wait_applied().await;
 
     let blnk = ("mooring.source", "blnk");
-    let acks =
-        |result| otlp.metric("mooring.callback.ack.duration", &[blnk, ("mooring.result", result)]);
-    let expected = async || {
-        acks("appended") == Some(3.0)
-            && acks("duplicate") == Some(1.0)
-            && acks("refused") == Some(1.0)
-            && otlp
-                .metric("mooring.callback.refusals", &[blnk, ("mooring.reason", "invalid-field")])
-                == Some(1.0)
-            && otlp.metric("mooring.projection.events", &[("mooring.result", "appended")])
-                == Some(3.0)
-            && otlp.metric("mooring.projection.lag.events", &[]) == Some(0.0)
-            && otlp.metric("mooring.projection.lag.age", &[]) == Some(0.0)
-            && otlp
-                .metric("mooring.projection.batch.events", &[])
-                .is_some_and(|batches| batches >= 1.0)
-            && otlp.metric("http.server.request.duration", &[("http.response.status_code", "422")])
-                == Some(1.0)
-    };
-    assert!(eventually(expected).await, "the metrics differ from what was sent");
+    let ack = |result| [blnk, ("mooring.result", result)];
+    let installed = [blnk, ("mooring.event.type", "installed"), ("mooring.result", "appended")];
+    let refusal = |source, reason| [("mooring.source", source), ("mooring.reason", reason)];
+    let expected = vec![
+        ("mooring.callback.ack.duration", installed.to_vec(), 3.0),
+        ("mooring.callback.ack.duration", ack("duplicate").to_vec(), 1.0),
+        ("mooring.callback.ack.duration", ack("refused").to_vec(), 1.0),
+        ("mooring.callback.ack.deadline.used.ratio", installed.to_vec(), 3.0),
+        ("mooring.callback.refusals", refusal("blnk", "invalid-field").to_vec(), 1.0),
+        ("mooring.callback.refusals", refusal("", "unknown-source").to_vec(), 1.0),
+        ("mooring.callback.acks.missed", vec![blnk], 0.0),
+        // That of the duplicate, too.
+        ("mooring.secrets.sealed", vec![("mooring.key.id", "k1")], 4.0),
+        ("mooring.projection.events", installed.to_vec(), 3.0),
+        ("mooring.projection.lag.events", vec![], 0.0),
+        ("mooring.projection.lag.age", vec![], 0.0),
+        ("mooring.projection.source.lag.age", vec![blnk], 0.0),
+        ("mooring.log.events", vec![], 3.0),
+        ("mooring.log.contract.met", vec![], 1.0),
+        ("mooring.dead_letters.unresolved", vec![], 0.0),
+        ("mooring.nats.connected", vec![], 1.0),
+        ("mooring.postgres.up", vec![], 1.0),
+        ("http.server.request.duration", vec![("http.response.status_code", "422")], 1.0),
+    ];
+    for (name, attributes, value) in expected {
+        let arrived = async || otlp.metric(name, &attributes) == Some(value);
+        let found = otlp.metric(name, &attributes);
+        assert!(eventually(arrived).await, "{name} {attributes:?}: {found:?}, not {value}");
+    }
+    assert_eq!(otlp.instances(), 2, "each process is told from the others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_can_scrape_what_is_exported() {
+    let port = dev::ports::free_port().unwrap();
+    let setup = Setup { workers: 0, ..Setup::default() };
+    let setup = setup.env("OTEL_METRICS_EXPORTER", "prometheus");
+    let world = World::start(setup.env("OTEL_EXPORTER_PROMETHEUS_PORT", port)).await;
+    world.acknowledged(&install("a")).await;
+    let url = format!("http://127.0.0.1:{port}/metrics");
+    let text = world.http.get(&url).send().await.unwrap().text().await.unwrap();
+    let series = [
+        "mooring_callback_ack_duration_seconds_count{",
+        "mooring_callback_ack_deadline_used_ratio_bucket{",
+        "mooring_log_contract_met 1",
+        "mooring_secrets_sealed_total{",
+        "target_info{",
+    ];
+    for series in series {
+        assert!(text.contains(series), "{series} is missing in:\n{text}");
+    }
+    let labels =
+        r#"mooring_event_type="installed",mooring_result="appended",mooring_source="blnk""#;
+    assert!(text.contains(labels), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

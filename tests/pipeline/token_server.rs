@@ -25,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) reused: Vec<String>,
     pub(crate) refreshed: u64,
     pub(crate) locations: u64,
+    /// Whether a refreshed access token is the one that it was before.
+    pub(crate) repeats: bool,
     /// The next requests that fail with 503.
     pub(crate) failing: u64,
     /// Before every token: a recognisable secret.
@@ -113,8 +115,10 @@ impl Seen {
     fn issue(&mut self, whose: Value, refreshable: bool) -> Answer {
         self.issued += 1;
         let (number, prefix) = (self.issued, self.prefix);
+        let access = if self.repeats { 0 } else { number };
         let mut answer = json!({
-            "access_token": format!("{prefix}access-{number}"),
+            "access_token": format!("{prefix}access-{access}"),
+            "nested": { "access_token": format!("{prefix}nested-{number}") },
             "token_type": "Bearer",
             "expires_in": self.expires_in,
             "scope": "contacts.readonly contacts.write",

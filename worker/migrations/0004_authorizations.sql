@@ -11,6 +11,14 @@ CREATE INDEX installations_by_credential_expiry
     ON projection.installations (credential_expires_at)
     WHERE credential_expires_at IS NOT NULL;
 
+-- Locations that wait for a token of their company's.
+CREATE INDEX installations_without_credential
+    ON projection.installations (source, app_id, (scope ->> 'company_id'))
+    WHERE credential_event IS NULL AND scope ? 'location_id';
+CREATE INDEX installations_of_companies
+    ON projection.installations (source, app_id, (scope ->> 'company_id'))
+    WHERE scope ? 'company_id' AND NOT scope ? 'location_id';
+
 -- A projection of the former shape cannot be swapped in again. `worker rebuild`
 -- fills the new column for what is in the log already.
 DROP SCHEMA IF EXISTS projection_next CASCADE;
@@ -40,6 +48,7 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'mooring_worker') THEN
         GRANT SELECT, INSERT, UPDATE ON mooring.token_renewals TO mooring_worker;
+        GRANT SELECT ON mooring.erasures TO mooring_worker;
     END IF;
 END
 $$;

@@ -56,17 +56,25 @@ impl Delivery {
 }
 
 /// What a committed batch did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Committed {
     pub appended: usize,
     pub duplicates: usize,
     pub dead_letters: usize,
     /// Of those appended: another event with the same key says otherwise.
     pub conflicts: usize,
+    /// The same for metrics: how many of each source, type and result.
+    #[serde(skip)]
+    pub(crate) by_kind: ByKind,
 }
+
+type ByKind = BTreeMap<(String, &'static str, &'static str), u64>;
 
 impl AddAssign for Committed {
     fn add_assign(&mut self, other: Self) {
+        for (kind, count) in other.by_kind {
+            *self.by_kind.entry(kind).or_default() += count;
+        }
         self.appended += other.appended;
         self.duplicates += other.duplicates;
         self.dead_letters += other.dead_letters;
@@ -140,7 +148,11 @@ pub(crate) async fn apply(
         let letter =
             DeadLetter { delivery: only, reason: Reason::Unappliable, detail: chain(&cause) };
         bury(pool, &letter).await?;
-        return Ok(Committed { dead_letters: 1, ..Committed::default() });
+        return Ok(Committed {
+            dead_letters: 1,
+            by_kind: ByKind::from([(undecoded(only), 1)]),
+            ..Committed::default()
+        });
     }
     let mut total = Committed::default();
     for delivery in batch {
@@ -207,8 +219,8 @@ async fn write(
     retention: Retention,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
-    let (entries, dead_letters) = decode(batch);
-    let entries = distinct(&entries);
+    let (decoded, dead_letters) = decode(batch);
+    let entries = distinct(&decoded);
     let units: Vec<FoldUnit> = {
         let units: BTreeSet<FoldUnit> =
             entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
@@ -235,9 +247,42 @@ async fn write(
             .await?;
     }
     let conflicts = new_conflicts(&history, &appended);
+    let by_kind = by_kind(&decoded, &entries, &appended, &dead_letters);
     let (appended, dead_letters) = (appended.len(), dead_letters.len());
     let duplicates = batch.len() - dead_letters - appended;
-    Ok(Committed { appended, duplicates, dead_letters, conflicts })
+    Ok(Committed { appended, duplicates, dead_letters, conflicts, by_kind })
+}
+
+fn by_kind(
+    decoded: &[Entry],
+    distinct: &[&Entry],
+    appended: &BTreeSet<MessageId>,
+    dead_letters: &[DeadLetter<'_>],
+) -> ByKind {
+    let mut counts = ByKind::new();
+    let kind = |entry: &Entry, result| {
+        let event = &entry.recorded.event;
+        (event.source.to_string(), event.fact.kind(), result)
+    };
+    for entry in decoded {
+        *counts.entry(kind(entry, "duplicate")).or_default() += 1;
+    }
+    let is_new = |entry: &&&Entry| appended.contains(&entry.recorded.event.message_id);
+    for entry in distinct.iter().filter(is_new) {
+        *counts.entry(kind(entry, "duplicate")).or_default() -= 1;
+        *counts.entry(kind(entry, "appended")).or_default() += 1;
+    }
+    for letter in dead_letters {
+        *counts.entry(undecoded(letter.delivery)).or_default() += 1;
+    }
+    counts.retain(|_, count| *count > 0);
+    counts
+}
+
+/// What is known of a dead letter: the source in its subject.
+fn undecoded(delivery: &Delivery) -> (String, &'static str, &'static str) {
+    let source = delivery.subject.split('.').nth(1).unwrap_or_default();
+    (source.to_owned(), "unknown", "dead_letter")
 }
 
 fn statement(operation: &'static str, collection: &'static str) -> Span {

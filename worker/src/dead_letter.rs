@@ -307,3 +307,20 @@ async fn resolve(
     .await?;
     Ok(done.rows_affected())
 }
+
+/// By reason, those that nobody has redriven or discarded.
+pub(crate) async fn count_unresolved(
+    connection: &mut PgConnection,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT reason, count(*) AS "count!"
+        FROM mooring.dead_letters
+        WHERE resolution IS NULL
+        GROUP BY reason
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.reason, row.count)).collect())
+}

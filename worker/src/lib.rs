@@ -17,9 +17,9 @@ pub mod explain;
 pub mod installations;
 mod journal;
 pub mod keys;
-mod lag;
 mod log_identity;
 mod log_reader;
+mod measure;
 mod metrics;
 mod migrate;
 mod pace;
@@ -47,6 +47,7 @@ pub use settings::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunS
 
 use crate::api::Api;
 use crate::consume::Consumer;
+use crate::measure::Measurements;
 use crate::settings::TokenRenewalSettings;
 use crate::token_renewal::TokenRenewal;
 
@@ -63,6 +64,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
     let pool = pool(&settings.postgres);
     tracing::info!(listen = %listen, "worker is listening");
 
+    let measurements = Measurements::new(client.clone(), pool.clone(), settings.sources);
     let consumer = Consumer {
         client: client.clone(),
         pool: pool.clone(),
@@ -70,6 +72,11 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
         retention: settings.retention,
     };
     let ring = CurrentRing::follow(settings.path, settings.ring, shutdown.clone());
+    if settings.tokens_unattended {
+        tracing::warn!(
+            "[worker.token_renewal] is not given: this worker renews no tokens of OAuth"
+        );
+    }
     let renewal = match settings.token_renewal {
         None => None,
         Some(TokenRenewalSettings { nats, apps, before_expiry, every }) => {
@@ -104,7 +111,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
         let (consumed, served, (), ()) = tokio::join!(
             ending(&shutdown, consumer.run(shutdown.clone())),
             ending(&shutdown, serving.into_future()),
-            lag::measure(client, shutdown.clone()),
+            measurements.run(shutdown.clone()),
             renewing,
         );
         consumed.context("applying the log")?;

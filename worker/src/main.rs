@@ -34,7 +34,12 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
     let path = cli.config;
     let config = Config::load(&path)?;
     // Of an operation its answer counts; that it has connected is not worth a line.
-    let quiet = |name: &str| env(name).or_else(|| (name == "RUST_LOG").then(|| "warn".to_owned()));
+    let quiet = |name: &str| match name {
+        "RUST_LOG" => env(name).or_else(|| Some("warn".to_owned())),
+        // The port is taken by the worker that runs.
+        "OTEL_METRICS_EXPORTER" => env(name).map(|names| names.replace("prometheus", "none")),
+        _ => env(name),
+    };
     match cli.command {
         Command::Run { check_config } => {
             let settings = RunSettings::resolve(&config, &path, env)?;
@@ -42,7 +47,8 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
                 cli::say(&format!("{} is usable by the worker", path.display()));
                 return Ok(());
             }
-            with_telemetry(
+            telemetry::run(
+                "mooring-worker",
                 env,
                 as_task(async move {
                     let shutdown = shared::shutdown::on_signal()?;
@@ -52,7 +58,7 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         }
         Command::Migrate => {
             let settings = MigrateSettings::resolve(&config, &path, env)?;
-            with_telemetry(env, worker::migrate(&settings))
+            telemetry::run("mooring-worker", env, worker::migrate(&settings))
         }
         Command::Installations { command } => {
             let postgres = Postgres::resolve(&config, &path, env)?;
@@ -60,11 +66,14 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         }
         Command::Operation(operation) => {
             let settings = BackendSettings::resolve(&config, &path, env)?;
-            with_telemetry(&quiet, as_task(operate(settings, operation)))
+            let is_rebuild = matches!(operation, Operation::Rebuild(_));
+            let service = if is_rebuild { "mooring-rebuild" } else { "mooring-operator" };
+            telemetry::run(service, &quiet, as_task(operate(settings, operation)))
         }
         Command::KeyOperation(operation) => {
             let settings = KeySettings::resolve(&config, &path, env)?;
-            with_telemetry(&quiet, as_task(operate_keys(config, settings, operation)))
+            let work = as_task(operate_keys(config, settings, operation));
+            telemetry::run("mooring-operator", &quiet, work)
         }
     }
 }
@@ -121,18 +130,6 @@ async fn as_task(
     work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
 ) -> anyhow::Result<()> {
     tokio::spawn(work).await?
-}
-
-fn with_telemetry(
-    env: Env<'_>,
-    work: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let telemetry = telemetry::init("mooring-worker", env)?;
-    let runtime = runtime()?;
-    let result = runtime.block_on(work);
-    drop(runtime);
-    telemetry.shutdown();
-    result
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -5,12 +5,18 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use opentelemetry::KeyValue;
+use shared::telemetry::names::attribute;
+
+use crate::metrics::METRICS;
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 const STYLE: &str = "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta} left";
 
 pub(crate) struct Progress {
     what: String,
+    /// Of a rebuild, for its metric.
+    phase: Option<&'static str>,
     bar: Option<ProgressBar>,
     total: u64,
     done: u64,
@@ -28,11 +34,27 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { what: what.to_owned(), bar, total, done: 0, started: now, last_line: now }
+        Self {
+            what: what.to_owned(),
+            phase: None,
+            bar,
+            total,
+            done: 0,
+            started: now,
+            last_line: now,
+        }
+    }
+
+    pub(crate) fn of_rebuild(what: &str, phase: &'static str, total: u64) -> Self {
+        Self { phase: Some(phase), ..Self::new(what, total) }
     }
 
     pub(crate) fn add(&mut self, count: u64) {
         self.done += count;
+        if let Some(phase) = self.phase {
+            let done = self.done.min(self.total) as f64 / self.total.max(1) as f64;
+            METRICS.rebuild_progress.record(done, &[KeyValue::new(attribute::PHASE, phase)]);
+        }
         match &self.bar {
             Some(bar) => bar.inc(count),
             None if self.last_line.elapsed() >= LINE_EVERY => {

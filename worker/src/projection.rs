@@ -436,3 +436,36 @@ pub(crate) async fn credential(
         field: row.field,
     }))
 }
+
+/// How many installations there are, by source and status.
+pub(crate) async fn counts(
+    connection: &mut PgConnection,
+) -> Result<Vec<(String, String, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT source, status, count(*) AS "count!"
+        FROM projection.installations
+        GROUP BY source, status
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.source, row.status, row.count)).collect())
+}
+
+/// How many installations live with a token that has ended, by source.
+pub(crate) async fn expired_tokens(
+    connection: &mut PgConnection,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT source, count(*) AS "count!"
+        FROM projection.installations
+        WHERE credential_expires_at < now() AND status IN ('active', 'unconfirmed')
+        GROUP BY source
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.source, row.count)).collect())
+}

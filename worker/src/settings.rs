@@ -37,6 +37,10 @@ pub struct RunSettings {
     pub retention: Retention,
     pub shutdown_timeout: Duration,
     pub token_renewal: Option<TokenRenewalSettings>,
+    /// Sources have tokens, and nobody is to renew them.
+    pub tokens_unattended: bool,
+    /// For metrics.
+    pub sources: Vec<SourceName>,
 }
 
 /// How OAuth tokens are renewed.
@@ -99,6 +103,9 @@ impl RunSettings {
             retention,
             shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
             token_renewal,
+            tokens_unattended: config.worker.token_renewal.is_none()
+                && config.sources.values().any(|source| source.oauth.is_some()),
+            sources: config.sources.keys().cloned().collect(),
         });
         resolver.finish(path, settings)
     }
@@ -192,6 +199,7 @@ fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
 
 /// `None` where no source has tokens, or nobody is to renew them.
 fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRenewalSettings> {
+    let settings = config.worker.token_renewal.as_ref()?;
     let mut apps = BTreeMap::new();
     for (name, settings) in &config.sources {
         if let Some(Some(app)) = resolver.oauth(name, settings) {
@@ -201,10 +209,6 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
     if apps.is_empty() {
         return None;
     }
-    let Some(settings) = &config.worker.token_renewal else {
-        tracing::warn!("[worker.token_renewal] is not given: nobody renews the tokens of OAuth");
-        return None;
-    };
     let at = "worker.token_renewal.nats_password";
     let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
     let user = settings.nats_user.clone();

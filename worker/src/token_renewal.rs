@@ -12,13 +12,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream;
 use backon::{ConstantBuilder, Retryable as _};
 use jiff::{SignedDuration, Timestamp};
 use opentelemetry::KeyValue;
 use shared::config::CurrentRing;
+use shared::data_key::DataKey;
 use shared::data_key_pool::DataKeyPool;
 use shared::event::{Callback, Grant, Identity};
 use shared::id::{InstallationId, SourceName};
@@ -26,8 +28,10 @@ use shared::log::LogMessage;
 use shared::oauth::{Issued, OAuth, TokenError, Tokens};
 use shared::platform::Platform;
 use shared::seal::SealingNonce;
+use shared::stream::STREAM;
 use shared::telemetry::names::attribute;
 use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::METRICS;
@@ -37,13 +41,22 @@ use crate::{credential, database, journal, projection};
 
 mod claim;
 
-use claim::Candidate;
+use claim::{Candidate, Claim};
 
 /// As the audit of opened credentials names it.
 const CALLER: &str = "worker: token renewal";
 const AFTER_INSTALL: SignedDuration = SignedDuration::from_millis(1);
+/// One installation is worked on for less than this.
+const CLAIMED_FOR: Duration = Duration::from_secs(180);
 const APPEND_EVERY: Duration = Duration::from_secs(1);
-const APPEND_ATTEMPTS: usize = 60;
+const APPEND_FOR: Duration = Duration::from_secs(90);
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+const NOTE_ATTEMPTS: usize = 30;
+const DATA_KEY_WAIT: Duration = Duration::from_secs(5);
+/// The log is not filled to the last byte with tokens.
+const ROOM_BYTES: u64 = 1 << 20;
+/// Tokens that could not be kept would be followed by others.
+const PAUSE_AFTER_LOSS: Duration = Duration::from_secs(600);
 
 pub(crate) struct TokenRenewal {
     pub(crate) pool: PgPool,
@@ -63,8 +76,29 @@ pub(crate) struct TokenRenewal {
 enum NotRenewed {
     #[error("{0}")]
     Asked(#[from] TokenError),
+    /// Until the installation gets other tokens.
+    #[error("{0}")]
+    Never(&'static str),
+    #[error("new tokens were issued and are lost: {0:#}")]
+    Lost(anyhow::Error),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
+}
+
+/// How a round ended.
+enum Round {
+    Done,
+    /// There may be more.
+    Full,
+}
+
+/// When to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Soon,
+    /// What was refused is hardly accepted a minute later.
+    Late,
+    Never,
 }
 
 impl TokenRenewal {
@@ -72,24 +106,30 @@ impl TokenRenewal {
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut last_problem = String::new();
         while !shutdown.is_cancelled() {
-            match self.renew_due(&shutdown).await {
-                Ok(()) => last_problem.clear(),
+            let wait = match self.renew_due(&shutdown).await {
+                Ok(Round::Full) => continue,
+                Ok(Round::Done) => {
+                    last_problem.clear();
+                    self.every
+                }
                 Err(error) => {
                     let problem = format!("{error:#}");
                     if problem != last_problem {
                         tracing::warn!(problem, "tokens cannot be renewed now");
                         last_problem = problem;
                     }
+                    let is_lost = error.downcast_ref().is_some_and(NotRenewed::is_lost);
+                    if is_lost { PAUSE_AFTER_LOSS } else { self.every }
                 }
-            }
+            };
             tokio::select! {
-                () = tokio::time::sleep(self.every) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => {}
             }
         }
     }
 
-    async fn renew_due(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    async fn renew_due(&self, shutdown: &CancellationToken) -> anyhow::Result<Round> {
         let sources: Vec<&str> = self.apps.keys().map(SourceName::as_str).collect();
         let with_locations: Vec<&str> = self
             .apps
@@ -100,39 +140,75 @@ impl TokenRenewal {
         let mut connection = database::acquire(&self.pool).await?;
         let mut due = claim::expiring(&mut connection, &sources, self.before_expiry).await?;
         due.extend(claim::locations_without_tokens(&mut connection, &with_locations).await?);
+        drop(connection);
+        let is_full = due.len() >= usize::try_from(claim::ROUND_MAX)?;
         for candidate in due {
             if shutdown.is_cancelled() {
                 break;
             }
+            // A refresh token may be spent by asking: not before what it brings can be kept.
+            let key = self.ready_to_append().await?;
+            let mut connection = database::acquire(&self.pool).await?;
             let Some(claim) = claim::take(&mut connection, candidate).await? else { continue };
-            match self.renew(&claim.candidate).await {
-                Ok(()) => claim.done(&mut connection).await?,
-                Err(error) => {
-                    let Candidate { source, installation_id, .. } = &claim.candidate;
-                    tracing::warn!(source, installation = installation_id, %error, "not renewed");
-                    let is_refused = matches!(error, NotRenewed::Asked(TokenError::Refused { .. }));
-                    claim.failed(&mut connection, is_refused, &error.to_string()).await?;
-                }
+            drop(connection);
+            let renewed = self.renew(&claim.candidate, &key).await;
+            self.note(&claim, &renewed).await?;
+            if let Err(lost @ NotRenewed::Lost(_)) = renewed {
+                return Err(lost.into());
             }
         }
-        Ok(())
+        Ok(if is_full { Round::Full } else { Round::Done })
     }
 
-    async fn renew(&self, candidate: &Candidate) -> Result<(), NotRenewed> {
+    /// A data key, once the log can be reached and has room.
+    async fn ready_to_append(&self) -> anyhow::Result<DataKey> {
+        ensure!(
+            self.appender.connection_state() == State::Connected,
+            "there is no connection to the log"
+        );
+        let log = jetstream::new(self.client.clone()).get_stream(STREAM).await;
+        let log = log.context("asking for the log")?;
+        let (used, limit) = (log.cached_info().state.bytes, log.cached_info().config.max_bytes);
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        ensure!(used.saturating_add(ROOM_BYTES) < limit, "the log is full");
+        self.data_keys.take(DATA_KEY_WAIT).await.context("no data key could be stored")
+    }
+
+    /// What came of a claim, with a connection of its own: the work took long.
+    async fn note(&self, claim: &Claim, renewed: &Result<(), NotRenewed>) -> anyhow::Result<()> {
+        let note = || async {
+            let mut connection = database::acquire(&self.pool).await?;
+            match renewed {
+                Ok(()) => claim.done(&mut connection).await,
+                Err(error) => {
+                    claim.failed(&mut connection, error.again(), &error.to_string()).await
+                }
+            }
+        };
+        if let Err(error) = renewed {
+            let Candidate { source, installation_id, .. } = &claim.candidate;
+            tracing::warn!(source, installation = installation_id, %error, "not renewed");
+        }
+        let again = ConstantBuilder::new().with_delay(NOTE_EVERY).with_max_times(NOTE_ATTEMPTS);
+        note.retry(again).await.context("noting what came of a renewal")
+    }
+
+    async fn renew(&self, candidate: &Candidate, key: &DataKey) -> Result<(), NotRenewed> {
         let source = SourceName::parse(candidate.source.as_str()).context("the source")?;
         let app = self.apps.get(&source).context("the source has no [oauth] any more")?;
         let (platform, identity) = self.identity(&source, candidate).await?;
         let (grant, asked) = self.ask(app, candidate, &identity).await?;
-        self.count(&source, grant, &asked);
-        let ring = self.ring.get();
-        let callback = asked?.callback(identity, grant, &ring).context("what was issued")?;
+        let issued = asked.inspect_err(|error| count(&source, grant, error.result()))?;
+        let callback = issued.callback(identity, grant, &self.ring.get());
+        let callback = callback.context("what was issued").map_err(NotRenewed::Lost)?;
         // The platform's clock may be ahead of ours: these are not tokens of the time before.
         // Postgres cuts off what is less than a microsecond.
         let after_install = candidate.installed_at.map(|at| from_sql(at) + AFTER_INSTALL);
         let occurred_at = after_install.filter(|at| *at > Timestamp::now());
         let callback = Callback { occurred_at, ..callback };
-        self.append(source, platform, callback).await?;
-        Ok(())
+        let appended = self.append(source.clone(), platform, callback, key).await;
+        count(&source, grant, if appended.is_ok() { "issued" } else { "failed" });
+        appended.map_err(NotRenewed::Lost)
     }
 
     async fn ask(
@@ -140,17 +216,25 @@ impl TokenRenewal {
         app: &OAuth,
         candidate: &Candidate,
         identity: &Identity,
-    ) -> anyhow::Result<(Grant, Result<Issued, TokenError>)> {
+    ) -> Result<(Grant, Result<Issued, TokenError>), NotRenewed> {
         let own = self.tokens(candidate, &candidate.installation_id).await?;
+        let mut connection = database::acquire(&self.pool).await.context("Postgres")?;
+        let is_current = claim::is_current(&mut connection, candidate).await;
+        drop(connection);
+        if !is_current.context("reading the projection")? {
+            return Err(NotRenewed::Never("the installation has other tokens by now"));
+        }
         if let Some(refresh_token) = own.and_then(|tokens| tokens.refresh_token) {
             return Ok((Grant::RefreshToken, app.refresh(&refresh_token).await));
         }
         let scope = |name: &str| identity.scope.get(name).map(String::as_str);
         let (Some(company_id), Some(location_id)) = (scope("company_id"), scope("location_id"))
         else {
-            bail!("no refresh token was issued, and there is no company to ask with");
+            let why = "no refresh token was issued, and there is no company to ask with";
+            return Err(NotRenewed::Never(why));
         };
-        let company = InstallationId::of(&[identity.app_id.as_str(), "company", company_id])?;
+        let company = InstallationId::of(&[identity.app_id.as_str(), "company", company_id]);
+        let company = company.context("the company's id")?;
         let company = self.tokens(candidate, company.as_str()).await?;
         let company = company.context("the company holds no tokens")?;
         Ok((Grant::Location, app.for_location(&company, company_id, location_id).await))
@@ -190,7 +274,9 @@ impl TokenRenewal {
         let mut connection = database::acquire(&self.pool).await?;
         let known = journal::identities(&mut connection, source, &id).await?;
         let found = known.into_iter().find(|(_, known)| known.place.as_str() == candidate.place);
-        found.context("the journal does not know the installation")
+        let (platform, identity) = found.context("the journal does not know the installation")?;
+        // What an install says of the scope counts before what an uninstall says.
+        Ok((platform, Identity { scope: candidate.scope.0.clone(), ..identity }))
     }
 
     /// It is tried for a while: what was issued is nowhere else.
@@ -199,12 +285,10 @@ impl TokenRenewal {
         source: SourceName,
         platform: Platform,
         callback: Callback,
+        key: &DataKey,
     ) -> anyhow::Result<()> {
-        let wait = APPEND_EVERY.saturating_mul(u32::try_from(APPEND_ATTEMPTS)?);
-        let key = self.data_keys.take(wait).await.context("no data key could be stored")?;
         let (ring, now) = (self.ring.get(), Timestamp::now());
-        let event =
-            callback.seal(source, platform, now, &ring, Some(&key), SealingNonce::random)?;
+        let event = callback.seal(source, platform, now, &ring, Some(key), SealingNonce::random)?;
         let message = LogMessage::new(&event)?;
         let jetstream = jetstream::new(self.appender.clone());
         let send = || async {
@@ -213,30 +297,46 @@ impl TokenRenewal {
             let sent = jetstream.publish_with_headers(subject, headers, body).await?;
             sent.await.map(|_| ())
         };
-        let again = ConstantBuilder::new().with_delay(APPEND_EVERY).with_max_times(APPEND_ATTEMPTS);
-        send.retry(again).await.context("appending new tokens to the log")
-    }
-
-    fn count(&self, source: &SourceName, grant: Grant, asked: &Result<Issued, TokenError>) {
-        let result = asked.as_ref().map_or_else(TokenError::result, |_| "issued");
-        METRICS.oauth_requests.add(
-            1,
-            &[
-                KeyValue::new(attribute::SOURCE, source.to_string()),
-                KeyValue::new(attribute::GRANT, grant.name()),
-                KeyValue::new(attribute::RESULT, result),
-            ],
-        );
+        let again = ConstantBuilder::new().with_delay(APPEND_EVERY).without_max_times();
+        let sent = timeout(APPEND_FOR, send.retry(again)).await.context("no acknowledgement")?;
+        sent.context("appending new tokens to the log")
     }
 }
 
-/// One claimed installation is worked on for less than this.
-const CLAIMED_FOR: Duration = Duration::from_secs(180);
-/// After the n-th failure; what was refused is hardly accepted a minute later.
-fn wait_after(attempts: i32, is_refused: bool) -> Duration {
-    let first = if is_refused { 3_600 } else { 30 };
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(5);
-    Duration::from_secs(first << doublings).min(Duration::from_secs(24 * 3_600))
+impl NotRenewed {
+    fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    fn again(&self) -> Again {
+        match self {
+            Self::Never(_) => Again::Never,
+            Self::Asked(TokenError::Refused { code, .. }) if code == "invalid_grant" => Again::Late,
+            Self::Asked(_) | Self::Lost(_) | Self::Other(_) => Again::Soon,
+        }
+    }
+}
+
+impl Again {
+    /// After the n-th failure.
+    fn after(self, attempts: i32) -> Option<Duration> {
+        let first = match self {
+            Self::Soon => 30,
+            Self::Late => 3_600,
+            Self::Never => return None,
+        };
+        let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(5);
+        Some(Duration::from_secs(first << doublings).min(Duration::from_secs(24 * 3_600)))
+    }
+}
+
+fn count(source: &SourceName, grant: Grant, result: &'static str) {
+    let of = [
+        KeyValue::new(attribute::SOURCE, source.to_string()),
+        KeyValue::new(attribute::GRANT, grant.name()),
+        KeyValue::new(attribute::RESULT, result),
+    ];
+    METRICS.oauth_requests.add(1, &of);
 }
 
 #[cfg(test)]
@@ -245,9 +345,17 @@ mod tests {
 
     #[test]
     fn failures_wait_longer_each_time_but_no_longer_than_a_day() {
-        assert_eq!(wait_after(1, false).as_secs(), 30);
-        assert_eq!(wait_after(3, false).as_secs(), 120);
-        assert_eq!(wait_after(1, true).as_secs(), 3_600);
-        assert_eq!(wait_after(i32::MAX, true).as_secs(), 24 * 3_600);
+        let seconds = |again: Again, attempts| again.after(attempts).map(|wait| wait.as_secs());
+        assert_eq!(seconds(Again::Soon, 1), Some(30));
+        assert_eq!(seconds(Again::Soon, 3), Some(120));
+        assert_eq!(seconds(Again::Late, 1), Some(3_600));
+        assert_eq!(seconds(Again::Late, i32::MAX), Some(24 * 3_600));
+        assert_eq!(seconds(Again::Never, 1), None);
+    }
+
+    #[test]
+    fn a_claim_lasts_longer_than_what_is_done_under_it() {
+        const THREE_ATTEMPTS: Duration = Duration::from_secs(3 * 15 + 5);
+        assert!(THREE_ATTEMPTS + APPEND_FOR < CLAIMED_FOR);
     }
 }

@@ -43,6 +43,9 @@ pub struct OAuthSettings {
     pub timeout_ms: u64,
 }
 
+/// All attempts together are shorter than a worker's claim on a refresh token.
+const TIMEOUT_MS_MAX: u64 = 15_000;
+
 /// For one attempt.
 fn default_timeout_ms() -> u64 {
     5_000
@@ -53,6 +56,9 @@ impl Resolver<'_> {
     pub fn oauth(&mut self, source: &SourceName, of: &SourceSettings) -> Option<Option<OAuth>> {
         let Some(settings) = &of.oauth else { return Some(None) };
         let at = format!("sources.{source}.oauth");
+        if settings.timeout_ms == 0 || settings.timeout_ms > TIMEOUT_MS_MAX {
+            self.problem(&at, format!("timeout_ms must be 1 to {TIMEOUT_MS_MAX}"));
+        }
         let [app_id] = &of.app_ids[..] else {
             self.problem(&at, "app_ids must name the one app whose client_id this is");
             return None;

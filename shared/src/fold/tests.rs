@@ -405,6 +405,37 @@ fn an_authorization_says_what_is_granted_and_until_when() {
 }
 
 #[test]
+fn what_is_renewed_after_an_erasure_is_erased_until_a_user_comes() {
+    let erased = |n| same_id(n, Some(20), Fact::Erased { identity: lasting() });
+    let mut events = vec![
+        installed(1, Some(10), "p"),
+        authorized(2, Some(11), CODE),
+        erased(3),
+        authorized(4, Some(21), Grant::RefreshToken),
+        authorized(5, Some(22), Grant::Location),
+    ];
+    let held = |events: &[Recorded]| state(events).pop().unwrap().3;
+    assert_eq!(held(&events[..2]), tokens(2));
+    assert_eq!(held(&events), None);
+    events.push(authorized(6, Some(23), CODE));
+    assert_eq!(held(&events), tokens(6));
+    events.push(authorized(7, Some(24), Grant::RefreshToken));
+    assert_eq!(held(&events), tokens(7));
+}
+
+#[test]
+fn a_grant_settles_a_missed_ack_and_a_renewal_does_not() {
+    let installed = install(1, "a", "s1");
+    let grant = |n, grant| same_id(n, None, authorization(identity("a"), "tokens", grant));
+    let note = |n| note(n, &installed, false);
+    let status = |events: &[Recorded]| state(events)[0].2;
+    assert_eq!(status(&[installed.clone(), grant(2, CODE), note(3)]), "unconfirmed");
+    assert_eq!(status(&[installed.clone(), note(2), grant(3, CODE)]), "active");
+    let renewed = [installed.clone(), note(2), grant(3, Grant::RefreshToken)];
+    assert_eq!(status(&renewed), "unconfirmed");
+}
+
+#[test]
 fn an_id_that_is_used_once_is_not_revived_by_an_authorization() {
     let fact = authorization(identity("a"), "tokens", Grant::AuthorizationCode);
     let authorized = |n| same_id(n, None, fact.clone());

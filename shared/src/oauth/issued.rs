@@ -1,18 +1,15 @@
 //! What a token endpoint issued.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{TokenError, expiry};
 
 /// The name of the sealed field.
 pub(super) const FIELD: &str = "tokens";
-
-/// Fields of an answer that are secrets, in both forms of names.
-const SECRETS: [&str; 6] =
-    ["access_token", "accessToken", "refresh_token", "refreshToken", "id_token", "idToken"];
 
 #[derive(Debug, Clone)]
 pub struct Tokens {
@@ -25,20 +22,17 @@ pub struct Issued {
     pub tokens: Tokens,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) scopes: Vec<String>,
-    /// The answer, without its secrets.
-    pub response: Map<String, Value>,
+    pub(super) issued_at: Timestamp,
+    /// The whole answer. Which of its fields are secrets only the platform knows.
+    response: Response,
 }
 
-/// Both forms of names, which HighLevel's versions 2 and 3 use.
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(alias = "accessToken")]
-    access_token: SecretString,
-    #[serde(alias = "refreshToken")]
-    refresh_token: Option<SecretString>,
-    #[serde(alias = "expiresIn")]
-    expires_in: Option<u64>,
-    scope: Option<String>,
+struct Response(Map<String, Value>);
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[answer]")
+    }
 }
 
 impl Tokens {
@@ -51,35 +45,65 @@ impl Tokens {
 
     /// `None` if the credential is none of ours.
     pub fn from_secret(credential: &SecretString) -> Option<Self> {
-        let Answer { access_token, refresh_token, .. } =
-            serde_json::from_str(credential.expose_secret()).ok()?;
-        Some(Self { access_token, refresh_token })
+        Self::in_(&serde_json::from_str(credential.expose_secret()).ok()?)
+    }
+
+    fn in_(fields: &Map<String, Value>) -> Option<Self> {
+        let secret = |snake_case, camel_case| {
+            let text = either(fields, snake_case, camel_case)?.as_str()?;
+            (!text.is_empty()).then(|| SecretString::from(text))
+        };
+        Some(Self {
+            access_token: secret("access_token", "accessToken")?,
+            refresh_token: secret("refresh_token", "refreshToken"),
+        })
     }
 }
 
+impl Issued {
+    /// What a platform answered, to read in it whose tokens they are.
+    pub fn response(&self) -> &Map<String, Value> {
+        &self.response.0
+    }
+
+    pub(super) fn sealed_response(&self) -> SecretString {
+        Value::Object(self.response.0.clone()).to_string().into()
+    }
+}
+
+/// HighLevel's versions 2 and 3 name the same fields differently.
+fn either<'a>(
+    fields: &'a Map<String, Value>,
+    snake_case: &str,
+    camel_case: &str,
+) -> Option<&'a Value> {
+    fields.get(snake_case).or_else(|| fields.get(camel_case))
+}
+
+/// What cannot be read beside the tokens is as if it were not there: they were
+/// issued, and are nowhere else.
 pub(super) fn parse(body: &[u8], now: Timestamp) -> Result<Issued, TokenError> {
-    // serde's messages can repeat a value of the wrong type.
     let malformed = |why: &str| TokenError::Malformed { why: why.to_owned() };
-    let mut response: Map<String, Value> =
+    let response: Map<String, Value> =
         serde_json::from_slice(body).map_err(|_| malformed("it is no JSON object"))?;
-    let answer: Answer = serde_json::from_slice(body)
-        .map_err(|_| malformed("it holds no access_token, or a field of another type"))?;
-    if answer.access_token.expose_secret().is_empty() {
-        return Err(malformed("its access_token is empty"));
-    }
-    for (_, secret) in response.iter_mut().filter(|(name, _)| SECRETS.contains(&name.as_str())) {
-        *secret = json!({ "$sealed": FIELD });
-    }
+    let tokens = Tokens::in_(&response).ok_or_else(|| malformed("it holds no access_token"))?;
+    let lasts = either(&response, "expires_in", "expiresIn").and_then(|value| match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    });
+    let scopes = match response.get("scope") {
+        Some(Value::String(text)) => text.split_whitespace().map(str::to_owned).collect(),
+        Some(Value::Array(items)) => {
+            items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        }
+        _ => Vec::new(),
+    };
     Ok(Issued {
-        expires_at: answer.expires_in.and_then(|seconds| expiry(seconds, now)),
-        scopes: answer
-            .scope
-            .iter()
-            .flat_map(|scope| scope.split_whitespace())
-            .map(String::from)
-            .collect(),
-        tokens: Tokens { access_token: answer.access_token, refresh_token: answer.refresh_token },
-        response,
+        tokens,
+        expires_at: lasts.and_then(|seconds| expiry(seconds, now)),
+        scopes,
+        issued_at: now,
+        response: Response(response),
     })
 }
 
@@ -90,7 +114,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     #[test]
-    fn both_forms_of_names_are_read_and_no_secret_stays_in_the_answer() {
+    fn both_forms_of_names_are_read_and_no_secret_is_shown() {
         let v2 = r#"{"access_token":"at-1","refresh_token":"rt-1","expires_in":86399,
             "scope":"contacts.readonly  users.readonly","userType":"Location","locationId":"l1"}"#;
         let v3 = v2
@@ -102,13 +126,23 @@ mod tests {
             assert_eq!(issued.tokens.access_token.expose_secret(), "at-1");
             assert_eq!(issued.expires_at.unwrap().as_second(), 86_399);
             assert_eq!(issued.scopes, ["contacts.readonly", "users.readonly"]);
-            let kept = serde_json::to_string(&issued.response).unwrap();
-            assert!(!kept.contains("at-1") && !kept.contains("rt-1"), "{kept}");
-            assert!(kept.contains("l1"));
+            assert_eq!(issued.response()["locationId"], "l1");
+            let shown = format!("{issued:?}");
+            assert!(!shown.contains("at-1") && !shown.contains("rt-1"), "{shown}");
             let again = Tokens::from_secret(&issued.tokens.to_secret()).unwrap();
             assert_eq!(again.refresh_token.unwrap().expose_secret(), "rt-1");
-            assert!(!format!("{:?}", issued.tokens).contains("at-1"));
         }
+    }
+
+    #[test]
+    fn what_is_odd_beside_the_tokens_does_not_lose_them() {
+        let odd = r#"{"access_token":"at","expires_in":"3599","scope":["a"],"refresh_token":7}"#;
+        let issued = parse(odd.as_bytes(), NOW).unwrap();
+        assert_eq!(issued.expires_at.unwrap().as_second(), 3_599);
+        assert_eq!(issued.scopes, ["a"]);
+        assert!(issued.tokens.refresh_token.is_none());
+        let none = parse(br#"{"access_token":"at","expires_in":{},"scope":1}"#, NOW).unwrap();
+        assert!(none.expires_at.is_none() && none.scopes.is_empty());
     }
 
     #[test]

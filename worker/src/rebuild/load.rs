@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit::fold_places;
 use crate::journal::{self, FoldUnit};
 use crate::log_reader::{LogReader, Start, all_subjects};
+use crate::metrics::METRICS;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::rebuild::copy;
@@ -80,8 +81,9 @@ async fn sort(
         tasks.spawn(Arc::clone(&sorting).run(client, from, to, done.clone()));
     }
     drop(done);
-    let mut progress = Progress::new("reading events", rebuild.target);
+    let mut progress = Progress::of_rebuild("reading events", "reading", rebuild.target);
     while let Some(events) = read.recv().await {
+        METRICS.rebuild_events.add(events, &[]);
         progress.add(events);
     }
     let (mut spills, mut loaded) = (Vec::new(), Loaded::default());
@@ -197,7 +199,7 @@ async fn fold(
         tasks.spawn(Arc::clone(&folding).run(done.clone()));
     }
     drop(done);
-    let mut progress = Progress::new("folding events", events);
+    let mut progress = Progress::of_rebuild("folding events", "folding", events);
     while let Some(events) = folded.recv().await {
         progress.add(events);
     }
@@ -309,7 +311,7 @@ pub(crate) async fn from_journal(
     let mut connection = database::acquire(&backends.pool).await?;
     let total = journal::count(&mut connection).await?;
     let mut loaded = Loaded::default();
-    let mut progress = Progress::new("folding events", total);
+    let mut progress = Progress::of_rebuild("folding events", "folding", total);
     loop {
         if shutdown.is_cancelled() {
             bail!(Interrupted);

@@ -1,16 +1,18 @@
 //! Which tokens are due, and who renews them. All SQL on
 //! `mooring.token_renewals`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::{CLAIMED_FOR, wait_after};
+use super::{Again, CLAIMED_FOR};
 
 /// So many in one round.
-const ROUND_MAX: i64 = 200;
+pub(super) const ROUND_MAX: i64 = 200;
 
 /// An installation that needs new tokens.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Candidate {
     pub(super) installation_id: String,
     /// By the platform's clock.
     pub(super) installed_at: Option<OffsetDateTime>,
+    pub(super) scope: Json<BTreeMap<String, String>>,
+    pub(super) has_tokens: bool,
     /// The event that brought the tokens to renew it from, and for a location
     /// without tokens its generation.
     renewed_from: String,
@@ -41,6 +45,7 @@ pub(super) async fn expiring(
         Candidate,
         r#"
         SELECT held.source, held.place, held.installation_id, installed_at,
+               scope AS "scope: Json<BTreeMap<String, String>>", true AS "has_tokens!",
                credential_event AS "renewed_from!"
         FROM projection.installations AS held
         JOIN mooring.journal AS brought ON brought.message_id = held.credential_event
@@ -49,11 +54,13 @@ pub(super) async fn expiring(
              = (held.source, held.place, held.installation_id)
         WHERE held.source = ANY($1)
           AND status IN ('pending', 'active', 'unconfirmed')
+          AND credential_expires_at < now() + $2 -- for the index
           AND credential_expires_at - now()
               < least($2, (credential_expires_at - brought.received_at) / 2)
           AND (renewed_from IS DISTINCT FROM credential_event
-               OR (renewed_at IS NULL AND not_before <= now()))
-        ORDER BY credential_expires_at
+               OR (renewed_at IS NULL AND not_before <= now())
+               OR renewed_at < now() - interval '1 hour')
+        ORDER BY coalesce(attempts, 0), credential_expires_at
         LIMIT $3
         "#,
         sources as _,
@@ -73,13 +80,15 @@ pub(super) async fn locations_without_tokens(
         Candidate,
         r#"
         SELECT place.source, place.place, place.installation_id, place.installed_at,
+               place.scope AS "scope: Json<BTreeMap<String, String>>", false AS "has_tokens!",
                company.credential_event || ' @' || place.generation AS "renewed_from!"
         FROM projection.installations AS place
         JOIN projection.installations AS company
             ON company.source = place.source AND company.app_id = place.app_id
            AND company.scope ->> 'company_id' = place.scope ->> 'company_id'
-           AND NOT company.scope ? 'location_id'
+           AND company.scope ? 'company_id' AND NOT company.scope ? 'location_id'
            AND company.credential_event IS NOT NULL
+           AND company.status IN ('pending', 'active', 'unconfirmed')
         LEFT JOIN mooring.token_renewals AS renewal
             ON (renewal.source, renewal.place, renewal.installation_id)
              = (place.source, place.place, place.installation_id)
@@ -87,8 +96,14 @@ pub(super) async fn locations_without_tokens(
           AND place.status IN ('active', 'unconfirmed') AND place.credential_event IS NULL
           AND place.scope ? 'location_id'
           AND (renewed_from IS DISTINCT FROM company.credential_event || ' @' || place.generation
-               OR (renewed_at IS NULL AND not_before <= now()))
-        ORDER BY place.last_event_sequence
+               OR (renewed_at IS NULL AND not_before <= now())
+               OR renewed_at < now() - interval '1 hour')
+          AND NOT EXISTS (
+              SELECT FROM mooring.erasures AS erased
+              WHERE erased.source = place.source
+                AND erased.installation_id = place.installation_id
+                AND erased.started_at > place.installed_at)
+        ORDER BY coalesce(attempts, 0), place.last_event_sequence
         LIMIT $2
         "#,
         sources as _,
@@ -116,6 +131,7 @@ pub(super) async fn take(
                 renewed_at = NULL
             WHERE renewal.renewed_from <> excluded.renewed_from
                OR (renewal.renewed_at IS NULL AND renewal.not_before <= now())
+               OR renewal.renewed_at < now() - interval '1 hour'
         RETURNING attempts
         "#,
         candidate.source,
@@ -129,9 +145,34 @@ pub(super) async fn take(
     Ok(attempts.map(|attempts| Claim { candidate, attempts }))
 }
 
+/// Whether the tokens that were due are still those that the installation holds.
+pub(super) async fn is_current(
+    connection: &mut PgConnection,
+    candidate: &Candidate,
+) -> Result<bool, sqlx::Error> {
+    if !candidate.has_tokens {
+        return Ok(true);
+    }
+    let current = sqlx::query_scalar!(
+        r#"
+        SELECT credential_event = $4 AS "is_current!"
+        FROM projection.installations
+        WHERE source = $1 AND place = $2 AND installation_id = $3
+          AND credential_event IS NOT NULL
+        "#,
+        candidate.source,
+        candidate.place,
+        candidate.installation_id,
+        candidate.renewed_from,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(current.unwrap_or(false))
+}
+
 impl Claim {
-    pub(super) async fn done(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let Candidate { source, place, installation_id, renewed_from, .. } = self.candidate;
+    pub(super) async fn done(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Candidate { source, place, installation_id, renewed_from, .. } = &self.candidate;
         sqlx::query!(
             r#"
             UPDATE mooring.token_renewals SET renewed_at = now(), problem = NULL
@@ -148,22 +189,23 @@ impl Claim {
     }
 
     pub(super) async fn failed(
-        self,
+        &self,
         connection: &mut PgConnection,
-        is_refused: bool,
+        again: Again,
         problem: &str,
     ) -> Result<(), sqlx::Error> {
-        let Candidate { source, place, installation_id, renewed_from, .. } = self.candidate;
+        let Candidate { source, place, installation_id, renewed_from, .. } = &self.candidate;
         sqlx::query!(
             r#"
-            UPDATE mooring.token_renewals SET not_before = now() + $5, problem = $6
+            UPDATE mooring.token_renewals
+            SET not_before = coalesce(now() + $5, 'infinity'), problem = $6
             WHERE source = $1 AND place = $2 AND installation_id = $3 AND renewed_from = $4
             "#,
             source,
             place,
             installation_id,
             renewed_from,
-            interval(wait_after(self.attempts, is_refused)),
+            again.after(self.attempts).map(interval) as _,
             problem,
         )
         .execute(connection)
