@@ -9,6 +9,7 @@ use crate::child::Stopped;
 use crate::config::{self, Ports};
 use crate::data_dir::DataDir;
 use crate::nats::{NatsOptions, NatsServer};
+use crate::observe::Observers;
 use crate::postgres::{Postgres, PostgresOptions};
 use crate::progress::step;
 use crate::secrets::Secrets;
@@ -21,6 +22,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// The running environment. Fields are dropped in this order, which is the order to stop in:
 /// first who writes, last who keeps.
 pub struct Environment {
+    observers: Option<Observers>,
     ingest: Service,
     worker: Service,
     nats: NatsServer,
@@ -29,7 +31,7 @@ pub struct Environment {
 
 impl Environment {
     /// Starts everything; returns when both services say that they are ready.
-    pub fn start(data: &DataDir, ports: &Ports, profile: Profile) -> Result<Self> {
+    pub fn start(data: &DataDir, ports: &Ports, profile: Profile, observe: bool) -> Result<Self> {
         let data_exists = data.nats().exists() || data.postgres().join("cluster").exists();
         let secrets = Secrets::ensure(data.secrets(), data_exists)?;
         let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
@@ -56,16 +58,31 @@ impl Environment {
         })?;
         let start = StartServices { data, ports, secrets: &secrets, profile };
         step("schema, stream and consumer (worker migrate)", || start.migrate())?;
+        let observers = if observe {
+            let folder = data.path().join("observe");
+            Some(step("what shows telemetry", || Observers::start(&folder))?)
+        } else {
+            None
+        };
+        let mut worker_envs = config::worker_envs(&secrets);
+        worker_envs.extend(observers.iter().flat_map(|it| it.worker_envs.clone()));
+        let ingest_envs: Vec<_> = observers.iter().flat_map(|it| it.ingest_envs.clone()).collect();
         // Both at once: each waits for itself.
-        let mut worker = start.service("worker", &config::worker_envs(&secrets))?;
-        let mut ingest = start.service("ingest", &[])?;
+        let mut worker = start.service("worker", &worker_envs)?;
+        let mut ingest = start.service("ingest", &ingest_envs)?;
         step("worker", || {
             worker.wait_ready(&format!("{}/readyz", ports.worker_url()), READY_DEADLINE)
         })?;
         step("ingest", || {
             ingest.wait_ready(&format!("{}/readyz", ports.ingest_url()), READY_DEADLINE)
         })?;
-        Ok(Self { ingest, worker, nats, postgres })
+        Ok(Self { observers, ingest, worker, nats, postgres })
+    }
+
+    /// Where telemetry is shown.
+    #[must_use]
+    pub fn where_to_look(&self) -> &[String] {
+        self.observers.as_ref().map_or(&[], |observers| &observers.guide)
     }
 
     /// Fails, with the end of its log, if one of them ended.
@@ -84,6 +101,9 @@ impl Environment {
             step("nats-server stopped", || self.nats.stop()),
             step("Postgres stopped", || self.postgres.stop()),
         ];
+        if let Some(observers) = &mut self.observers {
+            observers.stop().context("stopping what shows telemetry")?;
+        }
         let names = ["ingest", "worker", "nats-server", "Postgres"];
         for (name, result) in names.iter().zip(results) {
             if result.with_context(|| format!("stopping {name}"))? == Some(Stopped::ByForce) {

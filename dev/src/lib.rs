@@ -13,6 +13,7 @@ pub mod environment;
 pub mod http;
 pub mod interrupt;
 pub mod nats;
+pub mod observe;
 pub mod ports;
 pub mod postgres;
 mod processes;

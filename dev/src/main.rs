@@ -130,6 +130,9 @@ struct Up {
     /// Optimised services
     #[arg(long)]
     release: bool,
+    /// Show telemetry, too: starts Prometheus and otelite, as far as they are in PATH
+    #[arg(long)]
+    observe: bool,
 }
 
 fn main() -> ExitCode {

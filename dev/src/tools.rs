@@ -146,7 +146,7 @@ fn ignore_system() -> bool {
     env::var_os(IGNORE_SYSTEM_ENV).is_some_and(|value| value != "0" && !value.is_empty())
 }
 
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     if ignore_system() {
         return None;
     }

@@ -42,6 +42,9 @@ use exporters::{Protocol, Signal};
 /// How long the last spans, metrics and logs may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What runs until it is told to stop.
+const SERVICES: [&str; 2] = ["mooring-ingest", "mooring-worker"];
+
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The exporters; [`Telemetry::shutdown`] sends what they still hold.
@@ -119,7 +122,7 @@ fn init(service: &'static str, env: Env<'_>) -> Result<Telemetry, TelemetryError
         metrics = metrics.with_periodic_exporter(exporter);
         has_metrics = true;
     }
-    if let Some(reader) = prometheus::reader(env)? {
+    if let Some(reader) = prometheus::reader(SERVICES.contains(&service), env)? {
         metrics = metrics.with_reader(reader);
         has_metrics = true;
     }

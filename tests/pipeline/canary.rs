@@ -9,9 +9,10 @@ use memchr::memmem;
 use serde_json::json;
 
 use crate::install_page;
+use crate::oauth;
 use crate::otlp::Receiver;
 use crate::payload::{install, uninstall, with, with_key};
-use crate::token_server::{Codes, TokenServer, oauth_section};
+use crate::token_server::{Codes, TokenServer};
 use crate::world::{Setup, World, eventually};
 
 /// No part of it stands anywhere else.
@@ -52,16 +53,9 @@ async fn the_secret_is_found_only_through_the_credential_endpoint() {
 async fn configure(world: &World) -> TokenServer {
     let whose = json!({ "userType": "Location", "locationId": "l1" });
     let server = TokenServer::start(Codes::from([(CANARY, whose)]), CANARY, 4).await;
-    let folder = world.folder.path();
-    let client_secret = folder.join("client-secret");
-    fs::write(&client_secret, "client-secret-0123456789").unwrap();
-    let renewer = world.secrets.path("nats-renewer-password");
     world.configure(&format!(
-        "[sources.highlevel]\nplatform = \"highlevel\"\napp_ids = [\"my-app\"]\n{}\n\
-         [worker.token_renewal]\nnats_user = \"renewer\"\n\
-         nats_password = {{ file = \"{}\" }}\nevery_ms = 100\n",
-        oauth_section(&server, &client_secret.to_string_lossy(), "state = \"when_present\""),
-        renewer.display()
+        "[sources.highlevel]\nplatform = \"highlevel\"\napp_ids = [\"my-app\"]\n{}",
+        oauth::sections(world, &server, "state = \"when_present\"")
     ));
     install_page::configure(world, &format!("{}/elsewhere", server.url));
     server

@@ -19,6 +19,7 @@ mod cluster;
 mod confirmation;
 mod contracts;
 mod crashes;
+mod dashboards;
 mod dead_letters;
 mod doctor;
 mod duplicates;

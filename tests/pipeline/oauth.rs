@@ -25,18 +25,20 @@ fn installed(id: &str) -> String {
 
 /// HighLevel, whose tokens come from a server of ours.
 async fn start(server: &TokenServer, setup: Setup, more: &str) -> HighLevel {
-    HighLevel::start_with(setup, |world| {
-        let secret = world.folder.path().join("client-secret");
-        std::fs::write(&secret, CLIENT_SECRET).unwrap();
-        let renewer = world.secrets.path("nats-renewer-password");
-        world.configure(&format!(
-            "{}\n[worker.token_renewal]\nnats_user = \"renewer\"\n\
-             nats_password = {{ file = \"{}\" }}\nevery_ms = 100\n",
-            oauth_section(server, &secret.to_string_lossy(), more),
-            renewer.display()
-        ));
-    })
-    .await
+    HighLevel::start_with(setup, |world| world.configure(&sections(world, server, more))).await
+}
+
+/// Of HighLevel's source, and of the workers.
+pub(crate) fn sections(world: &World, server: &TokenServer, more: &str) -> String {
+    let secret = world.folder.path().join("client-secret");
+    std::fs::write(&secret, CLIENT_SECRET).unwrap();
+    let renewer = world.secrets.path("nats-renewer-password");
+    format!(
+        "{}\n[worker.token_renewal]\nnats_user = \"renewer\"\n\
+         nats_password = {{ file = \"{}\" }}\nevery_ms = 100\n",
+        oauth_section(server, &secret.to_string_lossy(), more),
+        renewer.display()
+    )
 }
 
 /// Goes where a browser goes that starts with us; the cookie and the state.

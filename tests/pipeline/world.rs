@@ -36,13 +36,15 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// Of NATS; several make a cluster, and a stream with as many replicas.
     pub(crate) nodes: usize,
+    /// Whether the metrics of each service can be scraped.
+    pub(crate) scraped: bool,
     /// For both services and `worker migrate`, as `MOORING__…` overrides.
     pub(crate) envs: Vec<(&'static str, String)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { ingests: 1, workers: 1, nodes: 1, envs: Vec::new() }
+        Self { ingests: 1, workers: 1, nodes: 1, scraped: false, envs: Vec::new() }
     }
 }
 
@@ -67,6 +69,8 @@ pub(crate) struct World {
     pub(crate) ports: Ports,
     ingest_ports: Vec<u16>,
     worker_ports: Vec<u16>,
+    /// By the port of the service.
+    metrics_ports: BTreeMap<u16, u16>,
     pub(crate) folder: TempDir,
 }
 
@@ -146,6 +150,10 @@ impl World {
             setup = setup.env("MOORING__STREAM__REPLICAS", peers.len() + 1);
         }
         let http = http_client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
+        let ingest_ports: Vec<u16> = (0..setup.ingests).map(|_| port()).collect();
+        let worker_ports: Vec<u16> = (0..setup.workers).map(|_| port()).collect();
+        let all = ingest_ports.iter().chain(&worker_ports);
+        let metrics_ports = all.map(|of| (*of, port())).collect();
         Self {
             ingests: Vec::new(),
             workers: Vec::new(),
@@ -153,8 +161,9 @@ impl World {
             peers,
             postgres: postgres.unwrap(),
             http,
-            ingest_ports: (0..setup.ingests).map(|_| port()).collect(),
-            worker_ports: (0..setup.workers).map(|_| port()).collect(),
+            ingest_ports,
+            worker_ports,
+            metrics_ports,
             secrets,
             setup,
             ports,
@@ -213,8 +222,19 @@ impl World {
         self.folder.path().join("nats-0")
     }
 
+    /// Where the metrics of a service are.
+    pub(crate) fn metrics_port(&self, name: &str, index: usize) -> u16 {
+        let of = if name == "ingest" { &self.ingest_ports } else { &self.worker_ports };
+        self.metrics_ports[&of[index]]
+    }
+
     fn service(&self, name: &str, index: usize, envs: &[(&str, String)]) -> Service {
         let mut all: Vec<(&str, &str)> = Vec::new();
+        let port = self.setup.scraped.then(|| self.metrics_port(name, index).to_string());
+        if let Some(port) = &port {
+            all.push(("OTEL_METRICS_EXPORTER", "prometheus"));
+            all.push(("OTEL_EXPORTER_PROMETHEUS_PORT", port));
+        }
         all.extend(self.setup.envs.iter().map(|(name, value)| (*name, value.as_str())));
         all.extend(envs.iter().map(|(name, value)| (*name, value.as_str())));
         let log = self.folder.path().join(format!("{name}-{index}.log"));

@@ -36,8 +36,6 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
     // Of an operation its answer counts; that it has connected is not worth a line.
     let quiet = |name: &str| match name {
         "RUST_LOG" => env(name).or_else(|| Some("warn".to_owned())),
-        // The port is taken by the worker that runs.
-        "OTEL_METRICS_EXPORTER" => env(name).map(|names| names.replace("prometheus", "none")),
         _ => env(name),
     };
     match cli.command {

@@ -33,7 +33,7 @@ pub(crate) fn run(up: &Up) -> Result<ExitCode> {
     tools::postgres()?;
 
     let ports = ports(up);
-    let started = Environment::start(&data, &ports, profile);
+    let started = Environment::start(&data, &ports, profile, up.observe);
     if interrupt::requested() {
         drop(started);
         say("interrupted while starting; everything is stopped");
@@ -48,6 +48,9 @@ pub(crate) fn run(up: &Up) -> Result<ExitCode> {
     lock.announce(&running)?;
     say(&format!("everything is ready ({:.1} s)", start.elapsed().as_secs_f64()));
     println!("{}", guide(&data, &running)?);
+    for line in environment.where_to_look() {
+        println!("  {line}");
+    }
     say("Ctrl-C stops everything; the data is kept.");
 
     let ended = stay(&mut environment);

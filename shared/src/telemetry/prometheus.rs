@@ -2,6 +2,7 @@
 //! `prometheus`: at `OTEL_EXPORTER_PROMETHEUS_HOST` (localhost) and
 //! `OTEL_EXPORTER_PROMETHEUS_PORT` (9464), under `/metrics`.
 
+use std::io::ErrorKind;
 use std::net::TcpListener as StdTcpListener;
 
 use axum::Router;
@@ -17,7 +18,10 @@ use super::{Env, TelemetryError};
 const DEFAULT_PORT: u16 = 9464;
 
 /// Starts the endpoint on the runtime of the caller; `None` where none is asked for.
-pub(super) fn reader(env: Env<'_>) -> Result<Option<PrometheusExporter>, TelemetryError> {
+pub(super) fn reader(
+    is_service: bool,
+    env: Env<'_>,
+) -> Result<Option<PrometheusExporter>, TelemetryError> {
     let is_asked_for = exporters(Signal::Metrics, env).iter().any(|name| name == "prometheus");
     if !is_asked_for || is_disabled(env) {
         return Ok(None);
@@ -34,11 +38,14 @@ pub(super) fn reader(env: Env<'_>) -> Result<Option<PrometheusExporter>, Telemet
     let registry = Registry::new();
     let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
     let exporter = exporter.scope_info_enabled(false).build().map_err(TelemetryError::Reader)?;
-    serve(registry, &host, port).map_err(|source| TelemetryError::Prometheus {
-        address: format!("{host}:{port}"),
-        source,
-    })?;
-    Ok(Some(exporter))
+    match serve(registry, &host, port) {
+        Ok(()) => Ok(Some(exporter)),
+        // A command that somebody runs beside a service, which has the port.
+        Err(error) if !is_service && error.kind() == ErrorKind::AddrInUse => Ok(None),
+        Err(source) => {
+            Err(TelemetryError::Prometheus { address: format!("{host}:{port}"), source })
+        }
+    }
 }
 
 fn serve(registry: Registry, host: &str, port: u16) -> std::io::Result<()> {
