@@ -85,6 +85,9 @@ enum Peer {
     /// axum, nothing but the answer
     #[command(hide = true)]
     Nothing { port: u16 },
+    /// A receiver of OTLP that reads everything and keeps nothing
+    #[command(hide = true)]
+    Receiver { port: u16 },
 }
 
 fn main() -> ExitCode {

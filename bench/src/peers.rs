@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_nats::HeaderMap;
 use async_nats::jetstream;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -29,6 +30,9 @@ pub(crate) async fn serve(peer: Peer) -> Result<()> {
         Peer::Nothing { port } => {
             let route = post(|Json(_): Json<Value>| async { acknowledged() });
             listen(port, Router::new().route("/callback", route)).await
+        }
+        Peer::Receiver { port } => {
+            listen(port, Router::new().fallback(|_: Bytes| async { StatusCode::OK })).await
         }
         Peer::PlainPublish { port, nats_url, password } => {
             let options = async_nats::ConnectOptions::new()

@@ -177,6 +177,16 @@ fn goals(results: &Results) -> String {
             figure("256 connections: Mooring", "p99, ms") / figure(plain, "p99, ms"),
             0.3,
         ),
+        at_least(
+            "256 connections, telemetry on, over off",
+            acks("256 connections: Mooring, telemetry on") / m256,
+            0.9,
+        ),
+        at_least(
+            "256 connections, exporter unreachable, over telemetry off",
+            acks("256 connections: Mooring, exporter unreachable") / m256,
+            0.9,
+        ),
         at_most(
             "burst, last ack over that of the non-durable publish",
             figure("burst of 5,000: Mooring", "last ack, ms")

@@ -44,6 +44,9 @@ pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
             add(&format!("{connections} connections"), subject, closed(connections, 0));
         }
     }
+    for reachable in [true, false] {
+        add("256 connections", Subject::MooringTelling { reachable }, closed(256, 0));
+    }
     if with_express {
         for processes in [1, 2] {
             add("64 connections", Express { processes }, closed(64, 0));

@@ -25,6 +25,10 @@ const STOP: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     Mooring,
+    /// With traces, metrics and logs over OTLP, to a receiver that throws them away or to none.
+    MooringTelling {
+        reachable: bool,
+    },
     /// axum, one publish for each request, to a log that syncs always.
     PlainPublish,
     /// The same to a log that syncs now and then.
@@ -43,6 +47,8 @@ impl Subject {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Mooring => "Mooring",
+            Self::MooringTelling { reachable: true } => "Mooring, telemetry on",
+            Self::MooringTelling { reachable: false } => "Mooring, exporter unreachable",
             Self::PlainPublish => "axum, a publish each",
             Self::NonDurablePublish => "axum, a publish each, not durable",
             Self::PostgresInsert => "axum, a Postgres insert each",
@@ -58,6 +64,7 @@ impl Subject {
 pub(crate) struct Stack {
     pub(crate) subject: Service,
     pub(crate) worker: Option<Service>,
+    _receiver: Option<Service>,
     pub(crate) nats: NatsServer,
     pub(crate) postgres: Postgres,
     pub(crate) kind: Subject,
@@ -94,8 +101,22 @@ impl Stack {
             sync_always: kind != Subject::NonDurablePublish,
         })?;
         prepare(kind, &folder, &ports, &secrets, &postgres).await?;
-        let (subject, target) = start_subject(kind, &folder, &ports, &secrets, &nats, &postgres)?;
-        Ok(Self { subject, worker: None, nats, postgres, kind, target, secrets, ports, folder })
+        let otlp_port = free_port()?;
+        let receiver = start_receiver(kind, &folder, otlp_port)?;
+        let (subject, target) =
+            start_subject(kind, &folder, &ports, &secrets, &nats, &postgres, otlp_port)?;
+        Ok(Self {
+            subject,
+            worker: None,
+            _receiver: receiver,
+            nats,
+            postgres,
+            kind,
+            target,
+            secrets,
+            ports,
+            folder,
+        })
     }
 
     pub(crate) fn start_worker(&mut self) -> Result<()> {
@@ -185,6 +206,18 @@ async fn prepare(
     Ok(())
 }
 
+fn start_receiver(kind: Subject, folder: &TempDir, port: u16) -> Result<Option<Service>> {
+    if kind != (Subject::MooringTelling { reachable: true }) {
+        return Ok(None);
+    }
+    let own = std::env::current_exe().context("finding this program")?;
+    let (port, log) = (port.to_string(), folder.path().join("receiver.log"));
+    let args = ["receiver", port.as_str()];
+    let mut receiver = Service::start_program("receiver", own, &args, &[], &log)?;
+    receiver.wait_ready(&format!("http://127.0.0.1:{port}/readyz"), READY)?;
+    Ok(Some(receiver))
+}
+
 fn start_subject(
     kind: Subject,
     folder: &TempDir,
@@ -192,6 +225,7 @@ fn start_subject(
     secrets: &Secrets,
     nats: &NatsServer,
     postgres: &Postgres,
+    otlp_port: u16,
 ) -> Result<(Service, Target)> {
     let port = ports.ingest.to_string();
     let postgres_url = postgres.url(Role::Superuser, "mooring");
@@ -199,7 +233,7 @@ fn start_subject(
     let config = path(folder, "mooring.toml");
     let express = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/express/server.js");
     let (program, args): (PathBuf, Vec<String>) = match kind {
-        Subject::Mooring => {
+        Subject::Mooring | Subject::MooringTelling { .. } => {
             (services::binary("ingest")?, vec!["run".into(), "--config".into(), config])
         }
         Subject::PlainPublish | Subject::NonDurablePublish => {
@@ -216,11 +250,18 @@ fn start_subject(
     };
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let log = folder.path().join("subject.log");
-    let envs = [("NODE_ENV", "production")];
+    let endpoint = format!("http://127.0.0.1:{otlp_port}");
+    let mut envs = vec![("NODE_ENV", "production")];
+    if matches!(kind, Subject::MooringTelling { .. }) {
+        envs.push(("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()));
+        envs.push(("OTEL_METRIC_EXPORT_INTERVAL", "1000"));
+    }
     let mut service = Service::start_program(kind.name(), program, &args, &envs, &log)?;
     service.wait_ready(&format!("{}/readyz", ports.ingest_url()), READY)?;
     let path = match kind {
-        Subject::Mooring => format!("/callbacks/blnk/{}", secrets.read("blnk-path-token")?),
+        Subject::Mooring | Subject::MooringTelling { .. } => {
+            format!("/callbacks/blnk/{}", secrets.read("blnk-path-token")?)
+        }
         _ => "/callback".to_owned(),
     };
     let host = format!("127.0.0.1:{}", ports.ingest);

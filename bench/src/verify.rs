@@ -20,9 +20,10 @@ pub(crate) async fn all_stored(stack: &Stack, acknowledged: &[u64]) -> Result<()
     let stored = match stack.kind {
         Subject::Nothing | Subject::Log => return Ok(()),
         Subject::PostgresInsert | Subject::Express { .. } => in_table(stack).await?,
-        Subject::Mooring | Subject::PlainPublish | Subject::NonDurablePublish => {
-            in_log(stack).await?
-        }
+        Subject::Mooring
+        | Subject::MooringTelling { .. }
+        | Subject::PlainPublish
+        | Subject::NonDurablePublish => in_log(stack).await?,
     };
     let missing = acknowledged.iter().filter(|number| !stored.contains(number)).count();
     if missing > 0 {

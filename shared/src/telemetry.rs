@@ -156,7 +156,13 @@ impl Telemetry {
         // A layer that is not there must not stand here as `None`: spans would be made for it.
         let mut layers = vec![stderr(env).with_filter(lines).boxed()];
         if let Some(provider) = &self.traces {
-            let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer(service));
+            // What nobody asked for of each span costs more than the span itself.
+            let layer = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer(service))
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false)
+                .with_target(false);
             let layer = layer.with_filter(LevelFilter::INFO).with_filter(ours());
             layers.push(layer.boxed());
         }
