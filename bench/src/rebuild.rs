@@ -2,13 +2,15 @@
 //! and copying the same rows into Postgres.
 
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use dev::config;
+use dev::postgres::Role;
 use dev::services;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -22,6 +24,10 @@ use crate::{cpu, report, verify};
 
 const LIVE_PER_SECOND: u64 = 500;
 const LIVE_BEFORE: Duration = Duration::from_secs(5);
+/// With more it takes many minutes.
+const GENTLE_EVENTS_MAX: u64 = 1_000_000;
+/// Filling its store with more takes longer than all else.
+const EMMETT_EVENTS_MAX: u64 = 100_000;
 /// Numbers of callbacks that are not in the log yet.
 const FIRST_LIVE: u64 = 500_000_000;
 /// Of `--max-rate`.
@@ -31,7 +37,10 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo dev bench -- rebuild                                10,000, 100,000 and 1,000,000 events
-  cargo dev bench -- rebuild --events 10000                 only so many")]
+  cargo dev bench -- rebuild --events 10000                 only so many
+  cargo dev bench -- rebuild --events 10000 --events 3000000    the log holds 4 GiB
+
+Without `npm ci` in peers/emmett, emmett-postgresql is left out.")]
 pub(crate) struct Rebuild {
     /// How many events are in the log; may be given several times
     #[arg(long, default_values_t = [10_000, 100_000, 1_000_000])]
@@ -50,11 +59,13 @@ struct Measured {
     copy_rows: f64,
     p99_before_ms: f64,
     p99_during_ms: f64,
-    p99_gently_ms: f64,
+    p99_gently_ms: Option<f64>,
+    /// Events a second of emmett-postgresql's rebuild.
+    emmett: Option<f64>,
 }
 
 #[tokio::main]
-pub(crate) async fn run(args: &Rebuild, folder: &std::path::Path) -> Result<()> {
+pub(crate) async fn run(args: &Rebuild, folder: &Path) -> Result<()> {
     let mut all = Vec::new();
     for events in &args.events {
         eprintln!("{events} events");
@@ -79,6 +90,7 @@ async fn measure(events: u64) -> Result<Measured> {
     let copy_rows = step("copying its rows", copy_rows(&mut database)).await?;
     let rows = count(&mut database, "SELECT count(*) FROM projection.installations").await?;
 
+    let emmett = step("emmett-postgresql", emmett(&stack, &mut database, events)).await?;
     // Beside the load it is slower, so its own rate is measured without.
     let alone = step("rebuilding", rebuild(&stack, &["rebuild", "--json"])).await?;
     stack.target.next.store(FIRST_LIVE, Ordering::Relaxed);
@@ -90,13 +102,18 @@ async fn measure(events: u64) -> Result<Measured> {
         step("rebuilding beside live traffic", rebuild(&stack, &["rebuild", "--json"]))
     );
     beside?;
-    let duration = Duration::from_secs_f64((2.0 * seconds_at_gentle_rate(events)).max(3.0));
-    let gentle = ["rebuild", "--json", "--max-rate", GENTLE_RATE];
-    let (gently, beside) = tokio::join!(
-        load::send(&stack.target, live(duration)),
-        step("rebuilding gently beside live traffic", rebuild(&stack, &gentle))
-    );
-    beside?;
+    let gently = if events > GENTLE_EVENTS_MAX {
+        None
+    } else {
+        let duration = Duration::from_secs_f64((2.0 * seconds_at_gentle_rate(events)).max(3.0));
+        let gentle = ["rebuild", "--json", "--max-rate", GENTLE_RATE];
+        let (gently, beside) = tokio::join!(
+            load::send(&stack.target, live(duration)),
+            step("rebuilding gently beside live traffic", rebuild(&stack, &gentle))
+        );
+        beside?;
+        Some(gently?.percentile_ms(99.0))
+    };
     Ok(Measured {
         events,
         rows,
@@ -108,7 +125,8 @@ async fn measure(events: u64) -> Result<Measured> {
         copy_rows,
         p99_before_ms: before.percentile_ms(99.0),
         p99_during_ms: during?.percentile_ms(99.0),
-        p99_gently_ms: gently?.percentile_ms(99.0),
+        p99_gently_ms: gently,
+        emmett,
     })
 }
 
@@ -193,6 +211,29 @@ async fn copy_rows(database: &mut PgConnection) -> Result<f64> {
     Ok(per_second(copied, seconds))
 }
 
+/// Its own rebuild of as many events, in a database of its own; `None` where it is not installed,
+/// or too slow to fill.
+async fn emmett(stack: &Stack, database: &mut PgConnection, events: u64) -> Result<Option<f64>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/emmett");
+    if events > EMMETT_EVENTS_MAX || !folder.join("node_modules").is_dir() {
+        return Ok(None);
+    }
+    sqlx::raw_sql("CREATE DATABASE emmett").execute(&mut *database).await?;
+    let mut node = Command::new("node");
+    node.arg("rebuild.js")
+        .arg(stack.postgres.url(Role::Superuser, "emmett"))
+        .arg(events.to_string())
+        .current_dir(folder);
+    let output = node.output().context("starting node")?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).context("what it printed")?;
+    let seconds = report.get("seconds").and_then(Value::as_f64).context("it tells no time")?;
+    sqlx::raw_sql("DROP DATABASE emmett WITH (FORCE)").execute(database).await?;
+    Ok(Some(per_second(events, seconds)))
+}
+
 struct Rebuilt {
     report: Value,
     seconds: f64,
@@ -255,6 +296,7 @@ impl Measured {
             "p99_before_ms": self.p99_before_ms,
             "p99_during_ms": self.p99_during_ms,
             "p99_gently_ms": self.p99_gently_ms,
+            "emmett_events_per_second": self.emmett,
             "report": self.rebuild,
         })
     }
@@ -262,27 +304,28 @@ impl Measured {
 
 fn table(all: &[Measured]) -> String {
     let mut text = "| events | installations | whole command, s | events/s | over reading raw | \
-                    over COPY of the rows | CPU s per 100,000 events | peak RSS, MiB | \
+                    over COPY of the rows | over emmett-postgresql | CPU s per 100,000 events | peak RSS, MiB | \
                     workers paused, ms | live ack p99, ms: before, during, during with `--max-rate 20000` |\n\
-                    |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+                    |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for found in all {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         let copy_seconds = found.rows as f64 / found.copy_rows;
         text += &format!(
-            "| {} | {} | {:.1} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {} | {:.1}, {:.1}, {:.1} |\n",
+            "| {} | {} | {:.1} | {:.0} | {:.2} | {:.2} | {} | {:.2} | {:.0} | {} | {:.1}, {:.1}, {} |\n",
             found.events,
             found.rows,
             found.seconds,
             found.rate(),
             found.rate() / found.raw_read,
             copy_seconds / found.seconds,
+            found.emmett.map_or_else(String::new, |emmett| format!("{:.0}", found.rate() / emmett)),
             found.cpu_seconds / per_second(found.events, 100_000.0),
             found.peak_rss_mib,
             found.rebuild.get("paused_ms").unwrap_or(&Value::Null),
             found.p99_before_ms,
             found.p99_during_ms,
-            found.p99_gently_ms,
+            found.p99_gently_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.1}")),
         );
     }
     text

@@ -45,7 +45,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         format!("listening on {listen} (ingest.listen): is it taken by another process?")
     })?;
     let client = nats::connect(&settings.nats, "ingest").await.context("connecting to NATS")?;
-    let http = http_client::builder().build().context("setting up TLS")?;
+    let http = http_client::builder_for(settings.monitor_url.as_deref().unwrap_or_default())
+        .build()
+        .context("setting up TLS")?;
     let contract = readiness::watch_contract(&client, http, &settings, shutdown.clone());
     let publisher = Publisher::new(client.clone(), contract);
     let audit = Audit::start(client.clone());

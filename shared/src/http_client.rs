@@ -9,6 +9,12 @@ pub fn builder() -> ClientBuilder {
     ClientBuilder::new().redirect(Policy::none())
 }
 
+/// The same for one address: without the system's certificates, a few megabytes, where it needs
+/// none.
+pub fn builder_for(url: &str) -> ClientBuilder {
+    if url.starts_with("https:") { builder() } else { builder().tls_certs_only([]) }
+}
+
 /// For every TLS client of this process, the exporters' included.
 pub fn use_ring() {
     // A second time it is refused, and right already.

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use dev::postgres::Role;
 use serde_json::Value;
-use sqlx::{Connection as _, Row as _};
+use sqlx::migrate::Migrator;
+use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::task::JoinHandle;
 
 use crate::load::Load;
@@ -178,6 +180,69 @@ async fn rebuilds_and_workers_killed_under_load_leave_one_sound_projection() {
     assert!(reads.load(Ordering::Relaxed) > 50, "hardly anything was read");
     world.assert_exactly_once(&acknowledged).await;
     assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+/// As migrations to a next version change it, while workers of this one go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_changes_while_readers_read_and_rebuilds_follow_it() {
+    const WIDER: &str = "ALTER TABLE projection.installations \
+         ADD COLUMN region text NOT NULL DEFAULT 'eu', \
+         DROP CONSTRAINT installations_status_check, \
+         ADD CONSTRAINT installations_status_check CHECK (status <> 'none')";
+    const INDEX: &str = "CREATE INDEX installations_by_region ON projection.installations (region)";
+    const NARROWER: &str = "ALTER TABLE projection.installations DROP COLUMN region";
+    let world = World::start(Setup { workers: 2, ..Setup::default() }).await;
+    world.acknowledged(&install("constant")).await;
+    world.wait_applied().await;
+    let (stop, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let reader = reader(&world, &stop, &reads);
+    let load = Load::start(&world);
+    let columns = "SELECT count(*) FROM information_schema.columns \
+         WHERE table_schema = 'projection' AND column_name = 'region'";
+    for (changes, expected) in [(vec![WIDER, INDEX], 1), (vec![NARROWER], 0)] {
+        for change in changes {
+            execute(&world, change).await;
+        }
+        let before = load.acknowledged();
+        assert!(eventually(async || load.acknowledged() > before + 40).await, "no more acks");
+        let report = world.operate(&["rebuild", "--json"]).await.json(0);
+        assert_eq!(report["swapped"], true, "{report}");
+        let found: i64 =
+            sqlx::query_scalar(columns).fetch_one(&mut world.connection().await).await.unwrap();
+        assert_eq!(found, expected);
+    }
+    let acknowledged = load.stop().await;
+    stop.store(true, Ordering::Relaxed);
+    reader.await.unwrap();
+    assert!(reads.load(Ordering::Relaxed) > 50, "hardly anything was read");
+    world.assert_exactly_once(&acknowledged).await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+/// With a former projection that was kept, which has not the new columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_an_earlier_version_is_migrated() {
+    let world = World::servers(Setup::default());
+    let folder = world.folder.path().join("migrations");
+    std::fs::create_dir(&folder).unwrap();
+    let all = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/migrations");
+    for name in ["0001_journal_and_projection", "0002_details", "0003_operations"] {
+        let name = format!("{name}.sql");
+        std::fs::copy(all.join(&name), folder.join(name)).unwrap();
+    }
+    let mut owner =
+        PgConnection::connect(&world.postgres.url(Role::Owner, "mooring")).await.unwrap();
+    Migrator::new(folder).await.unwrap().run(&mut owner).await.unwrap();
+    let kept = "CREATE SCHEMA projection_previous; \
+         CREATE TABLE projection_previous.installations (LIKE projection.installations)";
+    sqlx::raw_sql(kept).execute(&mut owner).await.unwrap();
+
+    let world = world.with_services().await;
+    some_installations(&world).await;
+    let refused = world.operate(&["rebuild", "--rollback"]).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(world.operate(&["rebuild"]).await.code, 0);
+    assert_eq!(world.operate(&["rebuild", "--rollback"]).await.code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
