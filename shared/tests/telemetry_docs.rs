@@ -14,7 +14,7 @@ const HEAD: &str = "\
 Made from `shared/src/telemetry/names.rs`; a test fails when they differ.
 
 Names follow the OpenTelemetry semantic conventions 1.37 where they have one. The resource has `service.name`
-(`mooring-ingest`, `mooring-worker`, `mooring-rebuild`), `service.version` and a `service.instance.id` of each process;
+(`mooring-ingest`, `mooring-worker`, `mooring-rebuild`, `mooring-operator`), `service.version` and a `service.instance.id` of each process;
 `OTEL_RESOURCE_ATTRIBUTES` adds to it. [The runbooks](runbooks.md) say what to do when an alert fires.
 ";
 

@@ -15,7 +15,7 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_identity::{self, OtherLog};
-use crate::rebuild::Backends;
+use crate::operator::Backends;
 use crate::timestamp::from_sql;
 use crate::{data_keys, database, keys, log_reader, migrate};
 

@@ -27,7 +27,7 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_reader::{self, LogReader, Start};
-use crate::rebuild::{Backends, wait_for_workers};
+use crate::operator::{Backends, wait_for_workers};
 use crate::timestamp::sequence_to_sql;
 use crate::{data_keys, database, dead_letter, journal};
 

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use crate::dead_letter::{self, DeadLetterView};
 use crate::journal::{self, FoldUnit, HistoryEntry};
+use crate::operator::Backends;
 use crate::projection::InstallationView;
-use crate::rebuild::Backends;
 use crate::{database, installations};
 
 const NEXT_WAIT: Duration = Duration::from_secs(2);

@@ -13,8 +13,8 @@ use shared::seal::{KeyRing, SealedUnder};
 use tokio_util::sync::CancellationToken;
 
 use crate::data_keys::{self, Pages, StoredPage};
+use crate::operator::{Backends, Interrupted};
 use crate::progress::Progress;
-use crate::rebuild::{Backends, Interrupted};
 use crate::{database, journal};
 
 #[derive(Debug, Clone, Default, Serialize)]

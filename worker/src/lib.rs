@@ -22,6 +22,7 @@ mod log_reader;
 mod measure;
 mod metrics;
 mod migrate;
+pub mod operator;
 mod pace;
 mod progress;
 mod projection;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use shared::config::{Config, ConfigError};
 use shared::telemetry;
-use worker::rebuild::Interrupted;
+use worker::operator::Interrupted;
 use worker::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunSettings};
 
 use crate::cli::{Cli, Command, Differs, Installations, KeyOperation, Operation};
@@ -56,7 +56,7 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
         }
         Command::Migrate => {
             let settings = MigrateSettings::resolve(&config, &path, env)?;
-            telemetry::run("mooring-worker", env, worker::migrate(&settings))
+            telemetry::run("mooring-operator", env, worker::migrate(&settings))
         }
         Command::Installations { command } => {
             let postgres = Postgres::resolve(&config, &path, env)?;

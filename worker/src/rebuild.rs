@@ -18,12 +18,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use async_nats::Client;
 use serde::Serialize;
 use shared::fold::Retention;
-use shared::nats;
-use shared::stream::CONSUMER;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 mod compare;
@@ -35,6 +32,7 @@ mod state;
 
 pub use compare::{Comparison, Difference};
 
+use crate::operator::{Backends, Interrupted, floor, wait_for_workers};
 use crate::progress::note;
 use crate::rebuild::compare::Scope;
 pub(crate) use crate::rebuild::load::Loaded;
@@ -45,17 +43,6 @@ use crate::{database, journal, log_identity, log_reader};
 /// So few places are caught up with while the workers wait.
 const FEW_PLACES: usize = 2_000;
 const CATCH_UP_ROUNDS_MAX: usize = 50;
-const WORKERS_POLL: Duration = Duration::from_millis(200);
-const WORKERS_NOTE_EVERY: Duration = Duration::from_secs(5);
-
-/// What a command that works on log and projection needs.
-pub struct Backends {
-    /// For further connections, which read the log in parallel.
-    pub nats: nats::Connection,
-    pub client: Client,
-    pub pool: PgPool,
-    pub retention: Retention,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -95,11 +82,6 @@ pub struct RebuildReport {
     /// How long the workers waited for the swap.
     pub paused_ms: Option<u64>,
 }
-
-/// Ctrl-C. Whatever it was can be run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted; run it again")]
-pub struct Interrupted;
 
 impl Origin {
     fn name(self) -> &'static str {
@@ -278,41 +260,6 @@ pub(crate) async fn load_into(
     schema::analyze(&mut connection, schema).await?;
     note(&format!("indexed in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(loaded)
-}
-
-/// Up to where every event is committed.
-async fn floor(client: &Client) -> anyhow::Result<u64> {
-    let consumer = log_reader::stream(client).await?.consumer_info(CONSUMER).await;
-    let consumer =
-        consumer.context("asking for the workers' consumer: was `worker migrate` run?")?;
-    let all_applied = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
-    let floor = consumer.ack_floor.stream_sequence;
-    Ok(if all_applied { floor.max(consumer.delivered.stream_sequence) } else { floor })
-}
-
-/// The live projection must know what the new one knows, or they would differ.
-pub(crate) async fn wait_for_workers(
-    backends: &Backends,
-    target: u64,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    let mut last_note: Option<Instant> = None;
-    loop {
-        let floor = floor(&backends.client).await?;
-        if floor >= target {
-            return Ok(());
-        }
-        if last_note.is_none_or(|at| at.elapsed() >= WORKERS_NOTE_EVERY) {
-            last_note = Some(Instant::now());
-            note(&format!(
-                "waiting for the workers: they have applied the log up to {floor}, {target} is needed (is one running?)"
-            ));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(WORKERS_POLL) => {}
-            () = shutdown.cancelled() => bail!(Interrupted),
-        }
-    }
 }
 
 pub(crate) struct CaughtUp {

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::{self, Arrival, Committed, Delivery};
 use crate::log_reader::{self, LogReader};
+use crate::operator::{Backends, Interrupted};
 use crate::progress::Progress;
-use crate::rebuild::{Backends, Interrupted};
 use crate::{database, dead_letter, log_identity};
 
 pub use crate::log_reader::Start;

@@ -18,7 +18,7 @@ use shared::seal::KeyRing;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::database::pool;
-use crate::rebuild::Backends;
+use crate::operator::Backends;
 
 const API_TOKEN_BYTES_MIN: usize = 20;
 

@@ -10,11 +10,10 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::log_reader::{self, LogReader, Start, all_subjects};
+use crate::operator::{self, Backends, Interrupted};
 use crate::progress::{Progress, note};
 use crate::rebuild::schema::{self, Schema};
-use crate::rebuild::{
-    self, Backends, Comparison, Interrupted, Loaded, Origin, Rebuild, RebuildOptions,
-};
+use crate::rebuild::{self, Comparison, Loaded, Origin, Rebuild, RebuildOptions};
 use crate::timestamp::{sequence_from_sql, sequence_to_sql};
 use crate::{database, log_identity};
 
@@ -73,7 +72,7 @@ pub async fn verify(
     let state = log_reader::info(&backends.client).await?.state;
     let (first, target) = (state.first_sequence, state.last_sequence);
 
-    rebuild::wait_for_workers(backends, target, shutdown).await?;
+    operator::wait_for_workers(backends, target, shutdown).await?;
     schema::drop(&mut alone, Schema::Scratch).await?;
     schema::create(&mut alone, Schema::Scratch).await?;
     let report = compare(backends, options, &mut alone, first, target, shutdown).await;

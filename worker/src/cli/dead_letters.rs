@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal as _};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use worker::dead_letter::{self, DeadLetterView, Selection};
-use worker::rebuild::Backends;
+use worker::operator::Backends;
 
 use super::{print_fields, print_json};
 

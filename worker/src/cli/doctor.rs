@@ -7,7 +7,7 @@ use shared::config::Config;
 use shared::seal::KeyRing;
 use tokio_util::sync::CancellationToken;
 use worker::doctor::{self, Patient, Verdict};
-use worker::rebuild::Backends;
+use worker::operator::Backends;
 
 use super::{Differs, print_json};
 

@@ -5,7 +5,7 @@ use clap::Args;
 use shared::audit::{Outcome, Record};
 use shared::id::{InstallationId, SourceName};
 use worker::explain;
-use worker::rebuild::Backends;
+use worker::operator::Backends;
 
 use super::print_json;
 

@@ -15,7 +15,7 @@ use shared::seal::{KeyRing, new_key};
 use tokio_util::sync::CancellationToken;
 use worker::erase::{self, ErasureOrder, ErasureReport};
 use worker::keys::{self, KeyUse};
-use worker::rebuild::Backends;
+use worker::operator::Backends;
 
 use super::dead_letters::By;
 use super::{Differs, print_json};

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
-use worker::rebuild::{self, Backends, Comparison, Origin, RebuildOptions, RebuildReport};
+use worker::operator::Backends;
+use worker::rebuild::{self, Comparison, Origin, RebuildOptions, RebuildReport};
 use worker::verify::{self, VerifyOptions, VerifyReport};
 
 use super::{Differs, print_json};

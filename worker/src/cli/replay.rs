@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use shared::id::{InstallationId, SourceName};
 use tokio_util::sync::CancellationToken;
-use worker::rebuild::Backends;
+use worker::operator::Backends;
 use worker::replay::{self, Apply, ReplayReport, Selection, Start};
 
 use super::print_json;

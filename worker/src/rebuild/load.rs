@@ -20,13 +20,14 @@ use crate::commit::fold_places;
 use crate::journal::{self, FoldUnit};
 use crate::log_reader::{LogReader, Start, all_subjects};
 use crate::metrics::METRICS;
+use crate::operator::{Backends, Interrupted};
 use crate::pace::Pace;
 use crate::progress::Progress;
+use crate::rebuild::RebuildOptions;
 use crate::rebuild::copy;
 use crate::rebuild::schema::{self, Schema};
 use crate::rebuild::spill::{Events, Spill};
 use crate::rebuild::state::{self, Rebuild};
-use crate::rebuild::{Backends, Interrupted, RebuildOptions};
 use crate::{database, dead_letter, projection};
 
 /// Events whose rows are saved together, or more if a partition holds more.
