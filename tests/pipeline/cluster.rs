@@ -1,7 +1,9 @@
 //! Three replicas: acks pause while a new leader is elected, resume, and none is
 //! false.
 
+use async_nats::jetstream::stream::PeerInfo;
 use dev::nats::NatsServer;
+use shared::stream::{KEYS_STREAM, STREAM};
 
 use crate::load::Load;
 use crate::world::{Setup, World, eventually};
@@ -12,6 +14,23 @@ const ROUNDS: usize = 3;
 async fn leader(world: &World) -> String {
     let stream = world.stream().await;
     stream.cached_info().cluster.as_ref().unwrap().leader.clone().unwrap()
+}
+
+/// Until every replica of both streams has what the leader has: one node is killed
+/// at a time, and one that is still catching up counts as killed.
+async fn wait_replicated(world: &World) {
+    let jetstream = world.jetstream().await;
+    for name in [STREAM, KEYS_STREAM] {
+        let replicated = async || {
+            let Ok(stream) = jetstream.get_stream(name).await else { return false };
+            let cluster = stream.cached_info().cluster.clone().unwrap_or_default();
+            let is_current = |it: &PeerInfo| it.current && !it.offline;
+            cluster.leader.is_some()
+                && cluster.replicas.len() == 2
+                && cluster.replicas.iter().all(is_current)
+        };
+        assert!(eventually(replicated).await, "{name} is not replicated");
+    }
 }
 
 fn node<'a>(world: &'a mut World, name: &str) -> &'a mut NatsServer {
@@ -37,6 +56,7 @@ async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged() {
     };
     for _ in 0..ROUNDS {
         goes_on(&load).await;
+        wait_replicated(&world).await;
         let name = leader(&world).await;
         node(&mut world, &name).kill().unwrap();
         goes_on(&load).await; // by another leader
