@@ -23,7 +23,7 @@ use shared::seal::KeyRing;
 use crate::router::App;
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
-use crate::{oauth, page};
+use crate::{callback as callbacks, oauth, page};
 
 const FORM: &str = "install";
 const FIELD: &str = "secrets";
@@ -139,7 +139,7 @@ fn secret((name, value): (String, String)) -> (String, SecretString) {
 }
 
 fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a InstallPage)> {
-    let (_, source) = app.sources.iter().find(|(known, _)| known.as_str() == name)?;
+    let source = callbacks::source(app, name).ok()?;
     Some((source, source.install_page.as_ref()?))
 }
 

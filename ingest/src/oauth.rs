@@ -21,10 +21,10 @@ use shared::seal::SealingNonce;
 use shared::telemetry::names::attribute;
 
 use crate::metrics::METRICS;
-use crate::page;
 use crate::router::App;
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
+use crate::{callback as callbacks, page};
 
 const STATE: &str = "oauth";
 /// A user waits for it; the platform does not.
@@ -161,7 +161,7 @@ pub(crate) async fn callback(
 }
 
 fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a OAuth)> {
-    let (_, source) = app.sources.iter().find(|(known, _)| known.as_str() == name)?;
+    let source = callbacks::source(app, name).ok()?;
     Some((source, source.oauth.as_ref()?))
 }
 
@@ -239,7 +239,7 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
 }
 
 /// Refusals stand beside those of callbacks.
-pub(crate) fn note(app: &App, source: &Source, failed: &Failed) {
+fn note(app: &App, source: &Source, failed: &Failed) {
     if failed.status.is_client_error() {
         let (status, reason) = (failed.status.as_u16(), failed.reason.to_owned());
         app.audit.record(&source.name, Outcome::Refused { status, reason });

@@ -426,7 +426,8 @@ impl<'a> History<'a> {
         let found = self.credential();
         let credential_prefix = found.as_ref().and_then(|found| found.sealed.prefix.clone());
         // What was renewed after an erasure comes of what was erased.
-        let is_erased = |by: StreamSequence| found_before(&found, by) || self.granted < Some(by);
+        let found_at = found.as_ref().map(|found| found.sequence);
+        let is_erased = |by: StreamSequence| found_at < Some(by) || self.granted < Some(by);
         let is_kept = keeps_credential && !self.erased.is_some_and(is_erased);
         let kept = found.filter(|_| is_kept);
         let credential_expires_at = kept.as_ref().and_then(|found| found.expires_at);
@@ -466,10 +467,6 @@ impl<'a> History<'a> {
         let authorized = self.authorized.map(of).filter(|permissions| !permissions.is_empty());
         authorized.or_else(|| last_install.map(of)).unwrap_or_default()
     }
-}
-
-fn found_before(found: &Option<FoundCredential<'_>>, erased: StreamSequence) -> bool {
-    found.as_ref().is_none_or(|found| found.sequence < erased)
 }
 
 /// A credential in the event that brought it.

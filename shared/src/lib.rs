@@ -4,8 +4,8 @@
 //!
 //! Pure where it can be: the fold and the adapters take values and return
 //! values. Nothing here opens a socket except [`nats::connect`], [`oauth`] and
-//! the exporters that [`telemetry::init`] starts. Nothing here knows HTTP
-//! handlers or SQL.
+//! what [`telemetry::run`] exports with. Nothing here knows SQL, or HTTP
+//! handlers but the one that Prometheus scrapes.
 
 pub mod audit;
 pub mod config;

@@ -6,11 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use dev::config::{SIMULATED, simulated_sources};
+use dev::config::SIMULATED;
 use serde_json::{Value, json};
+use shared::telemetry::names::attribute;
 
 use crate::oauth;
 use crate::payload::{install, with};
+use crate::simulate;
 use crate::token_server::{Codes, TokenServer};
 use crate::world::{Setup, World, eventually};
 
@@ -176,10 +178,7 @@ async fn trouble(world: &mut World) {
 async fn start(tokens: &TokenServer, rebuild_port: u16) -> World {
     let setup = Setup { workers: 2, scraped: true, ..Setup::default() };
     let world = World::servers(setup);
-    let seed = world.secrets.path("highlevel-signing-seed").to_string_lossy().into_owned();
-    let args = ["highlevel", "install", "--public-key", "--secret-file", &seed];
-    let key = world.command("simulate", &args, &[]).unwrap();
-    world.configure(&simulated_sources(&world.secrets, &key));
+    simulate::configure(&world);
     world.configure(&oauth::sections(&world, tokens, "state = \"when_present\""));
     let mut world = world.with_services().await;
     world.set_env("OTEL_METRICS_EXPORTER", "prometheus".to_owned());
@@ -265,9 +264,9 @@ async fn every_expression_has_something_to_say() {
     for alert in of("alerting") {
         prometheus.get(&world, "query", &[("query", &alert)]).await;
         let words = alert.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-        for metric in words.filter(|word| word.starts_with("mooring_") && word.len() > 16) {
-            let is_label = ["mooring_source", "mooring_result", "mooring_reason"].contains(&metric);
-            assert!(is_label || names.contains(metric), "{metric} of {alert}");
+        for word in words.filter(|word| word.starts_with("mooring_")) {
+            let is_label = attribute::ALL.iter().any(|(name, _)| name.replace('.', "_") == word);
+            assert!(is_label || names.contains(word), "{word} of {alert}");
         }
     }
 }

@@ -6,6 +6,15 @@ use serde_json::{Value, json};
 
 use crate::world::{Setup, World};
 
+/// The sources whose callbacks it can sign.
+pub(crate) fn configure(world: &World) {
+    let seed = world.secrets.path("highlevel-signing-seed").to_string_lossy().into_owned();
+    let args = ["highlevel", "install", "--public-key", "--secret-file", &seed];
+    let key = world.command("simulate", &args, &[]).unwrap();
+    assert!(key.starts_with("-----BEGIN PUBLIC KEY-----\n"), "{key}");
+    world.configure(&simulated_sources(&world.secrets, &key));
+}
+
 fn simulate(world: &World, args: &[&str]) -> anyhow::Result<Value> {
     let printed = world.command("simulate", args, &[])?;
     Ok(serde_json::from_str(&printed)?)
@@ -30,11 +39,7 @@ async fn by_status(world: &World, source: &str) -> Value {
 async fn every_platforms_histories_converge_in_any_order() {
     const COUNT: u64 = 20;
     let world = World::servers(Setup::default());
-    let seed = world.secrets.path("highlevel-signing-seed").to_string_lossy().into_owned();
-    let args = ["highlevel", "install", "--public-key", "--secret-file", &seed];
-    let key = world.command("simulate", &args, &[]).unwrap();
-    assert!(key.starts_with("-----BEGIN PUBLIC KEY-----\n"), "{key}");
-    world.configure(&simulated_sources(&world.secrets, &key));
+    configure(&world);
     let world = world.with_services().await;
     let url = world.ingest_url(0, "");
     for (platform, secret) in SIMULATED {

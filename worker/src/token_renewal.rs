@@ -142,14 +142,18 @@ impl TokenRenewal {
         due.extend(claim::locations_without_tokens(&mut connection, &with_locations).await?);
         drop(connection);
         let is_full = due.len() >= usize::try_from(claim::ROUND_MAX)?;
+        let mut spare_key = None;
         for candidate in due {
             if shutdown.is_cancelled() {
                 break;
             }
             // A refresh token may be spent by asking: not before what it brings can be kept.
-            let key = self.ready_to_append().await?;
+            let key = self.ready_to_append(spare_key.take()).await?;
             let mut connection = database::acquire(&self.pool).await?;
-            let Some(claim) = claim::take(&mut connection, candidate).await? else { continue };
+            let Some(claim) = claim::take(&mut connection, candidate).await? else {
+                spare_key = Some(key);
+                continue;
+            };
             drop(connection);
             let renewed = self.renew(&claim.candidate, &key).await;
             self.note(&claim, &renewed).await?;
@@ -160,8 +164,9 @@ impl TokenRenewal {
         Ok(if is_full { Round::Full } else { Round::Done })
     }
 
-    /// A data key, once the log can be reached and has room.
-    async fn ready_to_append(&self) -> anyhow::Result<DataKey> {
+    /// A data key, the unused one if there is one, once the log can be reached and
+    /// has room.
+    async fn ready_to_append(&self, spare: Option<DataKey>) -> anyhow::Result<DataKey> {
         ensure!(
             self.appender.connection_state() == State::Connected,
             "there is no connection to the log"
@@ -171,7 +176,11 @@ impl TokenRenewal {
         let (used, limit) = (log.cached_info().state.bytes, log.cached_info().config.max_bytes);
         let limit = u64::try_from(limit).unwrap_or(u64::MAX);
         ensure!(used.saturating_add(ROOM_BYTES) < limit, "the log is full");
-        self.data_keys.take(DATA_KEY_WAIT).await.context("no data key could be stored")
+        let key = match spare {
+            Some(key) => Some(key),
+            None => self.data_keys.take(DATA_KEY_WAIT).await,
+        };
+        key.context("no data key could be stored")
     }
 
     /// What came of a claim, with a connection of its own: the work took long.
