@@ -238,7 +238,7 @@ async fn every_expression_has_something_to_say() {
     // Again and again, with a rebuild beside it: some look at what is going on just now.
     let mut silent = wanted.clone();
     let mut round = 1;
-    let all = async || {
+    let mut all = async || {
         round += 1;
         traffic(&world, &round.to_string()).await;
         let rebuild = world.operate(&["rebuild", "--max-rate", "1000", "--no-swap"]);
@@ -255,7 +255,9 @@ async fn every_expression_has_something_to_say() {
         tokio::join!(rebuild, ask);
         silent.is_empty()
     };
-    assert!(eventually(all).await, "without data: {silent:#?}");
+    // A slow machine has fewer rounds in the time that others have.
+    let complete = eventually(&mut all).await || eventually(all).await;
+    assert!(complete, "without data: {silent:#?}");
 
     // Whether alerts fire is tested by promtool; here that what they look at is there.
     let names = prometheus.get(&world, "label/__name__/values", &[]).await;
