@@ -2,23 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
-use async_nats::header::{
-    NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
-};
-use async_nats::{Client, Request};
+use anyhow::{Context as _, Result};
+use domain::data_key::DataKey;
+use domain::event::Event;
+use domain::id::SourceName;
+use domain::platform::{Adapter, Platform};
+use domain::seal::{KeyRing, SealingNonce};
+use domain::verify::{Delivery, Verification};
+use eventlog::append::Writer;
+use eventlog::connect::{Connection, Endpoint};
+use eventlog::keys;
+use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use shared::config::{Config, Resolver};
-use shared::data_key::{DataKey, Page};
-use shared::event::Event;
-use shared::id::SourceName;
-use shared::log::LogMessage;
-use shared::nats;
-use shared::platform::{Adapter, Platform};
-use shared::seal::{KeyRing, SealingNonce};
-use shared::stream::keys_subject;
-use shared::verify::{Delivery, Verification};
+use service::config::{Config, Resolver};
 
 use crate::callback;
 
@@ -44,18 +41,19 @@ pub(crate) async fn run(args: &Fill) -> Result<()> {
     let ring = resolver.key_ring(&config.sealing);
     let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
     let (ring, password) = resolver.finish(&args.config, ring.zip(password))?;
-    let nats = nats::Connection { url: config.nats.url, user: config.nats.user, password };
-    fill(&nats::connect(&nats, "fill").await?, &ring, args.events).await
+    let nats = Endpoint { url: config.nats.url, user: config.nats.user, password };
+    fill(&Connection::open(&nats, "fill").await?, &ring, args.events).await
 }
 
 /// Each place is installed, uninstalled and installed anew: three events, two
 /// installations. All are installed before the first is uninstalled, so that
 /// the events of a place are far from each other in the log.
-pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result<()> {
+pub(crate) async fn fill(connection: &Connection, ring: &KeyRing, events: u64) -> Result<()> {
     let places = events.div_ceil(3);
+    let writer = Writer::new(connection.clone());
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
     let now = Timestamp::now();
-    let mut keys: Vec<DataKey> = Vec::new();
+    let mut ready: Vec<DataKey> = Vec::new();
     for number in 0..events {
         let (round, place) = (number / places, number % places);
         let body = match round {
@@ -63,29 +61,17 @@ pub(crate) async fn fill(client: &Client, ring: &KeyRing, events: u64) -> Result
             1 => uninstall(place, now),
             _ => install_again(place),
         };
-        if keys.is_empty() {
-            keys.extend(stored_page(client, ring).await?.keys());
+        if ready.is_empty() {
+            ready.extend(keys::add_page(connection, ring).await?.keys());
         }
         // An uninstall holds no secret; its key is wasted.
-        let key = keys.pop().context("a page without keys")?;
+        let key = ready.pop().context("a page without keys")?;
         batch.push(LogMessage::new(&event(ring, &key, &body)?)?);
         if batch.len() == BATCH_EVENTS || number + 1 == events {
-            commit(client, &batch, number).await?;
-            batch.clear();
+            commit(&writer, &mut batch).await?;
         }
     }
     Ok(())
-}
-
-async fn stored_page(client: &Client, ring: &KeyRing) -> Result<Page> {
-    let page = Page::generate()?;
-    let sealed = page.seal(ring, &SealingNonce::random())?;
-    let body = sealed.as_str().to_owned().into();
-    let ack = client.request(keys_subject(page.id()), body).await.context("storing data keys")?;
-    if ack.payload.starts_with(b"{\"error\"") {
-        bail!("data keys were refused: {}", String::from_utf8_lossy(&ack.payload));
-    }
-    Ok(page)
 }
 
 fn uninstall(number: u64, now: Timestamp) -> Vec<u8> {
@@ -116,25 +102,19 @@ fn event(ring: &KeyRing, key: &DataKey, body: &[u8]) -> Result<Event> {
     let verified = Verification::Unverified.verify(delivery)?;
     let callback = Adapter::Blnk.parse(&verified)?;
     let source = SourceName::parse("blnk")?;
-    Ok(callback.seal(source, Platform::Blnk, received_at, ring, Some(key), SealingNonce::random)?)
+    Ok(callback.seal(
+        source,
+        Platform::Blnk.to_name(),
+        received_at,
+        ring,
+        Some(key),
+        SealingNonce::random,
+    )?)
 }
 
-async fn commit(client: &Client, batch: &[LogMessage], id: u64) -> Result<()> {
-    for (index, message) in batch.iter().enumerate() {
-        let mut headers = message.headers();
-        headers.insert(NATS_BATCH_ID, format!("fill-{id}"));
-        headers.insert(NATS_BATCH_SEQUENCE, (index + 1).to_string());
-        let (subject, body) = (message.subject.clone(), message.body.clone());
-        if index + 1 < batch.len() {
-            client.publish_with_headers(subject, headers, body).await?;
-            continue;
-        }
-        headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
-        let last = Request::new().headers(headers).payload(body);
-        let ack = client.send_request(subject, last).await.context("committing a batch")?;
-        if ack.payload.starts_with(b"{\"error\"") {
-            bail!("a batch was refused: {}", String::from_utf8_lossy(&ack.payload));
-        }
+async fn commit(writer: &Writer, batch: &mut Vec<LogMessage>) -> Result<()> {
+    for (_, result) in writer.write(std::mem::take(batch)).await {
+        result.context("appending a batch")?;
     }
     Ok(())
 }

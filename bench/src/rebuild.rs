@@ -14,7 +14,7 @@ use dev::postgres::Role;
 use dev::services;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use shared::config::{Config, Resolver};
+use service::config::{Config, Resolver};
 use sqlx::PgConnection;
 
 use crate::fill::fill;
@@ -149,7 +149,7 @@ async fn fill_log(stack: &Stack, events: u64) -> Result<()> {
     let mut resolver = Resolver::new(&env);
     let ring = resolver.key_ring(&config.sealing);
     let ring = resolver.finish(&stack.config(), ring)?;
-    fill(&stack.client().await?, &ring, events).await
+    fill(&stack.connection().await?, &ring, events).await
 }
 
 async fn count(database: &mut PgConnection, sql: &'static str) -> Result<i64> {

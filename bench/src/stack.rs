@@ -13,6 +13,7 @@ use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
 use dev::services::{self, Service};
 use dev::temporary;
+use eventlog::connect::{Connection, Endpoint};
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
@@ -152,6 +153,17 @@ impl Stack {
             .user_and_password("ingest".to_owned(), self.nats.credentials().ingest.clone())
             .custom_inbox_prefix("_INBOX_ingest");
         Ok(options.connect(self.nats_url()).await?)
+    }
+
+    /// The same, as our own crate connects.
+    pub(crate) async fn connection(&self) -> Result<Connection> {
+        let password = self.nats.credentials().ingest.clone().into();
+        let to = Endpoint {
+            url: self.nats_url(),
+            user: Some("ingest".into()),
+            password: Some(password),
+        };
+        Ok(Connection::open(&to, "fill").await?)
     }
 
     pub(crate) fn config(&self) -> PathBuf {

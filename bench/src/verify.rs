@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream::Stream};
+use eventlog::message::STREAM;
 use futures_util::StreamExt as _;
-use shared::stream::STREAM;
 use sqlx::Connection as _;
 use tokio::time::timeout;
 

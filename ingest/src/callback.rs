@@ -8,27 +8,26 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
+use domain::event::{Callback, Event, Payload};
+use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app};
+use domain::seal::SealingNonce;
+use domain::verify::{Delivery, Unauthentic};
+use eventlog::audit::Outcome;
+use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use serde_json::Value;
-use shared::audit::Outcome;
-use shared::event::{Callback, Event, Payload};
-use shared::log::LogMessage;
-use shared::platform::{MissedAck, Refusal, SuccessBody, accept_app};
-use shared::problem::Problem;
-use shared::seal::SealingNonce;
-use shared::telemetry::{self, names::attribute};
-use shared::verify::{Delivery, Unauthentic};
+use service::problem::Problem;
+use service::server::ClientGone;
+use service::telemetry::{self, names::attribute};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
+use crate::app::{App, internal_error};
 use crate::confirmation::{self, Answer};
 use crate::metrics::METRICS;
-use crate::publish::NotAppended;
-use crate::router::{App, internal_error};
-use crate::serve::ClientGone;
+use crate::publish::{NotAppended, Published};
 use crate::settings::Source;
-use crate::writer::Appended;
 
 const RETRY_AFTER_S: u32 = 2;
 
@@ -53,14 +52,6 @@ impl Received {
     }
 }
 
-pub(crate) fn source<'a>(app: &'a App, name: &str) -> Result<&'a Source, Problem> {
-    let found = app.sources.iter().find(|(known, _)| known.as_str() == name);
-    found.map(|(_, source)| source).ok_or_else(|| {
-        let detail = "no source of this name is configured; see `sources` in the configuration";
-        Problem::new(StatusCode::NOT_FOUND, "unknown-source", detail)
-    })
-}
-
 /// Answers one callback.
 pub(crate) async fn receive(
     app: &App,
@@ -70,7 +61,7 @@ pub(crate) async fn receive(
 ) -> Response {
     // The platform's deadline counts from here.
     let started = Instant::now();
-    let source = match source(app, source_name) {
+    let source = match app.source(source_name) {
         Ok(source) => source,
         Err(problem) => {
             let source = KeyValue::new(attribute::SOURCE, "");
@@ -108,7 +99,7 @@ pub(crate) async fn receive(
 }
 
 /// The success as the platform expects it.
-fn acknowledgement(source: &Source, appended: Appended) -> Response {
+fn acknowledgement(source: &Source, appended: Published) -> Response {
     match source.ack.body {
         SuccessBody::Empty => source.ack.success.into_response(),
         SuccessBody::Json => {
@@ -151,7 +142,7 @@ async fn seal(
     } else {
         None
     };
-    let (name, platform, key) = (source.name.clone(), source.platform, data_key.as_ref());
+    let (name, platform, key) = (source.name.clone(), source.platform.clone(), data_key.as_ref());
     let ring = app.ring.get();
     let sealed = callback.seal(name, platform, received_at, &ring, key, SealingNonce::random);
     if data_key.is_some() {
@@ -167,7 +158,7 @@ async fn append(
     mut event: Box<Event>,
     started: Instant,
     client: Option<&ClientGone>,
-) -> Result<Appended, Problem> {
+) -> Result<Published, Problem> {
     let message = LogMessage::new(&event).map_err(|_| internal_error())?;
     event.payload = Payload::Clear(Value::Null); // it is in the message
     let budget = source.ack.budget.saturating_sub(started.elapsed());
@@ -288,12 +279,12 @@ fn observe(
     source: &Source,
     started: Instant,
     event_type: &'static str,
-    result: &Result<Appended, Problem>,
+    result: &Result<Published, Problem>,
 ) {
     let name = || source.attribute.clone();
     let result = match result {
-        Ok(Appended { duplicate: false, .. }) => "appended",
-        Ok(Appended { duplicate: true, .. }) => "duplicate",
+        Ok(Published { duplicate: false, .. }) => "appended",
+        Ok(Published { duplicate: true, .. }) => "duplicate",
         Err(problem) => {
             tracing::warn!(
                 source = source.name.as_str(),

@@ -14,18 +14,17 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use domain::id::{MessageId, StreamSequence};
+use eventlog::append::{Appended, CommitMode, Failure, Writer, Written};
+use eventlog::contract::Contract;
+use eventlog::message::LogMessage;
 use lru::LruCache;
 use opentelemetry::KeyValue;
-use serde::Serialize;
-use shared::id::{MessageId, StreamSequence};
-use shared::log::LogMessage;
-use shared::telemetry::names::attribute;
+use service::telemetry::names::attribute;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::metrics::METRICS;
-use crate::readiness::Contract;
-use crate::writer::{Appended, Failure, Writer, Written};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
@@ -41,39 +40,19 @@ const SINGLES_IN_FLIGHT_MAX: usize = 2_048;
 /// Message IDs that are known to be in the log; about 200 bytes each.
 const ACKNOWLEDGED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
-/// How events are committed, by the number of replicas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum CommitMode {
-    /// What waits, as an atomic batch.
-    Group,
-    /// Each event by itself.
-    Single,
+/// How many events go together, and how many requests are under way at once.
+struct Batching {
+    events_max: usize,
+    in_flight_max: usize,
 }
 
-impl CommitMode {
-    pub(crate) fn of(replicas: usize, allows_atomic_publish: bool) -> Self {
-        if replicas < 3 && allows_atomic_publish { Self::Group } else { Self::Single }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Group => "group",
-            Self::Single => "single",
-        }
-    }
-
-    fn batch_events_max(self) -> usize {
-        match self {
-            Self::Group => BATCH_EVENTS_MAX,
-            Self::Single => 1,
-        }
-    }
-
-    fn in_flight_max(self) -> usize {
-        match self {
-            Self::Group => BATCHES_IN_FLIGHT_MAX,
-            Self::Single => SINGLES_IN_FLIGHT_MAX,
+impl Batching {
+    fn of(mode: CommitMode) -> Self {
+        match mode {
+            CommitMode::Group => {
+                Self { events_max: BATCH_EVENTS_MAX, in_flight_max: BATCHES_IN_FLIGHT_MAX }
+            }
+            CommitMode::Single => Self { events_max: 1, in_flight_max: SINGLES_IN_FLIGHT_MAX },
         }
     }
 }
@@ -85,7 +64,27 @@ pub(crate) enum Submission {
     Forget(MessageId),
 }
 
-pub(crate) type Answer = oneshot::Sender<Result<Appended, Failure>>;
+pub(crate) type Answer = oneshot::Sender<Result<Published, Failure>>;
+
+/// The event is in the log, on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) sequence: StreamSequence,
+    /// It was in the log before this callback.
+    pub(crate) duplicate: bool,
+    /// This process has answered the same event with a 2xx before.
+    pub(crate) answered_before: bool,
+}
+
+impl Published {
+    fn first(Appended { sequence, duplicate }: Appended) -> Self {
+        Self { sequence, duplicate, answered_before: false }
+    }
+
+    fn again(sequence: StreamSequence) -> Self {
+        Self { sequence, duplicate: true, answered_before: true }
+    }
+}
 
 pub(crate) struct Committer {
     writer: Writer,
@@ -158,13 +157,12 @@ impl Committer {
             }
         };
         if let Some(&sequence) = self.acknowledged.get(&message.id) {
-            let known = Appended { sequence, duplicate: true, answered_before: true };
-            answer.send(Ok(known)).ok();
+            answer.send(Ok(Published::again(sequence))).ok();
             return;
         }
         let waiting = self.waiting.entry(message.id.clone()).or_default();
         waiting.push(answer);
-        // Equal events share one place in the log.
+        // Equal events are appended once.
         if waiting.len() == 1 {
             self.pending.push_back(message);
         }
@@ -173,8 +171,9 @@ impl Committer {
     /// Sends as much as may be on its way.
     fn dispatch(&mut self) {
         let mode = self.contract.borrow().commit_mode();
-        while self.in_flight.len() < mode.in_flight_max() {
-            let batch = self.take_batch(mode.batch_events_max());
+        let Batching { events_max, in_flight_max } = Batching::of(mode);
+        while self.in_flight.len() < in_flight_max {
+            let batch = self.take_batch(events_max);
             if batch.is_empty() {
                 return;
             }
@@ -223,15 +222,11 @@ impl Committer {
             self.pending.push_front(message);
             return;
         }
-        let mut shared = result;
+        let mut outcome = result.map(Published::first);
         let mut told = false;
         for answer in self.waiting.remove(&message.id).unwrap_or_default() {
-            told |= answer.send(shared).is_ok();
-            shared = shared.map(|appended| Appended {
-                duplicate: true,
-                answered_before: true,
-                ..appended
-            });
+            told |= answer.send(outcome).is_ok();
+            outcome = outcome.map(|published| Published::again(published.sequence));
         }
         if let Ok(Appended { sequence, .. }) = result {
             self.backoff = backoff();

@@ -7,18 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::event::Event;
+use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
-use shared::event::Event;
-use shared::log::LogMessage;
-use shared::problem::Problem;
-use shared::telemetry::names::attribute;
+use service::problem::Problem;
+use service::telemetry::names::attribute;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
 use crate::metrics::METRICS;
-use crate::publish::Publisher;
-use crate::writer::Appended;
+use crate::publish::{Published, Publisher};
 
 /// Nobody waits for a note, and the log may be away when it is needed.
 const NOTE_BUDGET: Duration = Duration::from_secs(60);
@@ -37,7 +36,7 @@ pub(crate) fn note(
     publisher: &Arc<Publisher>,
     notes: &TaskTracker,
     event: &Event,
-    result: &Result<Appended, Problem>,
+    result: &Result<Published, Problem>,
     answer: Answer,
 ) {
     let now = Timestamp::now();
@@ -46,7 +45,7 @@ pub(crate) fn note(
         // It may be in the log all the same.
         (Err(problem), _) if !problem.is_refusal() => missed(publisher, event, now),
         // The first delivery went to another process, or its answer was missed.
-        (Ok(Appended { duplicate: true, answered_before: false, .. }), Answer::InTime) => {
+        (Ok(Published { duplicate: true, answered_before: false, .. }), Answer::InTime) => {
             event.ack_delivered(now)
         }
         (Ok(_), Answer::InTime) | (Err(_), _) => None,

@@ -12,18 +12,18 @@ use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
+use domain::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential, Reinstall};
+use domain::id::{IdempotencyKey, InstallationId, InvalidId, Place};
+use domain::seal::KeyRing;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
-use shared::config::{DeclaredSecret, InstallPage};
-use shared::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential, Reinstall};
-use shared::id::{IdempotencyKey, InstallationId, InvalidId, Place};
-use shared::seal::KeyRing;
+use service::config::{DeclaredSecret, InstallPage};
 
-use crate::router::App;
+use crate::app::App;
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
-use crate::{callback as callbacks, oauth, page};
+use crate::{oauth, page};
 
 const FORM: &str = "install";
 const FIELD: &str = "secrets";
@@ -139,7 +139,7 @@ fn secret((name, value): (String, String)) -> (String, SecretString) {
 }
 
 fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a InstallPage)> {
-    let source = callbacks::source(app, name).ok()?;
+    let source = app.source(name).ok()?;
     Some((source, source.install_page.as_ref()?))
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use shared::config::Config;
-use shared::telemetry;
+use service::config::Config;
+use service::telemetry;
 
 /// Receives app-marketplace callbacks, seals their secrets and appends them to
 /// the log (NATS JetStream) before it answers 2xx.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 
 fn run(settings: ingest::Settings, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<()> {
     telemetry::run("mooring-ingest", env, async {
-        let shutdown = shared::shutdown::on_signal()?;
+        let shutdown = service::shutdown::on_signal()?;
         ingest::run(settings, shutdown).await
     })
 }

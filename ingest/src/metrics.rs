@@ -1,16 +1,10 @@
-//! The metrics of ingest. What they mean stands in `shared::telemetry::names`.
+//! The metrics of ingest. What they mean stands in `service::telemetry::names`.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use async_nats::Client;
-use async_nats::connection::State;
 use opentelemetry::global;
 use opentelemetry::metrics::{Counter, Histogram};
-use shared::data_key_pool::DataKeyPool;
-use shared::telemetry::names::metric;
-
-use crate::publish::Publisher;
-use crate::settings::Source;
+use service::telemetry::names::metric;
 
 pub(crate) struct Metrics {
     pub(crate) request_duration: Histogram<f64>,
@@ -39,26 +33,3 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         oauth_requests: metric::OAUTH_REQUESTS.counter(meter),
     }
 });
-
-/// Told at each export.
-pub(crate) fn observe(client: Client, publisher: Arc<Publisher>, data_keys: Arc<DataKeyPool>) {
-    let meter = &global::meter("mooring-ingest");
-    let flag = |is: bool| f64::from(u8::from(is));
-    metric::NATS_CONNECTED.observed(meter, move |gauge| {
-        gauge.observe(flag(client.connection_state() == State::Connected), &[]);
-    });
-    metric::LOG_CONTRACT_MET.observed(meter, move |gauge| {
-        gauge.observe(flag(publisher.contract().is_met()), &[]);
-    });
-    metric::DATA_KEYS_READY.observed(meter, move |gauge| {
-        gauge.observe(f64::from(u32::try_from(data_keys.ready()).unwrap_or(u32::MAX)), &[]);
-    });
-}
-
-/// Counters that alerts look at are there before the first of what they count:
-/// nobody sees an increase from nothing.
-pub(crate) fn zero<'a>(sources: impl Iterator<Item = &'a Source>) {
-    for source in sources {
-        METRICS.acks_missed.add(0, std::slice::from_ref(&source.attribute));
-    }
-}

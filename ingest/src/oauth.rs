@@ -9,22 +9,22 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
+use domain::event::{Callback, Grant};
+use domain::seal::SealingNonce;
+use eventlog::audit::Outcome;
+use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use secrecy::SecretString;
 use serde::Deserialize;
-use shared::audit::Outcome;
-use shared::event::{Callback, Grant};
-use shared::log::LogMessage;
-use shared::oauth::{OAuth, StatePolicy, TokenError};
-use shared::seal::SealingNonce;
-use shared::telemetry::names::attribute;
+use service::oauth::{OAuth, StatePolicy, TokenError};
+use service::telemetry::names::attribute;
 
+use crate::app::App;
 use crate::metrics::METRICS;
-use crate::router::App;
+use crate::page;
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
-use crate::{callback as callbacks, page};
 
 const STATE: &str = "oauth";
 /// A user waits for it; the platform does not.
@@ -161,7 +161,7 @@ pub(crate) async fn callback(
 }
 
 fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a OAuth)> {
-    let source = callbacks::source(app, name).ok()?;
+    let source = app.source(name).ok()?;
     Some((source, source.oauth.as_ref()?))
 }
 
@@ -219,7 +219,7 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
     let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
     let (name, ring) = (source.name.clone(), app.ring.get());
     let (now, nonce) = (Timestamp::now(), SealingNonce::random);
-    let event = callback.seal(name, source.platform, now, &ring, Some(&key), nonce);
+    let event = callback.seal(name, source.platform.clone(), now, &ring, Some(&key), nonce);
     let message = event.map_err(|_| NOT_SAVED)?;
     let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
     METRICS.secrets_sealed.add(1, &[key_id]);

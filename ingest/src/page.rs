@@ -5,7 +5,7 @@ use askama::Template;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
-use crate::router::internal_error;
+use crate::app::internal_error;
 
 const STYLE: &str = include_str!("../templates/page.css");
 

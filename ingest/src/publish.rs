@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
-use shared::id::MessageId;
-use shared::log::LogMessage;
-use shared::stream::STREAM;
-use shared::telemetry;
+use domain::id::MessageId;
+use eventlog::append::{Failure, Writer};
+use eventlog::connect::Connection;
+use eventlog::contract::Contract;
+use eventlog::message::{LogMessage, STREAM};
+use service::telemetry;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span, field, info_span};
 
+pub(crate) use crate::commit::Published;
 use crate::commit::{Committer, Submission};
-use crate::readiness::Contract;
-use crate::writer::{Appended, Failure, Writer};
 
 /// Callbacks that wait to be committed; each holds a few kilobytes.
 const QUEUE_MAX: usize = 8_192;
@@ -59,8 +59,8 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Starts the committing task, which ends when the publisher is dropped and
     /// nothing is on its way.
-    pub(crate) fn new(client: Client, contract: watch::Receiver<Contract>) -> Self {
-        let writer = Writer::new(client);
+    pub(crate) fn new(connection: Connection, contract: watch::Receiver<Contract>) -> Self {
+        let writer = Writer::new(connection);
         let (queue, submissions) = mpsc::channel(QUEUE_MAX);
         let committer = Committer::new(writer.clone(), contract.clone(), submissions);
         tokio::spawn(committer.run());
@@ -80,7 +80,7 @@ impl Publisher {
         &self,
         message: LogMessage,
         budget: Duration,
-    ) -> Result<Appended, NotAppended> {
+    ) -> Result<Published, NotAppended> {
         let span = info_span!(
             "publish",
             otel.name = format!("send {STREAM}"),
@@ -112,7 +112,7 @@ impl Publisher {
     }
 
     /// If this is cancelled before the event was sent, it is not sent any more.
-    async fn submit(&self, mut message: LogMessage) -> Result<Appended, NotAppended> {
+    async fn submit(&self, mut message: LogMessage) -> Result<Published, NotAppended> {
         self.contract_is_met().await?;
         message.traceparent = telemetry::traceparent(&Span::current());
         let (answer, answered) = oneshot::channel();

@@ -1,7 +1,6 @@
 //! The routes, and what every request has: a span, metrics, a problem for every
 //! refusal.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,36 +11,19 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use eventlog::contract::Contract;
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::json;
-use shared::config::CurrentRing;
-use shared::data_key_pool::DataKeyPool;
-use shared::id::SourceName;
-use shared::problem::Problem;
-use shared::telemetry::{self, names::attribute};
-use tokio_util::task::TaskTracker;
+use service::problem::Problem;
+use service::telemetry::{self, names::attribute};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument as _, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::audit::Audit;
+use crate::app::{App, internal_error};
 use crate::metrics::METRICS;
-use crate::publish::Publisher;
-use crate::readiness::Contract;
-use crate::settings::{Http, Source};
 use crate::{callback, install, oauth, page};
-
-pub(crate) struct App {
-    pub(crate) sources: BTreeMap<SourceName, Source>,
-    pub(crate) ring: CurrentRing,
-    pub(crate) data_keys: Arc<DataKeyPool>,
-    pub(crate) audit: Audit,
-    pub(crate) http: Http,
-    pub(crate) publisher: Arc<Publisher>,
-    /// Notes that are on their way to the log; see `confirmation`.
-    pub(crate) notes: TaskTracker,
-}
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     let callback = || get(probe).post(receive);
@@ -70,7 +52,7 @@ struct CallbackPath {
 
 /// Platforms probe the callback URL when an app is registered.
 async fn probe(State(app): State<Arc<App>>, Path(path): Path<CallbackPath>) -> Response {
-    match callback::source(&app, &path.source) {
+    match app.source(&path.source) {
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) => problem.response(),
     }
@@ -120,11 +102,6 @@ async fn method_not_allowed() -> Response {
     let mut response: Response = problem.response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
     response
-}
-
-pub(crate) fn internal_error() -> Problem {
-    let detail = "ingest failed; the callback was not acknowledged and may be sent again";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", detail)
 }
 
 /// The server span and the request metric. Neither holds the path: it may

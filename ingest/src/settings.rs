@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::id::{AppId, PlatformName, SourceName};
+use domain::platform::{AckContract, Adapter};
+use domain::seal::KeyRing;
+use domain::verify::Verification;
+use eventlog::breach::Breach;
+use eventlog::connect::Endpoint;
 use opentelemetry::KeyValue;
-use shared::config::{Config, ConfigError, InstallPage, Resolver};
-use shared::id::{AppId, SourceName};
-use shared::nats::Connection;
-use shared::oauth::OAuth;
-use shared::platform::{AckContract, Adapter, Platform};
-use shared::seal::KeyRing;
-use shared::stream::Breach;
-use shared::telemetry::names::attribute;
-use shared::verify::Verification;
+use service::config::{Config, ConfigError, InstallPage, Resolver};
+use service::oauth::OAuth;
+use service::server::Limits;
+use service::telemetry::names::attribute;
 use tokio::sync::Semaphore;
 
 pub struct Settings {
-    pub nats: Connection,
+    pub nats: Endpoint,
     pub monitor_url: Option<String>,
     pub accepted_breaches: Vec<Breach>,
     pub ring: KeyRing,
@@ -34,7 +35,7 @@ pub struct Source {
     pub name: SourceName,
     /// Its name as metrics carry it.
     pub attribute: KeyValue,
-    pub platform: Platform,
+    pub platform: PlatformName,
     pub app_ids: Vec<AppId>,
     pub adapter: Adapter,
     pub verification: Verification,
@@ -53,9 +54,9 @@ const VISITS_MAX: usize = 32;
 pub struct Http {
     pub listen: SocketAddr,
     pub body_bytes_max: usize,
+    /// For the body of a request.
     pub read_timeout: Duration,
-    pub connections_max: usize,
-    pub shutdown_timeout: Duration,
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -72,11 +73,15 @@ impl Settings {
             listen: config.ingest.listen,
             body_bytes_max: config.ingest.body_bytes_max,
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
-            connections_max: config.ingest.connections_max,
-            shutdown_timeout: Duration::from_millis(config.ingest.shutdown_timeout_ms),
+            limits: Limits {
+                connections_max: config.ingest.connections_max,
+                head_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
+                idle_timeout: Duration::from_millis(config.ingest.idle_timeout_ms),
+                shutdown_timeout: Duration::from_millis(config.ingest.shutdown_timeout_ms),
+            },
         };
         let settings = password.zip(ring).map(|(password, ring)| Self {
-            nats: Connection {
+            nats: Endpoint {
                 url: config.nats.url.clone(),
                 user: config.nats.user.clone(),
                 password,
@@ -115,7 +120,7 @@ fn sources(
         let source = Source {
             name: name.clone(),
             attribute: KeyValue::new(attribute::SOURCE, Arc::<str>::from(name.as_str())),
-            platform: settings.platform,
+            platform: settings.platform.to_name(),
             app_ids: settings.app_ids.clone(),
             adapter,
             verification,

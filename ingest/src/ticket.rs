@@ -8,9 +8,9 @@
 
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
+use domain::id::SourceName;
+use domain::seal::{KeyRing, random_token};
 use jiff::{SignedDuration, Timestamp};
-use shared::id::SourceName;
-use shared::seal::{KeyRing, random_token};
 use subtle::ConstantTimeEq as _;
 
 const VALID_FOR: SignedDuration = SignedDuration::from_mins(60);
@@ -65,8 +65,8 @@ fn digest(ring: &KeyRing, of: Purpose<'_>, browser: &str, ends: i64) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use shared::id::KeyId;
-    use shared::seal::{new_key, parse_key};
+    use domain::id::KeyId;
+    use domain::seal::{new_key, parse_key};
 
     use super::*;
 

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Client;
 use secrecy::ExposeSecret as _;
-use shared::http_client;
+use service::http_client;
 use tokio::time::{Instant, sleep_until};
 
 use crate::plan::Delivery;

@@ -3,7 +3,8 @@
 
 use async_nats::jetstream::stream::PeerInfo;
 use dev::nats::NatsServer;
-use shared::stream::{KEYS_STREAM, STREAM};
+use eventlog::keys::STREAM as KEYS_STREAM;
+use eventlog::message::STREAM;
 
 use crate::load::Load;
 use crate::world::{Setup, World, eventually};

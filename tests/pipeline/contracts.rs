@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use domain::platform::{AckContract, MissedAck, Platform, SuccessBody};
 use serde_json::{Value, json};
-use shared::platform::{AckContract, MissedAck, Platform, SuccessBody};
 
 use crate::payload;
 use crate::world::{Answer, Setup, World, eventually, post};

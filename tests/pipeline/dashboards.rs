@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use dev::config::SIMULATED;
 use serde_json::{Value, json};
-use shared::telemetry::names::attribute;
+use service::telemetry::names::attribute;
 
 use crate::oauth;
 use crate::payload::{install, with};

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Config;
+use eventlog::message::STREAM;
+use eventlog::topology::log_config;
 use serde_json::json;
-use shared::stream::{STREAM, stream_config};
 
 use crate::payload::install;
 use crate::world::{Setup, World, eventually};
@@ -12,7 +13,7 @@ use crate::world::{Setup, World, eventually};
 /// Ingest without a worker; the stream is as `change` says.
 async fn with_stream(change: impl FnOnce(&mut Config)) -> World {
     let mut world = World::servers(Setup { workers: 0, ..Setup::default() });
-    let mut config = stream_config(&Default::default());
+    let mut config = log_config(&Default::default());
     change(&mut config);
     world.create_streams(config).await;
     world.start_ingest(0);
@@ -47,7 +48,7 @@ async fn a_lax_stream_is_refused_and_readiness_says_why() {
 async fn a_lax_stream_is_accepted_by_name_only() {
     let mut world = World::servers(Setup { workers: 0, ..Setup::default() });
     world.configure("[stream]\nallow = [\"allows_purge\"]");
-    let lax = Config { deny_purge: false, ..stream_config(&Default::default()) };
+    let lax = Config { deny_purge: false, ..log_config(&Default::default()) };
     world.create_streams(lax).await;
     world.start_ingest(0);
     world.wait_ingest_ready(0);

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::Path;
 
+use domain::data_key::{DataKey, Page};
+use domain::event::{Event, Fact};
+use domain::id::{InstallationId, MessageId, PageId, SourceName};
+use domain::seal::{AssociatedData, KeyRing, Sealed};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
-use shared::config::{Config, Resolver};
-use shared::data_key::{DataKey, Page};
-use shared::event::{Event, Fact};
-use shared::id::{InstallationId, MessageId, PageId, SourceName};
-use shared::seal::{AssociatedData, KeyRing, Sealed};
+use service::config::{Config, Resolver};
 
 use crate::load::Load;
 use crate::payload::{api_key, install, uninstall, with_key};

@@ -2,8 +2,8 @@
 //! them harms none of the others.
 
 use async_nats::jetstream::stream::Config;
+use eventlog::topology::log_config;
 use futures_util::future::join_all;
-use shared::stream::stream_config;
 
 use crate::otlp::Receiver;
 use crate::payload::install;
@@ -66,7 +66,7 @@ async fn duplicates_that_another_ingest_has_stored_do_not_poison_a_batch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_atomic_batches_each_event_is_published_alone() {
     let mut world = World::servers(Setup { workers: 0, ..Setup::default() });
-    let config = Config { allow_atomic_publish: false, ..stream_config(&Default::default()) };
+    let config = Config { allow_atomic_publish: false, ..log_config(&Default::default()) };
     world.create_streams(config).await;
     world.start_ingest(0);
     world.wait_ingest_ready(0);

@@ -242,7 +242,7 @@ async fn chrome_driver() -> Option<ChromeDriver> {
     command.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null());
     let driver =
         ChromeDriver { process: command.spawn().unwrap(), url: format!("http://127.0.0.1:{port}") };
-    let http = shared::http_client::builder().no_proxy().build().unwrap();
+    let http = service::http_client::builder().no_proxy().build().unwrap();
     let status = format!("{}/status", driver.url);
     assert!(eventually(async || http.get(&status).send().await.is_ok()).await);
     Some(driver)

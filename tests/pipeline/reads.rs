@@ -63,7 +63,7 @@ async fn an_opened_credential_is_audited_and_not_cached() {
     assert_eq!(rows.len(), 1);
     let text = |column: usize| rows[0].get::<String, _>(column);
     assert_eq!([text(0), text(1), text(2)], ["dev", "blnk", "a"]);
-    assert!(shared::data_key::DataKeyId::parse(&text(4)).is_some(), "{}", text(4));
+    assert!(domain::id::DataKeyId::parse(&text(4)).is_some(), "{}", text(4));
     assert_eq!((rows[0].get::<i32, _>(3), rows[0].get::<bool, _>(5)), (1, true));
 }
 

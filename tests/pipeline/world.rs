@@ -14,12 +14,12 @@ use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
 use dev::services::{self, Service};
 use dev::temporary;
+use domain::event::{Event, Fact};
+use domain::fold::{Recorded, Retention, fold};
+use domain::id::StreamSequence;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use shared::event::{Event, Fact};
-use shared::fold::{Recorded, Retention, fold};
-use shared::http_client;
-use shared::id::StreamSequence;
+use service::http_client;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 use tempfile::TempDir;
@@ -368,7 +368,7 @@ impl World {
     pub(crate) async fn create_streams(&self, log: Config) {
         let jetstream = self.jetstream().await;
         jetstream.create_stream(log).await.unwrap();
-        let keys = shared::stream::keys_stream_config(&Default::default());
+        let keys = eventlog::topology::keys_config(&Default::default());
         jetstream.create_stream(keys).await.unwrap();
     }
 
@@ -377,7 +377,7 @@ impl World {
         let jetstream = self.jetstream().await;
         let mut found = None;
         let answered = eventually(async || {
-            found = jetstream.get_stream(shared::stream::STREAM).await.ok();
+            found = jetstream.get_stream(eventlog::message::STREAM).await.ok();
             found.is_some()
         });
         assert!(answered.await, "nobody answers for the stream");
@@ -407,7 +407,7 @@ impl World {
     pub(crate) async fn wait_applied(&self) {
         let stream = self.stream().await;
         let done = eventually(async || {
-            let consumer = stream.consumer_info(shared::stream::CONSUMER).await;
+            let consumer = stream.consumer_info(eventlog::consume::CONSUMER).await;
             consumer.is_ok_and(|found| found.num_pending == 0 && found.num_ack_pending == 0)
         });
         assert!(done.await, "the log was not applied; the worker says:\n{}", self.worker_log());

@@ -11,9 +11,9 @@ pub(crate) mod rebuild;
 pub(crate) mod replay;
 
 use clap::{Args, Parser, Subcommand};
+use domain::id::{InstallationId, InvalidId};
 use serde::Serialize;
-use shared::id::{InstallationId, InvalidId};
-use worker::installations::{Filter, Page};
+use worker::store::find::{Filter, Page};
 
 use self::dead_letters::DeadLetters;
 use self::doctor::DoctorArgs;

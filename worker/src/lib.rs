@@ -4,53 +4,32 @@
 //! that it cannot apply, or answer with a sealed or clear secret anywhere but
 //! at the credential endpoint.
 
-mod api;
-mod commit;
-mod consume;
-mod credential;
-mod data_keys;
-mod database;
-pub mod dead_letter;
-pub mod doctor;
-pub mod erase;
-pub mod explain;
-pub mod installations;
-mod journal;
-pub mod keys;
-mod log_identity;
-mod log_reader;
-mod measure;
+pub mod live;
 mod metrics;
-mod migrate;
-pub mod operator;
-mod pace;
-mod progress;
-mod projection;
-pub mod rebuild;
-pub mod replay;
+pub mod operate;
 mod settings;
-mod timestamp;
-mod token_renewal;
-pub mod verify;
+pub mod store;
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use shared::config::CurrentRing;
-use shared::data_key_pool::DataKeyPool;
-use shared::nats;
+use eventlog::connect::Connection;
+use eventlog::keys::DataKeyPool;
+use service::config::reload;
+use service::server;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-pub use database::pool;
-pub use migrate::migrate;
+pub use crate::operate::migrate::migrate;
+pub use crate::store::database::pool;
 pub use settings::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunSettings};
 
-use crate::api::Api;
-use crate::consume::Consumer;
-use crate::measure::Measurements;
+use crate::live::api::{self, Api};
+use crate::live::consume::Projector;
+use crate::live::measure::Measurements;
+use crate::live::token_renewal::TokenRenewal;
 use crate::settings::TokenRenewalSettings;
-use crate::token_renewal::TokenRenewal;
 
 /// Data keys that are kept ready for renewed tokens.
 const DATA_KEYS_MAX: usize = 128;
@@ -61,33 +40,32 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("listening on {listen} (worker.listen): is it taken by another process?")
     })?;
-    let client = nats::connect(&settings.nats, "worker").await.context("connecting to NATS")?;
+    let connection = Connection::open(&settings.nats, "worker").await;
+    let connection = connection.context("connecting to NATS")?;
     let pool = pool(&settings.postgres);
     tracing::info!(listen = %listen, "worker is listening");
 
-    let measurements = Measurements::new(client.clone(), pool.clone(), settings.sources);
-    let consumer = Consumer {
-        client: client.clone(),
+    let measurements = Measurements::new(connection.clone(), pool.clone(), settings.sources);
+    let projector = Projector {
+        connection: connection.clone(),
         pool: pool.clone(),
         batch_events_max: settings.batch_events_max,
         retention: settings.retention,
     };
-    let ring = CurrentRing::follow(settings.path, settings.ring, shutdown.clone());
+    let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     if settings.tokens_unattended {
-        tracing::warn!(
-            "[worker.token_renewal] is not given: this worker renews no tokens of OAuth"
-        );
+        tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
     }
     let renewal = match settings.token_renewal {
         None => None,
         Some(TokenRenewalSettings { nats, apps, before_expiry, every }) => {
-            let appender = nats::connect(&nats, "token-renewal").await?;
+            let appender = Connection::open(&nats, "token-renewal").await?;
             let (ring, shutdown) = (ring.clone(), shutdown.clone());
             let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown);
-            let (pool, client) = (pool.clone(), client.clone());
+            let (pool, connection) = (pool.clone(), connection.clone());
             Some(TokenRenewal {
                 pool,
-                client,
+                connection,
                 appender,
                 ring,
                 data_keys,
@@ -102,25 +80,24 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::
             renewal.run(shutdown.clone()).await;
         }
     };
-    let api = Arc::new(Api { pool, client: client.clone(), ring, callers: settings.callers });
-    let stopping = shutdown.clone();
-    let serving = axum::serve(listener, api::router(api))
-        .with_graceful_shutdown(async move { stopping.cancelled().await });
+    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers });
+    let in_flight = TaskTracker::new();
+    let limits = settings.limits;
+    let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (consumed, served, (), ()) = tokio::join!(
-            ending(&shutdown, consumer.run(shutdown.clone())),
-            ending(&shutdown, serving.into_future()),
+        let (applied, (), (), ()) = tokio::join!(
+            ending(&shutdown, projector.run(shutdown.clone())),
+            ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
         );
-        consumed.context("applying the log")?;
-        served.context("serving the read API")
+        applied.context("applying the log")
     };
     let too_late = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(settings.shutdown_timeout).await;
+        tokio::time::sleep(limits.shutdown_timeout).await;
     };
     tokio::select! {
         result = work => result?,

@@ -5,9 +5,9 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use shared::config::{Config, ConfigError};
-use shared::telemetry;
-use worker::operator::Interrupted;
+use service::config::{Config, ConfigError};
+use service::telemetry;
+use worker::operate::backends::Interrupted;
 use worker::{BackendSettings, KeySettings, MigrateSettings, Postgres, RunSettings};
 
 use crate::cli::{Cli, Command, Differs, Installations, KeyOperation, Operation};
@@ -49,7 +49,7 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
                 "mooring-worker",
                 env,
                 as_task(async move {
-                    let shutdown = shared::shutdown::on_signal()?;
+                    let shutdown = service::shutdown::on_signal()?;
                     Box::pin(worker::run(settings, shutdown)).await
                 }),
             )
@@ -77,7 +77,7 @@ fn execute(cli: Cli, env: Env<'_>) -> anyhow::Result<()> {
 }
 
 async fn operate(settings: BackendSettings, operation: Operation) -> anyhow::Result<()> {
-    let shutdown = shared::shutdown::on_signal()?;
+    let shutdown = service::shutdown::on_signal()?;
     let backends = settings.connect().await?;
     match operation {
         Operation::Replay(args) => cli::replay::replay(&backends, args, &shutdown).await,
@@ -94,7 +94,7 @@ async fn operate_keys(
     settings: KeySettings,
     operation: KeyOperation,
 ) -> anyhow::Result<()> {
-    let shutdown = shared::shutdown::on_signal()?;
+    let shutdown = service::shutdown::on_signal()?;
     let KeySettings { backends, ring } = settings;
     let backends = backends.connect().await?;
     match operation {
@@ -112,11 +112,11 @@ async fn read(postgres: &Postgres, command: Installations) -> anyhow::Result<()>
     let pool = worker::pool(postgres);
     match command {
         Installations::List { filter, json } => {
-            let page = worker::installations::list(&pool, &filter.into()).await?;
+            let page = worker::store::find::list(&pool, &filter.into()).await?;
             cli::print_page(&page, json)
         }
         Installations::Show { id, source, json } => {
-            let found = worker::installations::show(&pool, source.as_deref(), &id).await?;
+            let found = worker::store::find::show(&pool, source.as_deref(), &id).await?;
             cli::print_fields(&found, json)
         }
     }

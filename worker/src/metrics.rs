@@ -1,11 +1,11 @@
 //! The metrics of the worker. What they mean stands in
-//! `shared::telemetry::names`; what is measured now and then, in `measure`.
+//! `service::telemetry::names`; what is measured now and then, in `measure`.
 
 use std::sync::LazyLock;
 
 use opentelemetry::global;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
-use shared::telemetry::names::metric;
+use service::telemetry::names::metric;
 
 pub(crate) struct Metrics {
     pub(crate) batch_events: Histogram<f64>,

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use domain::fold::Retention;
+use domain::id::SourceName;
+use domain::seal::KeyRing;
+use eventlog::connect::{Connection, Endpoint};
+use eventlog::topology::StreamSettings;
 use secrecy::{ExposeSecret as _, SecretString};
-use shared::config::{
-    Config, ConfigError, PostgresSettings, Resolver, Scope, StreamSettings, WorkerSettings,
-};
-use shared::fold::Retention;
-use shared::id::SourceName;
-use shared::nats::Connection;
-use shared::oauth::OAuth;
-use shared::seal::KeyRing;
+use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
+use service::oauth::OAuth;
+use service::server::Limits;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::database::pool;
-use crate::operator::Backends;
+use crate::operate::backends::Backends;
+use crate::store::database::pool;
 
 const API_TOKEN_BYTES_MIN: usize = 20;
 
@@ -26,16 +26,16 @@ type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// For `worker run`.
 pub struct RunSettings {
-    pub nats: Connection,
+    pub nats: Endpoint,
     pub postgres: Postgres,
     pub ring: KeyRing,
     /// Where the ring is read again.
     pub path: PathBuf,
     pub callers: Vec<Caller>,
     pub listen: SocketAddr,
+    pub limits: Limits,
     pub batch_events_max: usize,
     pub retention: Retention,
-    pub shutdown_timeout: Duration,
     pub token_renewal: Option<TokenRenewalSettings>,
     /// Sources have tokens, and nobody is to renew them.
     pub tokens_unattended: bool,
@@ -46,7 +46,7 @@ pub struct RunSettings {
 /// How OAuth tokens are renewed.
 pub struct TokenRenewalSettings {
     /// A user that may append events.
-    pub nats: Connection,
+    pub nats: Endpoint,
     pub apps: BTreeMap<SourceName, OAuth>,
     pub before_expiry: Duration,
     pub every: Duration,
@@ -54,17 +54,17 @@ pub struct TokenRenewalSettings {
 
 /// For the commands that work on log and projection.
 pub struct BackendSettings {
-    nats: Connection,
+    nats: Endpoint,
     postgres: Postgres,
     retention: Retention,
 }
 
 /// For `worker migrate`, which needs no key.
 pub struct MigrateSettings {
-    pub nats: Connection,
+    pub nats: Endpoint,
     pub postgres: Postgres,
     pub stream: StreamSettings,
-    pub worker: WorkerSettings,
+    pub ack_wait: Duration,
 }
 
 #[derive(Clone)]
@@ -99,9 +99,14 @@ impl RunSettings {
             path: path.to_owned(),
             callers,
             listen: config.worker.listen,
+            limits: Limits {
+                connections_max: config.worker.connections_max,
+                head_timeout: Duration::from_millis(config.worker.read_timeout_ms),
+                idle_timeout: Duration::from_millis(config.worker.idle_timeout_ms),
+                shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
+            },
             batch_events_max: config.worker.batch_events_max,
             retention,
-            shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
             token_renewal,
             tokens_unattended: config.worker.token_renewal.is_none()
                 && config.sources.values().any(|source| source.oauth.is_some()),
@@ -123,9 +128,9 @@ impl BackendSettings {
     }
 
     pub async fn connect(&self) -> anyhow::Result<Backends> {
-        let client = shared::nats::connect(&self.nats, "operator").await?;
-        let (pool, nats) = (pool(&self.postgres), self.nats.clone());
-        Ok(Backends { nats, client, pool, retention: self.retention })
+        let connection = Connection::open(&self.nats, "operator").await?;
+        let (pool, endpoint) = (pool(&self.postgres), self.nats.clone());
+        Ok(Backends { endpoint, connection, pool, retention: self.retention })
     }
 }
 
@@ -158,7 +163,7 @@ impl MigrateSettings {
             nats,
             postgres,
             stream: config.stream.clone(),
-            worker: config.worker.clone(),
+            ack_wait: Duration::from_millis(config.worker.ack_wait_ms),
         });
         resolver.finish(path, settings)
     }
@@ -172,9 +177,9 @@ impl Postgres {
     }
 }
 
-fn nats(config: &Config, resolver: &mut Resolver<'_>) -> Option<Connection> {
+fn nats(config: &Config, resolver: &mut Resolver<'_>) -> Option<Endpoint> {
     let password = resolver.optional_secret("nats.password", config.nats.password.as_ref())?;
-    Some(Connection { url: config.nats.url.clone(), user: config.nats.user.clone(), password })
+    Some(Endpoint { url: config.nats.url.clone(), user: config.nats.user.clone(), password })
 }
 
 fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
@@ -213,7 +218,7 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
     let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
     let user = settings.nats_user.clone();
     Some(TokenRenewalSettings {
-        nats: Connection { url: config.nats.url.clone(), user, password },
+        nats: Endpoint { url: config.nats.url.clone(), user, password },
         apps,
         before_expiry: Duration::from_secs(settings.before_expiry_s),
         every: Duration::from_millis(settings.every_ms.max(1)),

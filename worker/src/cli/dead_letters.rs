@@ -9,8 +9,9 @@ use std::io::{self, IsTerminal as _};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use worker::dead_letter::{self, DeadLetterView, Selection};
-use worker::operator::Backends;
+use worker::operate::backends::Backends;
+use worker::operate::dead_letters::{discard, redrive};
+use worker::store::dead_letters::{self, DeadLetterView, Selection};
 
 use super::{print_fields, print_json};
 
@@ -98,16 +99,15 @@ pub(crate) async fn run(backends: &Backends, command: DeadLetters) -> anyhow::Re
     let pool = &backends.pool;
     match command {
         DeadLetters::List { which, resolved, limit, json } => {
-            let found = dead_letter::list(pool, &which.selection(vec![], resolved), limit).await?;
+            let found = dead_letters::list(pool, &which.selection(vec![], resolved), limit).await?;
             if json { print_json(&found) } else { print_list(&found) }
         }
         DeadLetters::Show { sequence, json } => {
-            print_fields(&dead_letter::show(pool, sequence).await?, json)
+            print_fields(&dead_letters::show(pool, sequence).await?, json)
         }
         DeadLetters::Redrive { sequences, all: _, which, by, json } => {
             let selection = which.selection(sequences, false);
-            let redriven =
-                dead_letter::redrive(pool, backends.retention, &selection, &by.by).await?;
+            let redriven = redrive(backends, &selection, &by.by).await?;
             if json {
                 print_json(&redriven)?;
             } else {
@@ -124,7 +124,7 @@ pub(crate) async fn run(backends: &Backends, command: DeadLetters) -> anyhow::Re
             if !yes && !agreed(sequences.len())? {
                 bail!("nothing was discarded");
             }
-            let discarded = dead_letter::discard(pool, &sequences, &by.by, &why).await?;
+            let discarded = discard(pool, &sequences, &by.by, &why).await?;
             println!("discarded {discarded}");
             Ok(())
         }

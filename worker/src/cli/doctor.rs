@@ -3,11 +3,11 @@
 
 use anyhow::bail;
 use clap::Args;
-use shared::config::Config;
-use shared::seal::KeyRing;
+use domain::seal::KeyRing;
+use service::config::Config;
 use tokio_util::sync::CancellationToken;
-use worker::doctor::{self, Patient, Verdict};
-use worker::operator::Backends;
+use worker::operate::backends::Backends;
+use worker::operate::doctor::{self, Patient, Verdict};
 
 use super::{Differs, print_json};
 

@@ -2,10 +2,10 @@
 #![expect(clippy::print_stdout, reason = "answers go to standard output")]
 
 use clap::Args;
-use shared::audit::{Outcome, Record};
-use shared::id::{InstallationId, SourceName};
-use worker::explain;
-use worker::operator::Backends;
+use domain::id::{InstallationId, SourceName};
+use eventlog::audit::{self, Outcome, Record};
+use worker::operate::backends::Backends;
+use worker::operate::explain;
 
 use super::print_json;
 
@@ -55,7 +55,7 @@ pub(crate) async fn explain(backends: &Backends, args: ExplainArgs) -> anyhow::R
 }
 
 pub(crate) async fn callbacks(backends: &Backends, args: CallbacksArgs) -> anyhow::Result<()> {
-    let mut found = explain::callbacks(&backends.client, args.source.as_ref()).await?;
+    let mut found = audit::records(&backends.connection, args.source.as_ref()).await?;
     if args.refused {
         found.retain(|record| matches!(record.outcome, Outcome::Refused { .. }));
     }

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use domain::id::{InstallationId, KeyId, SourceName};
+use domain::seal::{KeyRing, new_key};
 use secrecy::ExposeSecret as _;
-use shared::id::{InstallationId, KeyId, SourceName};
-use shared::seal::{KeyRing, new_key};
 use tokio_util::sync::CancellationToken;
-use worker::erase::{self, ErasureOrder, ErasureReport};
-use worker::keys::{self, KeyUse};
-use worker::operator::Backends;
+use worker::operate::backends::Backends;
+use worker::operate::erase::{self, ErasureReport};
+use worker::operate::keys::{self, KeyUse};
+use worker::store::erasures::ErasureOrder;
 
 use super::dead_letters::By;
 use super::{Differs, print_json};

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
-use worker::operator::Backends;
-use worker::rebuild::{self, Comparison, Origin, RebuildOptions, RebuildReport};
-use worker::verify::{self, VerifyOptions, VerifyReport};
+use worker::operate::backends::Backends;
+use worker::operate::rebuild::{self, Comparison, Origin, RebuildOptions, RebuildReport};
+use worker::operate::verify::{self, VerifyOptions, VerifyReport};
 
 use super::{Differs, print_json};
 

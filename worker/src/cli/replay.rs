@@ -4,11 +4,11 @@
 use std::io::{self, BufWriter};
 
 use clap::Args;
+use domain::id::{InstallationId, SourceName};
 use jiff::Timestamp;
-use shared::id::{InstallationId, SourceName};
 use tokio_util::sync::CancellationToken;
-use worker::operator::Backends;
-use worker::replay::{self, Apply, ReplayReport, Selection, Start};
+use worker::operate::backends::Backends;
+use worker::operate::replay::{self, Apply, ReplayReport, Selection, Start};
 
 use super::print_json;
 

@@ -1,0 +1,17 @@
+//! The domain: the words of Mooring as types, the fold, the platforms, and
+//! sealing.
+//!
+//! Nothing here waits, opens a socket or a file, or reads a clock. Times,
+//! nonces and configuration are arguments, so every rule is tested with values
+//! alone.
+
+pub mod data_key;
+pub mod details;
+pub mod event;
+pub mod fold;
+pub mod id;
+pub mod platform;
+pub mod seal;
+pub mod signature;
+pub mod tokens;
+pub mod verify;

@@ -1,0 +1,191 @@
+//! Signatures over the raw body of a callback, in the forms that platforms use.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{KeyInit as _, Mac as _};
+use http::{HeaderMap, HeaderName};
+use ring::signature::{
+    ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use sha2::{Sha256, Sha512};
+use spki::SubjectPublicKeyInfoOwned;
+use spki::der::DecodePem as _;
+
+/// How the bytes of a signature stand in a header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    #[default]
+    Hex,
+    Base64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HmacAlgorithm {
+    #[default]
+    Sha256,
+    Sha512,
+}
+
+/// HMAC (RFC 2104): any of the headers with any of the secrets.
+#[derive(Debug)]
+pub struct Hmac {
+    /// More than one where the platform signs with the old secret, too, while a
+    /// new one is introduced.
+    pub headers: Vec<HeaderName>,
+    pub algorithm: HmacAlgorithm,
+    pub encoding: Encoding,
+    /// What stands before the signature, such as `sha256=`.
+    pub prefix: String,
+    pub secrets: Vec<SecretString>,
+}
+
+/// Signatures with published keys. The first scheme whose header is there
+/// decides; if it fails, no other one is tried.
+#[derive(Debug)]
+pub struct PublicKeySignature {
+    pub schemes: Vec<Scheme>,
+}
+
+#[derive(Debug)]
+pub struct Scheme {
+    pub header: HeaderName,
+    pub encoding: Encoding,
+    pub keys: Vec<PublicKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicKey {
+    Ed25519(Vec<u8>),
+    /// RSASSA-PKCS1-v1_5 with SHA-256; the key as in PKCS #1.
+    RsaSha256(Vec<u8>),
+}
+
+/// <https://www.standardwebhooks.com>: `v1` signatures, at most five minutes old.
+pub struct StandardWebhooks {
+    pub secrets: Vec<standardwebhooks::Webhook>,
+}
+
+impl std::fmt::Debug for StandardWebhooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StandardWebhooks").finish_non_exhaustive()
+    }
+}
+
+impl Encoding {
+    fn decode(self, text: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Hex => hex::decode(text).ok(),
+            Self::Base64 => BASE64_STANDARD.decode(text).ok(),
+        }
+    }
+}
+
+impl Hmac {
+    pub(crate) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+        let given = self.headers.iter().filter_map(|name| only_header(headers, name));
+        let signatures = given
+            .filter_map(|text| self.encoding.decode(text.strip_prefix(self.prefix.as_bytes())?));
+        signatures.fold(false, |found, signature| {
+            let matches = |secret: &SecretString| {
+                self.algorithm.verifies(secret.expose_secret().as_bytes(), body, &signature)
+            };
+            self.secrets.iter().fold(found, |found, secret| matches(secret) | found)
+        })
+    }
+}
+
+impl HmacAlgorithm {
+    /// In constant time.
+    fn verifies(self, secret: &[u8], body: &[u8], signature: &[u8]) -> bool {
+        // A key of any length is one for HMAC.
+        match self {
+            Self::Sha256 => hmac::Hmac::<Sha256>::new_from_slice(secret)
+                .is_ok_and(|mac| mac.chain_update(body).verify_slice(signature).is_ok()),
+            Self::Sha512 => hmac::Hmac::<Sha512>::new_from_slice(secret)
+                .is_ok_and(|mac| mac.chain_update(body).verify_slice(signature).is_ok()),
+        }
+    }
+}
+
+impl PublicKeySignature {
+    pub(crate) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+        let is_sent = |scheme: &&Scheme| scheme.is_sent(headers);
+        self.schemes.iter().find(is_sent).is_some_and(|scheme| scheme.verifies(headers, body))
+    }
+}
+
+impl Scheme {
+    /// `N/A` is sent where there is no signature.
+    fn is_sent(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.header).iter();
+        values.any(|value| !matches!(value.as_bytes(), b"" | b"N/A"))
+    }
+
+    fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+        let given = only_header(headers, &self.header);
+        let signature = given.and_then(|text| self.encoding.decode(text));
+        signature
+            .is_some_and(|signature| self.keys.iter().any(|key| key.verifies(body, &signature)))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidKey {
+    #[error("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)")]
+    NotPem,
+    #[error("is a public key of another kind than Ed25519 or RSA")]
+    OtherKind,
+}
+
+impl PublicKey {
+    /// From a `SubjectPublicKeyInfo` (RFC 5280) in PEM.
+    pub fn from_pem(pem: &str) -> Result<Self, InvalidKey> {
+        const ED25519_OID: &str = "1.3.101.112";
+        const RSA_OID: &str = "1.2.840.113549.1.1.1";
+        let info = SubjectPublicKeyInfoOwned::from_pem(pem).map_err(|_| InvalidKey::NotPem)?;
+        let key = info.subject_public_key.raw_bytes().to_vec();
+        match info.algorithm.oid.to_string().as_str() {
+            ED25519_OID => Ok(Self::Ed25519(key)),
+            RSA_OID => Ok(Self::RsaSha256(key)),
+            _ => Err(InvalidKey::OtherKind),
+        }
+    }
+
+    fn verifies(&self, body: &[u8], signature: &[u8]) -> bool {
+        let (algorithm, key): (&dyn VerificationAlgorithm, _) = match self {
+            Self::Ed25519(key) => (&ED25519, key),
+            Self::RsaSha256(key) => (&RSA_PKCS1_2048_8192_SHA256, key),
+        };
+        UnparsedPublicKey::new(algorithm, key).verify(body, signature).is_ok()
+    }
+}
+
+impl StandardWebhooks {
+    pub(crate) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+        // The library reads the first of a repeated header.
+        let once = [
+            standardwebhooks::HEADER_WEBHOOK_ID,
+            standardwebhooks::HEADER_WEBHOOK_TIMESTAMP,
+            standardwebhooks::HEADER_WEBHOOK_SIGNATURE,
+        ];
+        once.iter().all(|name| headers.get_all(*name).iter().count() == 1)
+            && self.secrets.iter().any(|secret| secret.verify(body, headers).is_ok())
+    }
+}
+
+/// The value of a header that stands there once. A header that is repeated
+/// could be read in two ways.
+pub(crate) fn only_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(only), None) => Some(only.as_bytes()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

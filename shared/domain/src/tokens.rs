@@ -1,0 +1,203 @@
+//! OAuth 2.0 tokens as a platform issued them (RFC 6749, section 5.1), and the
+//! callback that they become.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value, json};
+
+use crate::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential};
+use crate::id::{IdempotencyKey, InvalidId};
+use crate::seal::KeyRing;
+
+/// The name of the sealed field.
+const FIELD: &str = "tokens";
+
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    pub access_token: SecretString,
+    pub refresh_token: Option<SecretString>,
+}
+
+#[derive(Debug)]
+pub struct Issued {
+    pub tokens: Tokens,
+    expires_at: Option<Timestamp>,
+    scopes: Vec<String>,
+    issued_at: Timestamp,
+    /// The whole answer. Which of its fields are secrets only the platform knows.
+    response: Response,
+}
+
+struct Response(Map<String, Value>);
+
+/// An answer that brings no tokens. It repeats nothing of what was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoTokens {
+    #[error("it is not a JSON object")]
+    NotAnObject,
+    #[error("it holds no access_token")]
+    NoAccessToken,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[answer]")
+    }
+}
+
+impl Tokens {
+    /// The credential that is sealed: a JSON object.
+    fn to_secret(&self) -> SecretString {
+        let refresh_token = self.refresh_token.as_ref().map(|token| token.expose_secret());
+        let access_token = self.access_token.expose_secret();
+        json!({ "access_token": access_token, "refresh_token": refresh_token }).to_string().into()
+    }
+
+    /// `None` if the credential is none of ours.
+    pub fn from_secret(credential: &SecretString) -> Option<Self> {
+        Self::in_(&serde_json::from_str(credential.expose_secret()).ok()?)
+    }
+
+    fn in_(fields: &Map<String, Value>) -> Option<Self> {
+        let secret = |snake_case, camel_case| {
+            let text = either(fields, snake_case, camel_case)?.as_str()?;
+            (!text.is_empty()).then(|| SecretString::from(text))
+        };
+        Some(Self {
+            access_token: secret("access_token", "accessToken")?,
+            refresh_token: secret("refresh_token", "refreshToken"),
+        })
+    }
+}
+
+impl Issued {
+    /// What cannot be read beside the tokens is as if it were not there: they were
+    /// issued, and are nowhere else.
+    pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, NoTokens> {
+        let response: Map<String, Value> =
+            serde_json::from_slice(body).map_err(|_| NoTokens::NotAnObject)?;
+        let tokens = Tokens::in_(&response).ok_or(NoTokens::NoAccessToken)?;
+        let lasts = either(&response, "expires_in", "expiresIn").and_then(|value| match value {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        });
+        let scopes = match response.get("scope") {
+            Some(Value::String(text)) => text.split_whitespace().map(str::to_owned).collect(),
+            Some(Value::Array(items)) => {
+                items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            tokens,
+            expires_at: lasts.and_then(|seconds| expiry(seconds, now)),
+            scopes,
+            issued_at: now,
+            response: Response(response),
+        })
+    }
+
+    /// What a platform answered, to read in it whose tokens they are.
+    pub fn response(&self) -> &Map<String, Value> {
+        &self.response.0
+    }
+
+    /// As it is sealed and appended.
+    pub fn callback(
+        self,
+        identity: Identity,
+        grant: Grant,
+        ring: &KeyRing,
+    ) -> Result<Callback, InvalidId> {
+        // Tokens that are issued again are a new event: they may last longer, or come after an
+        // erasure.
+        let at = self.issued_at.as_nanosecond().to_string();
+        let number = ring.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
+        let payload = Payload::Sealed(self.sealed_response());
+        Ok(Callback {
+            app_id: Some(identity.app_id.clone()),
+            idempotency_key: IdempotencyKey::parse(format!("oauth:{number}"))?,
+            occurred_at: None,
+            fact: Fact::Authorized {
+                identity,
+                grant,
+                granted_permissions: self.scopes,
+                expires_at: self.expires_at,
+                credential: PlainCredential {
+                    field: FIELD.to_owned(),
+                    prefix: None,
+                    secret: self.tokens.to_secret(),
+                },
+            },
+            payload,
+        })
+    }
+
+    fn sealed_response(&self) -> SecretString {
+        Value::Object(self.response.0.clone()).to_string().into()
+    }
+}
+
+/// HighLevel's versions 2 and 3 name the same fields differently.
+fn either<'a>(
+    fields: &'a Map<String, Value>,
+    snake_case: &str,
+    camel_case: &str,
+) -> Option<&'a Value> {
+    fields.get(snake_case).or_else(|| fields.get(camel_case))
+}
+
+/// When tokens that last `seconds` end.
+fn expiry(seconds: u64, now: Timestamp) -> Option<Timestamp> {
+    let lasts = SignedDuration::from_secs(i64::try_from(seconds).ok()?);
+    now.checked_add(lasts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn both_forms_of_names_are_read_and_no_secret_is_shown() {
+        let v2 = r#"{"access_token":"at-1","refresh_token":"rt-1","expires_in":86399,
+            "scope":"contacts.readonly  users.readonly","userType":"Location","locationId":"l1"}"#;
+        let v3 = v2
+            .replace("access_token", "accessToken")
+            .replace("refresh_token", "refreshToken")
+            .replace("expires_in", "expiresIn");
+        for answer in [v2, &v3] {
+            let issued = Issued::parse(answer.as_bytes(), NOW).unwrap();
+            assert_eq!(issued.tokens.access_token.expose_secret(), "at-1");
+            assert_eq!(issued.expires_at.unwrap().as_second(), 86_399);
+            assert_eq!(issued.scopes, ["contacts.readonly", "users.readonly"]);
+            assert_eq!(issued.response()["locationId"], "l1");
+            let shown = format!("{issued:?}");
+            assert!(!shown.contains("at-1") && !shown.contains("rt-1"), "{shown}");
+            let again = Tokens::from_secret(&issued.tokens.to_secret()).unwrap();
+            assert_eq!(again.refresh_token.unwrap().expose_secret(), "rt-1");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_beside_the_tokens_does_not_lose_them() {
+        let odd = r#"{"access_token":"at","expires_in":"3599","scope":["a"],"refresh_token":7}"#;
+        let issued = Issued::parse(odd.as_bytes(), NOW).unwrap();
+        assert_eq!(issued.expires_at.unwrap().as_second(), 3_599);
+        assert_eq!(issued.scopes, ["a"]);
+        assert!(issued.tokens.refresh_token.is_none());
+        let none =
+            Issued::parse(br#"{"access_token":"at","expires_in":{},"scope":1}"#, NOW).unwrap();
+        assert!(none.expires_at.is_none() && none.scopes.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_refused_without_its_content() {
+        for bad in ["", "[]", "{}", r#"{"access_token":7}"#, r#"{"access_token":""}"#] {
+            assert!(Issued::parse(bad.as_bytes(), NOW).is_err(), "{bad}");
+        }
+    }
+}

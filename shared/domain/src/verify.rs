@@ -1,0 +1,184 @@
+//! Verification: is this callback from the platform?
+//!
+//! By signature where the platform signs. Otherwise the proof is a secret that
+//! only the platform was told: an unguessable path segment of the callback URL,
+//! a static header, or a password. Several values of each may be valid at once,
+//! so that they can be rotated. It fails closed: a source without any
+//! verification must say so.
+
+use http::{HeaderMap, HeaderName};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::signature::{Hmac, PublicKeySignature, StandardWebhooks, only_header};
+
+/// A callback as it came over HTTP.
+#[derive(Clone, Copy)]
+pub struct Delivery<'a> {
+    pub path_token: Option<&'a str>,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+    pub received_at: Timestamp,
+}
+
+/// A callback that passed verification. Parsing asks for it, so no handler can
+/// skip the check.
+pub struct Verified<'a>(Delivery<'a>);
+
+impl<'a> Verified<'a> {
+    pub fn body(&self) -> &'a [u8] {
+        self.0.body
+    }
+
+    pub fn headers(&self) -> &'a HeaderMap {
+        self.0.headers
+    }
+
+    pub fn query(&self) -> Option<&'a str> {
+        self.0.query
+    }
+
+    pub fn received_at(&self) -> Timestamp {
+        self.0.received_at
+    }
+}
+
+/// How one source verifies its callbacks.
+#[derive(Debug)]
+pub enum Verification {
+    /// Declared by the operator: everything is accepted.
+    Unverified,
+    /// Each of them must pass; without any, nothing does.
+    All(Vec<Check>),
+}
+
+#[derive(Debug)]
+pub enum Check {
+    PathToken(Vec<SecretString>),
+    /// A header that holds exactly one of these values.
+    Header {
+        name: HeaderName,
+        values: Vec<SecretString>,
+    },
+    Hmac(Hmac),
+    PublicKey(PublicKeySignature),
+    StandardWebhooks(StandardWebhooks),
+}
+
+/// It says nothing more on purpose: which part was wrong helps only a forger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the callback does not carry the proof that this source was configured to ask for")]
+pub struct Unauthentic;
+
+impl Verification {
+    pub fn verify<'a>(&self, delivery: Delivery<'a>) -> Result<Verified<'a>, Unauthentic> {
+        let Self::All(checks) = self else { return Ok(Verified(delivery)) };
+        let asks_for_token = checks.iter().any(|check| matches!(check, Check::PathToken(_)));
+        let unasked_token = delivery.path_token.is_some() && !asks_for_token;
+        let passes = !checks.is_empty()
+            && !unasked_token
+            // Each is made, so that the time does not tell which one failed.
+            && checks.iter().fold(true, |all, check| check.passes(delivery) & all);
+        if passes { Ok(Verified(delivery)) } else { Err(Unauthentic) }
+    }
+}
+
+impl Check {
+    fn passes(&self, delivery: Delivery<'_>) -> bool {
+        match self {
+            Self::PathToken(tokens) => {
+                delivery.path_token.is_some_and(|given| any_equals(tokens, given.as_bytes()))
+            }
+            Self::Header { name, values } => {
+                only_header(delivery.headers, name).is_some_and(|given| any_equals(values, given))
+            }
+            Self::Hmac(hmac) => hmac.verifies(delivery.headers, delivery.body),
+            Self::PublicKey(signature) => signature.verifies(delivery.headers, delivery.body),
+            Self::StandardWebhooks(webhooks) => webhooks.verifies(delivery.headers, delivery.body),
+        }
+    }
+}
+
+/// Compares digests, so that neither content nor length shows in the time.
+fn any_equals(secrets: &[SecretString], given: &[u8]) -> bool {
+    let given = Sha256::digest(given);
+    let found = secrets.iter().fold(Choice::from(0), |found, secret| {
+        found | Sha256::digest(secret.expose_secret().as_bytes()).ct_eq(&given)
+    });
+    found.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "the-token-of-today";
+    const NEXT: &str = "the-token-of-tomorrow";
+
+    fn by_path() -> Verification {
+        Verification::All(vec![token()])
+    }
+
+    fn by_header() -> Verification {
+        Verification::All(vec![header()])
+    }
+
+    fn token() -> Check {
+        Check::PathToken(vec![NOW.into(), NEXT.into()])
+    }
+
+    fn header() -> Check {
+        let name = HeaderName::from_static("x-mooring-token");
+        Check::Header { name, values: vec![NOW.into(), NEXT.into()] }
+    }
+
+    fn passes(verification: &Verification, path_token: Option<&str>, headers: &HeaderMap) -> bool {
+        let (body, received_at) = (b"".as_slice(), Timestamp::UNIX_EPOCH);
+        let delivery = Delivery { path_token, query: None, headers, body, received_at };
+        verification.verify(delivery).is_ok()
+    }
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let name = HeaderName::from_static("x-mooring-token");
+        values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn both_values_are_valid_during_rotation_and_no_other() {
+        let none = HeaderMap::new();
+        for (token, valid) in [(NOW, true), (NEXT, true), ("other", false), ("", false)] {
+            assert_eq!(passes(&by_path(), Some(token), &none), valid, "path {token}");
+            assert_eq!(passes(&by_header(), None, &headers(&[token])), valid, "{token}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_repeated_or_not_asked_for_is_refused() {
+        assert!(!passes(&by_path(), None, &HeaderMap::new()));
+        assert!(!passes(&by_header(), None, &HeaderMap::new()));
+        assert!(!passes(&by_header(), None, &headers(&[NOW, NOW])));
+        assert!(!passes(&by_header(), Some(NOW), &headers(&[NOW])));
+    }
+
+    #[test]
+    fn with_path_and_header_configured_both_must_match() {
+        let both = Verification::All(vec![token(), header()]);
+        assert!(passes(&both, Some(NOW), &headers(&[NOW])));
+        assert!(!passes(&both, Some(NOW), &HeaderMap::new()));
+        assert!(!passes(&both, None, &headers(&[NOW])));
+    }
+
+    #[test]
+    fn a_verification_that_checks_nothing_refuses() {
+        let nothing = Verification::All(vec![]);
+        assert!(!passes(&nothing, None, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        assert!(!format!("{:?}{:?}", by_path(), by_header()).contains("the-token"));
+    }
+}

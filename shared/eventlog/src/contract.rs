@@ -1,0 +1,210 @@
+//! Is the log fit to acknowledge from? Asked at start and again and again,
+//! because a stream's settings can be changed under a running service.
+
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::Config as StreamConfig;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::append::CommitMode;
+use crate::breach::{Breach, breaches};
+use crate::connect::Connection;
+use crate::{keys, message};
+
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// While it is not known, callbacks wait for the answer.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is known of the stream's durability.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contract {
+    Unknown {
+        why: String,
+    },
+    /// `accepted` are breaches that the configuration allows by name.
+    Met {
+        accepted: Vec<Breach>,
+        commit: CommitMode,
+    },
+    Broken {
+        breaches: Vec<Breach>,
+    },
+}
+
+impl Contract {
+    pub fn is_met(&self) -> bool {
+        matches!(self, Self::Met { .. })
+    }
+
+    pub fn commit_mode(&self) -> CommitMode {
+        match self {
+            Self::Met { commit, .. } => *commit,
+            Self::Unknown { .. } | Self::Broken { .. } => CommitMode::Single,
+        }
+    }
+}
+
+/// Why the settings of a stream are not known.
+enum Unanswered {
+    Missing(String),
+    Away(String),
+}
+
+/// What is checked, and what is accepted.
+pub struct Check {
+    pub connection: Connection,
+    pub http: reqwest::Client,
+    /// The server's monitoring address.
+    pub monitor_url: Option<String>,
+    /// Breaches that the configuration allows by name.
+    pub accepted: Vec<Breach>,
+}
+
+/// Starts the checking task. It ends at `shutdown`, or when nobody asks any
+/// more; it holds nothing that could be lost.
+pub fn watch(check: Check, shutdown: CancellationToken) -> watch::Receiver<Contract> {
+    let unknown = Contract::Unknown { why: "not checked yet".to_owned() };
+    let (sender, receiver) = watch::channel(unknown);
+    tokio::spawn(async move {
+        let checking = check_for_ever(&check, &sender);
+        tokio::select! {
+            () = checking => {}
+            () = shutdown.cancelled() => {
+                // Callbacks in flight still need the last answer.
+                sender.closed().await;
+            }
+        }
+    });
+    receiver
+}
+
+async fn check_for_ever(check: &Check, sender: &watch::Sender<Contract>) {
+    loop {
+        let last = sender.borrow().clone();
+        let now = check.contract(&last).await;
+        let wait =
+            if matches!(now, Contract::Unknown { .. }) { CHECK_AGAIN_AFTER } else { CHECK_EVERY };
+        if now != last {
+            report(&now);
+            sender.send_replace(now);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn report(contract: &Contract) {
+    match contract {
+        Contract::Unknown { why } => tracing::warn!(why, "the log is not ready"),
+        Contract::Met { accepted, commit } if accepted.is_empty() => {
+            tracing::info!(?commit, "the log meets the durability contract");
+        }
+        Contract::Met { accepted, .. } => {
+            tracing::warn!(?accepted, "the log is laxer than the durability contract, as allowed");
+        }
+        Contract::Broken { breaches } => {
+            tracing::error!(?breaches, "the log breaks the durability contract: nothing is acked");
+        }
+    }
+}
+
+impl Check {
+    async fn contract(&self, last: &Contract) -> Contract {
+        let streams = tokio::try_join!(self.stream(message::STREAM), self.stream(keys::STREAM));
+        let (log, keys) = match streams {
+            Ok(streams) => streams,
+            Err(Unanswered::Missing(why)) => return Contract::Unknown { why },
+            // The settings have not changed because the server is away. Until
+            // it is back, publishing is tried and not acknowledged.
+            Err(Unanswered::Away(why)) => match last {
+                Contract::Unknown { .. } => return Contract::Unknown { why },
+                Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
+            },
+        };
+        let commit = CommitMode::of(log.num_replicas, log.allow_atomic_publish);
+        // A secret is as lost without its data key as without its event.
+        let mut found = breaches(&log);
+        found.extend(breaches(&keys));
+        found.sort();
+        found.dedup();
+        match self.sync_breach().await {
+            Ok(breach) => found.extend(breach),
+            Err(why) => match last {
+                Contract::Unknown { .. } => return Contract::Unknown { why },
+                Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
+            },
+        }
+        let is_accepted = |breach: &Breach| self.accepted.contains(breach);
+        let (accepted, broken): (Vec<_>, Vec<_>) = found.into_iter().partition(is_accepted);
+        if broken.is_empty() {
+            Contract::Met { accepted, commit }
+        } else {
+            Contract::Broken { breaches: broken }
+        }
+    }
+
+    async fn stream(&self, name: &str) -> Result<StreamConfig, Unanswered> {
+        match self.connection.jetstream.get_stream(name).await {
+            Ok(stream) => Ok(stream.cached_info().config.clone()),
+            Err(error) if is_missing(&error) => {
+                let why = format!("there is no stream {name}: run `worker migrate`");
+                Err(Unanswered::Missing(why))
+            }
+            Err(error) => Err(Unanswered::Away(error.to_string())),
+        }
+    }
+
+    async fn sync_breach(&self) -> Result<Option<Breach>, String> {
+        let Some(monitor_url) = &self.monitor_url else {
+            return Ok(Some(Breach::SyncNotChecked));
+        };
+        let server = ServerStatus::ask(&self.http, monitor_url).await;
+        let server = server.map_err(|error| format!("asking nats.monitor_url: {error}"))?;
+        Ok((!server.sync_always).then_some(Breach::SyncNotAlways))
+    }
+}
+
+/// What a server says of itself on its monitoring endpoint, and nowhere else
+/// (<https://docs.nats.io/running-a-nats-service/nats_admin/monitoring#general-information>).
+#[derive(Debug, Clone, Copy)]
+pub struct ServerStatus {
+    pub now: Timestamp,
+    /// Whether its `sync_interval` is `always`.
+    pub sync_always: bool,
+}
+
+impl ServerStatus {
+    pub async fn ask(http: &reqwest::Client, monitor_url: &str) -> reqwest::Result<Self> {
+        #[derive(Deserialize)]
+        struct Varz {
+            now: Timestamp,
+            jetstream: JetStream,
+        }
+        #[derive(Deserialize)]
+        struct JetStream {
+            config: JetStreamConfig,
+        }
+        #[derive(Deserialize)]
+        struct JetStreamConfig {
+            #[serde(default)]
+            sync_always: bool,
+        }
+
+        let url = format!("{}/varz", monitor_url.trim_end_matches('/'));
+        let answer = http.get(url).timeout(MONITOR_TIMEOUT).send().await?;
+        let Varz { now, jetstream } = answer.json().await?;
+        Ok(Self { now, sync_always: jetstream.config.sync_always })
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(
+        error.kind(),
+        GetStreamErrorKind::JetStream(server) if server.error_code() == ErrorCode::STREAM_NOT_FOUND
+    )
+}

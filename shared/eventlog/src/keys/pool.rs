@@ -1,0 +1,131 @@
+//! Data keys that are ready: stored, and used by no event yet.
+//!
+//! Who seals takes one and waits for nothing. Where none is left, because the
+//! log is away or slower than the callbacks, it waits within its budget.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use domain::data_key::{DataKey, Page};
+use domain::id::KEYS_IN_PAGE;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{CurrentRing, STREAM};
+use crate::connect::Connection;
+
+/// Pages that are stored at a time.
+const PAGES_AT_ONCE: usize = 8;
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+pub struct DataKeyPool {
+    ready_max: usize,
+    ready: Mutex<VecDeque<DataKey>>,
+    /// One permit for each key that is ready.
+    permits: Semaphore,
+    taken: Notify,
+}
+
+impl DataKeyPool {
+    /// Starts the task that keeps `ready_max` keys ready, at least two pages; it
+    /// ends at `shutdown`, when those that are ready have to do.
+    pub fn start(
+        connection: &Connection,
+        ring: CurrentRing,
+        ready_max: usize,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let keys = Arc::new(Self {
+            ready_max: ready_max.max(2 * usize::from(KEYS_IN_PAGE)),
+            ready: Mutex::default(),
+            permits: Semaphore::new(0),
+            taken: Notify::new(),
+        });
+        let maker = Maker {
+            jetstream: connection.with_timeout(STORE_TIMEOUT),
+            ring,
+            keys: Arc::clone(&keys),
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = maker.run() => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        keys
+    }
+
+    pub fn are_ready(&self) -> bool {
+        self.ready() > 0
+    }
+
+    pub fn ready(&self) -> usize {
+        self.permits.available_permits()
+    }
+
+    /// `None` if none was ready in time.
+    pub async fn take(&self, within: Duration) -> Option<DataKey> {
+        let permit = tokio::time::timeout(within, self.permits.acquire()).await.ok()?.ok()?;
+        permit.forget();
+        let key = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        self.taken.notify_one();
+        key
+    }
+
+    fn add(&self, page: &Page) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ready.len();
+        ready.extend(page.keys());
+        let added = ready.len() - before;
+        drop(ready);
+        self.permits.add_permits(added);
+    }
+
+    /// Half of them are spent in a burst before storing pages competes with it.
+    fn are_few(&self) -> bool {
+        self.permits.available_permits() < self.ready_max / 2
+    }
+
+    fn missing_pages(&self) -> usize {
+        let missing = self.ready_max.saturating_sub(self.permits.available_permits());
+        missing / usize::from(KEYS_IN_PAGE)
+    }
+}
+
+struct Maker {
+    jetstream: Context,
+    ring: CurrentRing,
+    keys: Arc<DataKeyPool>,
+}
+
+impl Maker {
+    async fn run(&self) {
+        let mut last_problem = String::new();
+        loop {
+            while self.keys.missing_pages() > 0 {
+                let count = self.keys.missing_pages().min(PAGES_AT_ONCE);
+                let ring = self.ring.get();
+                let stored = (0..count).map(|_| super::store_new(&self.jetstream, &ring));
+                for stored in futures_util::future::join_all(stored).await {
+                    match stored {
+                        Ok(page) => self.keys.add(&page),
+                        Err(error) => {
+                            let why = format!("{error:#}");
+                            if why != last_problem {
+                                tracing::warn!(why, "no data keys could be stored in {STREAM}");
+                                last_problem = why;
+                            }
+                            tokio::time::sleep(AGAIN_AFTER).await;
+                        }
+                    }
+                }
+            }
+            while !self.keys.are_few() {
+                self.keys.taken.notified().await;
+            }
+        }
+    }
+}

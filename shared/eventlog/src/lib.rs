@@ -1,0 +1,17 @@
+//! The log in NATS JetStream, and the only crate that names its client.
+//!
+//! It must never call an event appended before the server has acknowledged it,
+//! or skip one while reading. It knows nothing of HTTP, Postgres or the fold.
+
+pub mod append;
+pub mod audit;
+pub mod breach;
+pub mod connect;
+pub mod consume;
+pub mod contract;
+pub mod delivery;
+pub mod keys;
+pub mod message;
+pub mod read;
+pub mod status;
+pub mod topology;

@@ -1,0 +1,145 @@
+//! The log's contract: under which subject and with which headers an event
+//! stands in the stream.
+//!
+//! Headers follow CloudEvents' NATS binding, binary mode
+//! (<https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md>).
+//! Identities from outside never stand raw in a subject or header.
+
+use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use bytes::Bytes;
+use domain::event::Event;
+use domain::id::{InstallationId, MessageId, SourceName, percent_encode};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+/// The stream that is the log.
+pub const STREAM: &str = "INSTALLATIONS";
+/// First token of every subject of the stream.
+const SUBJECT_ROOT: &str = "installations";
+/// The header that carries the trace (<https://www.w3.org/TR/trace-context/>).
+pub const TRACEPARENT: &str = "traceparent";
+/// The header that names the kind of an event.
+pub(crate) const CE_TYPE: &str = "ce-type";
+/// The header that names the installation of an event.
+pub(crate) const CE_SUBJECT: &str = "ce-subject";
+/// Fixed for ever: it decides in which subject an event is found again.
+pub const PARTITIONS: u8 = 64;
+
+/// An event, ready to be published. Its headers are made for each attempt, out
+/// of a few values: a map of headers is many small allocations.
+#[derive(Debug, Clone)]
+pub struct LogMessage {
+    pub id: MessageId,
+    pub subject: String,
+    pub body: Bytes,
+    pub traceparent: Option<String>,
+    source: SourceName,
+    kind: &'static str,
+    happened_at: Timestamp,
+    installation: Option<InstallationId>,
+}
+
+impl LogMessage {
+    pub fn new(event: &Event) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            id: event.message_id.clone(),
+            subject: subject(event),
+            body: Bytes::from(event.encode()?),
+            traceparent: None,
+            source: event.source.clone(),
+            kind: event.fact.kind(),
+            happened_at: event.occurred_at.unwrap_or(event.received_at),
+            installation: event.fact.identity().map(|found| found.installation_id.clone()),
+        })
+    }
+
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, self.id.as_str());
+        // A message that strays to another stream is refused by the server.
+        headers.insert(NATS_EXPECTED_STREAM, STREAM);
+        headers.insert("ce-specversion", "1.0");
+        headers.insert("ce-id", self.id.as_str());
+        headers.insert("ce-source", format!("/sources/{}", self.source));
+        headers.insert(CE_TYPE, format!("mooring.installation.{}", self.kind));
+        headers.insert("ce-time", self.happened_at.to_string());
+        if let Some(installation) = &self.installation {
+            headers.insert(CE_SUBJECT, header_subject(installation));
+        }
+        headers.insert("content-type", "application/json");
+        if let Some(traceparent) = &self.traceparent {
+            headers.insert(TRACEPARENT, traceparent.as_str());
+        }
+        headers
+    }
+}
+
+/// `installations.<source>.<partition>`. Everything that is folded together
+/// has one subject.
+fn subject(event: &Event) -> String {
+    match event.fact.identity() {
+        Some(identity) => subject_of(&event.source, identity.place.as_str()),
+        None => subject_of(&event.source, event.message_id.as_str()),
+    }
+}
+
+/// The subjects of every event.
+pub fn all_subjects() -> String {
+    format!("{SUBJECT_ROOT}.>")
+}
+
+/// The subjects of the events of one source.
+pub fn subjects_of(source: &SourceName) -> String {
+    format!("{SUBJECT_ROOT}.{source}.>")
+}
+
+/// The subject of the events about one place.
+pub fn subject_of(source: &SourceName, place: &str) -> String {
+    let partition = Sha256::digest(place.as_bytes()).first().map_or(0, |byte| byte % PARTITIONS);
+    format!("{SUBJECT_ROOT}.{source}.{partition}")
+}
+
+/// The `ce-subject` of an event about this installation.
+pub fn header_subject(installation: &InstallationId) -> String {
+    percent_encode(installation.as_str())
+}
+
+/// The partition in a subject of the log.
+pub fn partition_of(subject: &str) -> Option<u8> {
+    subject.rsplit('.').next()?.parse().ok().filter(|partition| *partition < PARTITIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(installation: &str) -> Event {
+        let body = include_str!("../../domain/src/event/installed.v1.json");
+        let body = body.replace("\"installation_id\": \"instapp_1\"", installation);
+        Event::decode(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn subject_and_headers_are_as_the_contract_says() {
+        let message = LogMessage::new(&golden("\"installation_id\": \"instapp_1\"")).unwrap();
+        // 64 partitions of SHA-256: this value must never change.
+        assert_eq!(message.subject, "installations.blnk.31");
+        let header =
+            |name: &str| message.headers().get(name).map(|value| value.as_str().to_owned());
+        let id = Some("blnk:install:instapp_1#00112233445566778899aabbccddeeff".to_owned());
+        assert_eq!(header("Nats-Msg-Id"), id);
+        assert_eq!(header("ce-id"), id);
+        assert_eq!(header("Nats-Expected-Stream").as_deref(), Some("INSTALLATIONS"));
+        assert_eq!(header("ce-type").as_deref(), Some("mooring.installation.installed"));
+        assert_eq!(header("ce-subject").as_deref(), Some("instapp_1"));
+        assert_eq!(header("ce-time").as_deref(), Some("2026-07-01T10:00:00.123456789Z"));
+    }
+
+    #[test]
+    fn an_identity_from_outside_is_encoded_in_a_header() {
+        let message = LogMessage::new(&golden("\"installation_id\": \"käse: 1.>\"")).unwrap();
+        let headers = message.headers();
+        assert_eq!(headers.get("ce-subject").unwrap().as_str(), "k%C3%A4se%3A%201.%3E");
+    }
+}

@@ -1,0 +1,213 @@
+//! The streams and the workers' consumer: how they are made, and brought to
+//! this version.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, DiscardPolicy, Info, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{Context, ErrorCode};
+use backon::{ConstantBuilder, Retryable as _};
+use serde::Deserialize;
+
+use crate::breach::{Breach, breaches};
+use crate::connect::Connection;
+use crate::consume::CONSUMER;
+use crate::message::{STREAM, all_subjects};
+use crate::{audit, keys};
+
+/// A cluster that has just started, or is choosing a leader, loses a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+const RETRIES: usize = 20;
+
+/// Sent, not yet acknowledged, over all workers. Past it the server waits.
+const MAX_ACK_PENDING: i64 = 20_000;
+
+/// `[stream]` of the configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSettings {
+    /// Copies of the log on servers of the cluster: 1, 3 or 5.
+    pub replicas: usize,
+    /// Size from which on the log refuses events.
+    pub max_bytes: u64,
+    /// For how long the server itself recognizes a repeated event.
+    pub duplicate_window_ms: u64,
+    /// Breaches of the durability contract that the operator accepts, by name.
+    pub allow: Vec<Breach>,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        const HOUR_MS: u64 = 3_600_000;
+        const GIB: u64 = 1 << 30;
+        Self { replicas: 1, max_bytes: 4 * GIB, duplicate_window_ms: HOUR_MS, allow: vec![] }
+    }
+}
+
+/// Makes the streams and the consumer, or brings them to these settings. Safe to
+/// run again and again.
+pub async fn migrate(
+    connection: &Connection,
+    settings: &StreamSettings,
+    ack_wait: Duration,
+) -> anyhow::Result<()> {
+    let jetstream = connection.with_timeout(REQUEST_TIMEOUT);
+    for config in [log_config(settings), keys_config(settings)] {
+        let stream = create_or_update(&jetstream, &config).await?;
+        // The server may keep a setting that cannot be changed on a stream.
+        let kept = breaches(&stream.config);
+        if !kept.is_empty() {
+            let why: Vec<String> = kept.iter().map(ToString::to_string).collect();
+            let (name, why) = (&config.name, why.join("; "));
+            bail!("stream {name} exists and keeps settings that break durability: {why}");
+        }
+    }
+    create_or_update(&jetstream, &audit_config(settings)).await?;
+    let stream = jetstream.get_stream(STREAM).await?;
+    stream.create_consumer(consumer_config(ack_wait)).await?;
+    tracing::info!("consumer {CONSUMER} is up to date");
+    Ok(())
+}
+
+async fn create_or_update(jetstream: &Context, config: &StreamConfig) -> anyhow::Result<Info> {
+    let name = &config.name;
+    let create = || jetstream.create_or_update_stream(config.clone());
+    let stream = create
+        .retry(ConstantBuilder::new().with_delay(RETRY_DELAY).with_max_times(RETRIES))
+        .when(is_starting)
+        .notify(|error, _| tracing::warn!(%error, "waiting for the log"))
+        .await
+        .with_context(|| {
+            format!("creating or updating stream {name} (see `stream` in the configuration)")
+        })?;
+    tracing::info!(replicas = stream.config.num_replicas, "stream {name} is up to date");
+    Ok(stream)
+}
+
+/// Whether the cluster may only need a moment more.
+fn is_starting(error: &CreateStreamError) -> bool {
+    match error.kind() {
+        CreateStreamErrorKind::TimedOut => true,
+        CreateStreamErrorKind::JetStream(server) => matches!(
+            server.error_code(),
+            ErrorCode::CLUSTER_NO_PEERS | ErrorCode::CLUSTER_NOT_AVAILABLE
+        ),
+        _ => false,
+    }
+}
+
+/// The log, as it is to be.
+pub fn log_config(settings: &StreamSettings) -> StreamConfig {
+    StreamConfig {
+        name: STREAM.to_owned(),
+        description: Some("Mooring's log of installation events: the source of truth".to_owned()),
+        subjects: vec![all_subjects()],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_bytes: i64::try_from(settings.max_bytes).unwrap_or(i64::MAX),
+        num_replicas: settings.replicas,
+        duplicate_window: Duration::from_millis(settings.duplicate_window_ms),
+        deny_purge: true,
+        allow_rollup: false,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        ..StreamConfig::default()
+    }
+}
+
+/// As durable as the log, but what it holds can be destroyed: to erase a secret
+/// is to delete every version of its page but the last.
+pub fn keys_config(settings: &StreamSettings) -> StreamConfig {
+    StreamConfig {
+        name: keys::STREAM.to_owned(),
+        description: Some(
+            "Mooring's data keys, in sealed pages: without them no secret opens".to_owned(),
+        ),
+        subjects: vec![keys::all_subjects()],
+        // Small beside the log, whose size is what an operator limits.
+        max_bytes: -1,
+        ..log_config(settings)
+    }
+}
+
+/// For people who ask what became of a callback: in memory and bounded, so that
+/// whoever sends forged callbacks fills nothing.
+fn audit_config(settings: &StreamSettings) -> StreamConfig {
+    const DAY: Duration = Duration::from_secs(86_400);
+    const BYTES_MAX: i64 = 32 << 20;
+    StreamConfig {
+        name: audit::STREAM.to_owned(),
+        description: Some("Callbacks that are not in the log: refused, or repeated".to_owned()),
+        subjects: vec![audit::subjects(None)],
+        storage: StorageType::Memory,
+        discard: DiscardPolicy::Old,
+        max_age: 7 * DAY,
+        max_bytes: BYTES_MAX,
+        num_replicas: settings.replicas,
+        ..StreamConfig::default()
+    }
+}
+
+fn consumer_config(ack_wait: Duration) -> pull::Config {
+    pull::Config {
+        durable_name: Some(CONSUMER.to_owned()),
+        description: Some("Applies the log to Postgres".to_owned()),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait,
+        // Past a limit JetStream would stop delivering, which loses the event.
+        // What cannot be applied becomes a dead letter instead.
+        max_deliver: -1,
+        max_ack_pending: MAX_ACK_PENDING,
+        ..pull::Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::stream::PersistenceMode;
+
+    use super::*;
+
+    #[test]
+    fn the_stream_that_we_create_meets_the_contract() {
+        assert_eq!(breaches(&log_config(&StreamSettings::default())), []);
+    }
+
+    #[test]
+    fn each_lax_setting_is_a_breach_of_its_own() {
+        let ours = || log_config(&StreamSettings::default());
+        let day = Duration::from_secs(86_400);
+        let lax = [
+            (StreamConfig { storage: StorageType::Memory, ..ours() }, Breach::MemoryStorage),
+            (
+                StreamConfig { retention: RetentionPolicy::WorkQueue, ..ours() },
+                Breach::NotLimitsRetention,
+            ),
+            (StreamConfig { discard: DiscardPolicy::Old, ..ours() }, Breach::DiscardsOld),
+            (StreamConfig { max_age: day, ..ours() }, Breach::AgesOut),
+            (StreamConfig { max_messages_per_subject: 1, ..ours() }, Breach::PerSubjectLimit),
+            (StreamConfig { no_ack: true, ..ours() }, Breach::NoAck),
+            (
+                StreamConfig { persist_mode: Some(PersistenceMode::Async), ..ours() },
+                Breach::AsyncPersistence,
+            ),
+            (StreamConfig { deny_purge: false, ..ours() }, Breach::AllowsPurge),
+            (StreamConfig { allow_rollup: true, ..ours() }, Breach::AllowsRollup),
+            (
+                StreamConfig { duplicate_window: Duration::ZERO, ..ours() },
+                Breach::NoDuplicateWindow,
+            ),
+        ];
+        for (stream, breach) in lax {
+            assert_eq!(breaches(&stream), [breach]);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The page where a user types an app's secrets while installing it.
+
+use std::path::Path;
+
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::{Resolver, SourceSettings};
+use domain::id::{AppId, SourceName};
+use domain::platform::Platform;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstallPageSettings {
+    /// The app's manifest, whose `name` and `secrets` make the page; a path that
+    /// is relative to this configuration.
+    pub manifest: std::path::PathBuf,
+    /// Where the browser posts what was typed, to complete the installation.
+    #[serde(default = "default_complete_url")]
+    pub complete_url: String,
+    /// What the platform may call the installation id in the page's URL.
+    #[serde(default = "default_parameters")]
+    pub installation_parameters: Vec<String>,
+    /// Keys of `secrets` that may be seen while they are typed, such as the
+    /// name of an account; they are sealed all the same.
+    #[serde(default)]
+    pub visible: Vec<String>,
+}
+
+/// <https://securityscorecard.readme.io/docs/app-installation-process>
+fn default_complete_url() -> String {
+    "https://platform-api.securityscorecard.io/apps/installation-data".to_owned()
+}
+
+fn default_parameters() -> Vec<String> {
+    ["installation", "installation_id"].map(str::to_owned).into()
+}
+
+/// What the page needs of a manifest.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    name: String,
+    #[serde(default)]
+    secrets: Vec<DeclaredSecret>,
+}
+
+/// A secret as the app's manifest declares it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DeclaredSecret {
+    pub key: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub value_required: bool,
+    #[serde(skip)]
+    pub visible: bool,
+}
+
+/// A source's install page.
+#[derive(Debug, Clone)]
+pub struct InstallPage {
+    pub app_id: AppId,
+    pub app_name: String,
+    pub secrets: Vec<DeclaredSecret>,
+    pub complete_url: Url,
+    pub installation_parameters: Vec<String>,
+}
+
+impl Resolver<'_> {
+    /// `None` if it is not usable; the problems are noted.
+    pub fn install_page(
+        &mut self,
+        path: &Path,
+        source: &SourceName,
+        of: &SourceSettings,
+    ) -> Option<Option<InstallPage>> {
+        let Some(settings) = &of.install_page else { return Some(None) };
+        let at = format!("sources.{source}.install_page");
+        if of.platform != Platform::SecurityScorecard {
+            self.problem(&at, "only the platform 'securityscorecard' sends users to such a page");
+            return None;
+        }
+        let [app_id] = &of.app_ids[..] else {
+            self.problem(&at, "app_ids must name the one app whose manifest this is");
+            return None;
+        };
+        let file = path.parent().unwrap_or(Path::new("")).join(&settings.manifest);
+        let manifest = std::fs::read(&file).map_err(|error| error.to_string());
+        let manifest = manifest.and_then(|text| {
+            serde_json::from_slice::<Manifest>(&text).map_err(|error| error.to_string())
+        });
+        let Manifest { name, mut secrets } = manifest
+            .map_err(|why| self.problem(&at, format!("the manifest {}: {why}", file.display())))
+            .ok()?;
+        let is_declared = |key: &String| secrets.iter().any(|secret| secret.key == *key);
+        if let Some(unknown) = settings.visible.iter().find(|key| !is_declared(key)) {
+            self.problem(&at, format!("visible names '{unknown}', which the manifest does not"));
+            return None;
+        }
+        let reserved = |secret: &DeclaredSecret| {
+            secret.key.is_empty() || settings.installation_parameters.contains(&secret.key)
+        };
+        if secrets.iter().any(reserved) || settings.installation_parameters.is_empty() {
+            self.problem(&at, "a secret needs a key that is not one of installation_parameters");
+            return None;
+        }
+        for secret in &mut secrets {
+            secret.visible = settings.visible.contains(&secret.key);
+        }
+        let complete_url = self.https(&at, "complete_url", &settings.complete_url)?;
+        Some(Some(InstallPage {
+            app_id: app_id.clone(),
+            app_name: name,
+            secrets,
+            complete_url,
+            installation_parameters: settings.installation_parameters.clone(),
+        }))
+    }
+}

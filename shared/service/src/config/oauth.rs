@@ -1,0 +1,163 @@
+//! OAuth 2.0 at a source's platform.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use super::{Resolver, SourceSettings};
+use crate::http_client;
+use crate::oauth::{FieldNames, OAuth, StatePolicy};
+use crate::secret_ref::SecretRef;
+use domain::id::SourceName;
+use domain::platform::Platform;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuthSettings {
+    pub client_id: String,
+    pub client_secret: SecretRef,
+    /// The URL of `/oauth/{source}/callback` as the platform knows it.
+    pub redirect_uri: String,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    #[serde(default)]
+    pub state: StatePolicy,
+    /// Where the browser goes when all is done; left out, a page says so.
+    pub after_url: Option<String>,
+    /// A known platform may be left to its defaults.
+    pub authorize_url: Option<String>,
+    pub token_url: Option<String>,
+    /// Where the token of a company is exchanged for one of its location.
+    pub location_token_url: Option<String>,
+    #[serde(default)]
+    pub field_names: FieldNames,
+    /// Sent with every request for tokens.
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Added to every request for tokens, such as HighLevel's `user_type`.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+/// All attempts together are shorter than a worker's claim on a refresh token.
+const TIMEOUT_MS_MAX: u64 = 15_000;
+
+/// For one attempt.
+fn default_timeout_ms() -> u64 {
+    5_000
+}
+
+impl Resolver<'_> {
+    /// `None` if it is not usable; the problems are noted.
+    pub fn oauth(&mut self, source: &SourceName, of: &SourceSettings) -> Option<Option<OAuth>> {
+        let Some(settings) = &of.oauth else { return Some(None) };
+        let at = format!("sources.{source}.oauth");
+        if settings.timeout_ms == 0 || settings.timeout_ms > TIMEOUT_MS_MAX {
+            self.problem(&at, format!("timeout_ms must be 1 to {TIMEOUT_MS_MAX}"));
+        }
+        let [app_id] = &of.app_ids[..] else {
+            self.problem(&at, "app_ids must name the one app whose client_id this is");
+            return None;
+        };
+        let defaults = of.platform.oauth_defaults();
+        let can_tell = match of.platform {
+            Platform::HighLevel => true,
+            Platform::Generic => {
+                of.mapping.as_ref().is_some_and(|mapping| !mapping.token_installation_id.is_empty())
+            }
+            Platform::Blnk | Platform::SecurityScorecard => false,
+        };
+        if !can_tell {
+            let problem = "an answer with tokens does not say whose they are; for the platform \
+                           'generic' give mapping.token_installation_id";
+            self.problem(&at, problem);
+        }
+        let url = |given: &Option<String>, default: Option<&str>| {
+            given.clone().or_else(|| default.map(str::to_owned))
+        };
+        let Some(token_url) = url(&settings.token_url, defaults.token_url) else {
+            self.problem(&at, "token_url is needed for this platform");
+            return None;
+        };
+        let authorize_url = url(&settings.authorize_url, defaults.authorize_url);
+        let location_token_url = url(&settings.location_token_url, defaults.location_token_url);
+        let token_url = self.https(&at, "token_url", &token_url);
+        let redirect_uri = self.https(&at, "redirect_uri", &settings.redirect_uri);
+        let authorize_url = self.optional_https(&at, "authorize_url", authorize_url);
+        let location_token_url = self.optional_https(&at, "location_token_url", location_token_url);
+        let after_url = self.optional_https(&at, "after_url", settings.after_url.clone());
+        let client_secret = self.secret(&format!("{at}.client_secret"), &settings.client_secret);
+        let headers = self.token_headers(&at, settings, defaults.headers);
+        let timeout = Duration::from_millis(settings.timeout_ms);
+        let http = http_client::builder().timeout(timeout).build();
+        let http = http.map_err(|error| self.problem(&at, error)).ok();
+        Some(Some(OAuth {
+            app_id: app_id.clone(),
+            state: settings.state,
+            after_url: after_url?,
+            authorize_url: authorize_url?,
+            token_url: token_url?,
+            location_token_url: location_token_url?,
+            redirect_uri: redirect_uri?,
+            scopes: settings.scopes.clone(),
+            client_id: settings.client_id.clone(),
+            client_secret: client_secret?,
+            field_names: settings.field_names,
+            headers: headers?,
+            parameters: settings.parameters.clone(),
+            http: http?,
+        }))
+    }
+
+    fn token_headers(
+        &mut self,
+        at: &str,
+        settings: &OAuthSettings,
+        defaults: &[(&str, &str)],
+    ) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        headers.insert(CONTENT_TYPE, form);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let given = settings.headers.clone();
+        for (name, value) in given.unwrap_or_else(|| defaults.iter().map(owned).collect()) {
+            match (HeaderName::try_from(&name), HeaderValue::try_from(value)) {
+                (Ok(name), Ok(value)) => headers.insert(name, value),
+                _ => {
+                    self.problem(at, format!("the header '{name}' or its value is not valid"));
+                    return None;
+                }
+            };
+        }
+        Some(headers)
+    }
+
+    pub(super) fn optional_https(
+        &mut self,
+        at: &str,
+        field: &str,
+        text: Option<String>,
+    ) -> Option<Option<Url>> {
+        match text {
+            None => Some(None),
+            Some(text) => self.https(at, field, &text).map(Some),
+        }
+    }
+
+    /// What carries secrets is encrypted, except to this machine itself.
+    pub(super) fn https(&mut self, at: &str, field: &str, text: &str) -> Option<Url> {
+        let url = Url::parse(text).ok().filter(|url| {
+            let is_local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+            url.scheme() == "https" || (url.scheme() == "http" && is_local)
+        });
+        if url.is_none() {
+            self.problem(at, format!("{field} must be an https:// URL"));
+        }
+        url
+    }
+}

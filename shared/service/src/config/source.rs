@@ -1,0 +1,94 @@
+//! What a source's configuration makes of its platform.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{AckSettings, Resolver, SourceSettings};
+use domain::id::SourceName;
+use domain::platform::{AckContract, Adapter, Platform};
+
+impl Resolver<'_> {
+    pub fn adapter(&mut self, source: &SourceName, settings: &SourceSettings) -> Option<Adapter> {
+        let at = format!("sources.{source}.mapping");
+        if settings.platform == Platform::HighLevel && settings.app_ids.is_empty() {
+            self.problem(
+                &format!("sources.{source}.app_ids"),
+                "list your apps: HighLevel signs for every app with the same key",
+            );
+        }
+        match (settings.platform, &settings.mapping) {
+            (Platform::Blnk, None) => Some(Adapter::Blnk),
+            (Platform::HighLevel, None) => Some(Adapter::HighLevel),
+            (Platform::SecurityScorecard, None) => Some(Adapter::SecurityScorecard),
+            (Platform::Generic, Some(mapping)) => {
+                if let Some(problem) = mapping.problem() {
+                    self.problem(&at, problem);
+                    return None;
+                }
+                Some(Adapter::Generic(Box::new(mapping.clone())))
+            }
+            (Platform::Generic, None) => {
+                self.problem(&at, "the platform 'generic' is read as this table says; give it");
+                None
+            }
+            (platform, Some(_)) => {
+                self.problem(&at, format!("'{platform}' is not read by a mapping; remove it"));
+                None
+            }
+        }
+    }
+
+    pub fn ack_contract(
+        &mut self,
+        source: &SourceName,
+        settings: &SourceSettings,
+    ) -> Option<AckContract> {
+        let at = format!("sources.{source}.ack");
+        let platform = settings.platform.ack_contract();
+        let AckSettings { deadline_ms, budget_ms, success_body, missed, .. } = settings.ack;
+        let deadline = deadline_ms.map_or(platform.deadline, Duration::from_millis);
+        // What is left of a shorter deadline shrinks with it.
+        let budget = budget_ms
+            .map_or_else(|| platform.budget.min(deadline.mul_f64(0.8)), Duration::from_millis);
+        if budget >= deadline {
+            let problem = format!(
+                "budget_ms must be less than {} ms, after which the platform gives up",
+                deadline.as_millis()
+            );
+            self.problem(&at, problem);
+            return None;
+        }
+        let is_unavailable = |status: StatusCode| {
+            status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+        };
+        let success = settings.ack.success_status.unwrap_or(platform.success.as_u16());
+        let success = self.status(&at, "success_status", success, "a 2xx", |it| it.is_success());
+        let unavailable = settings.ack.unavailable_status.unwrap_or(platform.unavailable.as_u16());
+        let unavailable =
+            self.status(&at, "unavailable_status", unavailable, "429 or a 5xx", is_unavailable);
+        Some(AckContract {
+            deadline,
+            budget,
+            success: success?,
+            body: success_body.unwrap_or(platform.body),
+            unavailable: unavailable?,
+            missed: missed.unwrap_or(platform.missed),
+        })
+    }
+
+    fn status(
+        &mut self,
+        at: &str,
+        field: &str,
+        value: u16,
+        expected: &str,
+        is_right: impl Fn(StatusCode) -> bool,
+    ) -> Option<StatusCode> {
+        let status = StatusCode::from_u16(value).ok().filter(|&status| is_right(status));
+        if status.is_none() {
+            self.problem(at, format!("{field} must be {expected}, not {value}"));
+        }
+        status
+    }
+}

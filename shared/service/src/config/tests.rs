@@ -1,0 +1,111 @@
+use super::*;
+
+const MINIMAL: &str = r#"
+    [nats]
+    url = "nats://127.0.0.1:4222"
+
+    [sealing]
+    active = "k1"
+    fingerprint_key = { env = "FINGERPRINT_KEY" }
+    keys.k1 = { env = "KEY_1" }
+
+    [sources.blnk]
+    platform = "blnk"
+    verification.path_tokens = [{ env = "TOKEN" }]
+"#;
+
+fn read(text: &str) -> Result<Config, String> {
+    let source = config::File::from_str(text, config::FileFormat::Toml);
+    config::Config::builder()
+        .add_source(source)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|why| why.to_string())
+}
+
+fn env(name: &str) -> Option<String> {
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    match name {
+        "KEY_1" | "FINGERPRINT_KEY" => Some(key.to_owned()),
+        "TOKEN" => Some("a-token-that-nobody-guesses".to_owned()),
+        "SHORT" => Some("short".to_owned()),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_smallest_configuration_is_complete() {
+    let config = read(MINIMAL).unwrap();
+    assert_eq!(config.ingest.listen.port(), 8080);
+    let mut resolver = Resolver::new(&env);
+    assert!(resolver.key_ring(&config.sealing).is_some());
+    for (name, source) in &config.sources {
+        assert!(resolver.verification(name, source).is_some());
+    }
+    assert!(resolver.finish(Path::new("x"), Some(())).is_ok());
+}
+
+#[test]
+fn a_secret_in_the_file_is_refused_and_not_echoed() {
+    let with_secret = MINIMAL.replace("{ env = \"KEY_1\" }", "\"the-secret-itself\"");
+    let refused = read(&with_secret).unwrap_err();
+    assert!(refused.contains("must not stand in the configuration"), "{refused}");
+    assert!(!refused.contains("the-secret-itself"), "{refused}");
+}
+
+#[test]
+fn a_misspelt_setting_is_named() {
+    let refused = read(&MINIMAL.replace("verification.path_tokens", "verification.path_token"));
+    assert!(refused.unwrap_err().contains("path_token"));
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let text = MINIMAL.replace("\"KEY_1\"", "\"MISSING\"").replace("\"TOKEN\"", "\"SHORT\"");
+    let config = read(&text).unwrap();
+    let mut resolver = Resolver::new(&env);
+    let ring = resolver.key_ring(&config.sealing);
+    for (name, source) in &config.sources {
+        resolver.verification(name, source);
+    }
+    let said = resolver.finish(Path::new("x"), ring).unwrap_err().to_string();
+    assert!(
+        said.contains("sealing.keys.k1: the environment variable MISSING is not set"),
+        "{said}"
+    );
+    assert!(said.contains("holds fewer than 20 bytes"), "{said}");
+}
+
+#[test]
+fn a_source_without_verification_must_say_so() {
+    let cases = [
+        ("verification = {}", false),
+        ("verification.unverified = true", true),
+        ("verification = { unverified = true, path_tokens = [{ env = \"TOKEN\" }] }", false),
+        ("verification.header = { name = \"x-token\", values = [{ env = \"TOKEN\" }] }", true),
+        ("verification.header = { name = \"x-token\", values = [] }", false),
+        ("verification.header = { name = \"not a name\", values = [{ env = \"TOKEN\" }] }", false),
+        (
+            "verification.path_tokens = [{ env = \"TOKEN\" }, { env = \"TOKEN\" }, { env = \"TOKEN\" }]",
+            false,
+        ),
+    ];
+    for (verification, accepted) in cases {
+        let line = "verification.path_tokens = [{ env = \"TOKEN\" }]";
+        let config = read(&MINIMAL.replace(line, verification)).unwrap();
+        let mut resolver = Resolver::new(&env);
+        let (name, source) = config.sources.iter().next().unwrap();
+        let resolved = resolver.verification(name, source);
+        let result = resolver.finish(Path::new("x"), resolved);
+        assert_eq!(result.is_ok(), accepted, "{verification}");
+    }
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_one() {
+    let readme = include_str!("../../../../README.md");
+    let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let config = read(toml.unwrap()).unwrap();
+    assert_eq!(config.sources.len(), 1);
+    assert_eq!(config.postgres.unwrap().connections_max, 8);
+}

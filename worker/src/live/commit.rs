@@ -1,0 +1,369 @@
+//! The commit path: one transaction for a batch of deliveries.
+//!
+//! Lock the places it touches, append to the journal, fold each place, save,
+//! commit. The lock comes first and in a fixed order: two workers that fold one
+//! place at a time would each miss the other's event. Whoever acknowledges does
+//! it after this returns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
+
+use domain::event::Event;
+use domain::fold::{Recorded, Retention, conflicts, fold};
+use domain::id::{MessageId, Place, SourceName};
+use eventlog::delivery::Delivery;
+use eventlog::message::TRACEPARENT;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tracing::{Instrument as _, Span, info_span};
+
+use crate::store::database::{self, LOCKS, PROJECTION_LOCK};
+use crate::store::dead_letters::{self, DeadLetter, Reason};
+use crate::store::fold_unit::FoldUnit;
+use crate::store::installations::{self, Row};
+use crate::store::journal::{self, Entry};
+use crate::store::late_places;
+
+/// What a committed batch did.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Committed {
+    pub appended: usize,
+    pub duplicates: usize,
+    pub dead_letters: usize,
+    /// Of those appended: another event with the same key says otherwise.
+    pub conflicts: usize,
+    /// The same for metrics: how many of each source, type and result.
+    #[serde(skip)]
+    pub(crate) by_kind: ByKind,
+}
+
+type ByKind = BTreeMap<(String, &'static str, &'static str), u64>;
+
+impl AddAssign for Committed {
+    fn add_assign(&mut self, other: Self) {
+        for (kind, count) in other.by_kind {
+            *self.by_kind.entry(kind).or_default() += count;
+        }
+        self.appended += other.appended;
+        self.duplicates += other.duplicates;
+        self.dead_letters += other.dead_letters;
+        self.conflicts += other.conflicts;
+    }
+}
+
+/// What a failure means for the batch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// Postgres is away or busy: the same batch will do later.
+    #[error("committing a batch")]
+    Retry(#[source] sqlx::Error),
+    /// An event of the batch will never be accepted.
+    #[error("an event of the batch cannot be applied")]
+    Unappliable(#[source] sqlx::Error),
+    /// Going on would mix two histories.
+    #[error(
+        "the log holds another event at a sequence that the journal knows: the stream \
+         INSTALLATIONS was recreated or restored from an older backup"
+    )]
+    OtherLog(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for CommitError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else {
+            return match error {
+                // A journal row that cannot be read back.
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+                    Self::Unappliable(error)
+                }
+                _ => Self::Retry(error),
+            };
+        };
+        if database.constraint() == Some("journal_stream_sequence_key") {
+            return Self::OtherLog(error);
+        }
+        // SQLSTATE classes: 22 data exception, 23 integrity constraint, 54
+        // program limit. Anything else may be mended without touching the event.
+        let class = database.code().and_then(|code| code.get(..2).map(str::to_owned));
+        match class.as_deref() {
+            Some("22" | "23" | "54") => Self::Unappliable(error),
+            _ => Self::Retry(error),
+        }
+    }
+}
+
+/// How a batch came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// From the consumer: everything above its ack floor may still come.
+    Consumed,
+    /// By an operator, who may append what is far below it.
+    Late,
+}
+
+/// Applies a batch. If one event in it cannot be applied, each is applied by
+/// itself and that one becomes a dead letter.
+pub(crate) async fn apply(
+    pool: &PgPool,
+    batch: &[Delivery],
+    retention: Retention,
+    arrival: Arrival,
+) -> Result<Committed, CommitError> {
+    let cause = match commit(pool, batch, retention, arrival).await {
+        Err(CommitError::Unappliable(cause)) => cause,
+        done => return done,
+    };
+    if let [only] = batch {
+        let letter =
+            DeadLetter { delivery: only, reason: Reason::Unappliable, detail: chain(&cause) };
+        bury(pool, &letter).await?;
+        return Ok(Committed {
+            dead_letters: 1,
+            by_kind: ByKind::from([(undecoded(only), 1)]),
+            ..Committed::default()
+        });
+    }
+    let mut total = Committed::default();
+    for delivery in batch {
+        total += Box::pin(apply(pool, std::slice::from_ref(delivery), retention, arrival)).await?;
+    }
+    Ok(total)
+}
+
+async fn bury(pool: &PgPool, letter: &DeadLetter<'_>) -> Result<(), CommitError> {
+    tracing::error!(
+        sequence = letter.delivery.sequence.0,
+        reason = letter.reason.name(),
+        detail = letter.detail,
+        "dead letter"
+    );
+    let mut connection = database::acquire(pool).await?;
+    dead_letters::keep(&mut connection, letter).await?;
+    Ok(())
+}
+
+async fn commit(
+    pool: &PgPool,
+    batch: &[Delivery],
+    retention: Retention,
+    arrival: Arrival,
+) -> Result<Committed, CommitError> {
+    let mut connection = database::acquire(pool).await?;
+    let mut transaction = connection.begin().await?;
+    let committed = write(&mut transaction, batch, retention, arrival).await?;
+    transaction.commit().instrument(statement("COMMIT", "")).await?;
+    Ok(committed)
+}
+
+/// What [`apply`] would do. Of the places that the batch touches it takes the
+/// locks for a moment; nothing is written.
+pub(crate) async fn preview(
+    pool: &PgPool,
+    batch: &[Delivery],
+    retention: Retention,
+) -> Result<Preview, CommitError> {
+    let mut connection = database::acquire(pool).await?;
+    let mut transaction = connection.begin().await?;
+    let (entries, _) = decode(batch);
+    let units: Vec<FoldUnit> =
+        entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
+    let before = installations::digests(&mut transaction, &units).await?;
+    let committed = write(&mut transaction, batch, retention, Arrival::Late).await?;
+    let after = installations::digests(&mut transaction, &units).await?;
+    transaction.rollback().await?;
+    let changed = after.difference(&before).map(|found| found.installation_id.clone()).collect();
+    Ok(Preview { committed, changed })
+}
+
+/// What a batch would do.
+pub(crate) struct Preview {
+    pub(crate) committed: Committed,
+    /// The installations that would change or be new.
+    pub(crate) changed: Vec<String>,
+}
+
+async fn write(
+    transaction: &mut PgConnection,
+    batch: &[Delivery],
+    retention: Retention,
+    arrival: Arrival,
+) -> Result<Committed, CommitError> {
+    let (decoded, dead_letters) = decode(batch);
+    let entries = distinct(&decoded);
+    let units: Vec<FoldUnit> = {
+        let units: BTreeSet<FoldUnit> =
+            entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
+        units.into_iter().collect()
+    };
+    lock(transaction, &units).instrument(statement("SELECT", "pg_advisory_xact_lock")).await?;
+    let appended = journal::append(transaction, &entries)
+        .instrument(statement("INSERT", "mooring.journal"))
+        .await?;
+    if arrival == Arrival::Late {
+        let is_new = |entry: &&&Entry| appended.contains(&entry.recorded.event.message_id);
+        let late = entries.iter().filter(is_new).filter_map(|entry| FoldUnit::of(&entry.recorded));
+        late_places::add(transaction, &late.collect()).await?;
+    }
+    let history = journal::of_places(transaction, &units)
+        .instrument(statement("SELECT", "mooring.journal"))
+        .await?;
+    installations::save(transaction, fold_places(&history, retention))
+        .instrument(statement("INSERT", "projection.installations"))
+        .await?;
+    for letter in &dead_letters {
+        dead_letters::keep(transaction, letter)
+            .instrument(statement("INSERT", "mooring.dead_letters"))
+            .await?;
+    }
+    let conflicts = new_conflicts(&history, &appended);
+    let by_kind = by_kind(&decoded, &entries, &appended, &dead_letters);
+    let (appended, dead_letters) = (appended.len(), dead_letters.len());
+    let duplicates = batch.len() - dead_letters - appended;
+    Ok(Committed { appended, duplicates, dead_letters, conflicts, by_kind })
+}
+
+fn by_kind(
+    decoded: &[Entry],
+    distinct: &[&Entry],
+    appended: &BTreeSet<MessageId>,
+    dead_letters: &[DeadLetter<'_>],
+) -> ByKind {
+    let mut counts = ByKind::new();
+    let kind = |entry: &Entry, result| {
+        let event = &entry.recorded.event;
+        (event.source.to_string(), event.fact.kind(), result)
+    };
+    for entry in decoded {
+        *counts.entry(kind(entry, "duplicate")).or_default() += 1;
+    }
+    let is_new = |entry: &&&Entry| appended.contains(&entry.recorded.event.message_id);
+    for entry in distinct.iter().filter(is_new) {
+        *counts.entry(kind(entry, "duplicate")).or_default() -= 1;
+        *counts.entry(kind(entry, "appended")).or_default() += 1;
+    }
+    for letter in dead_letters {
+        *counts.entry(undecoded(letter.delivery)).or_default() += 1;
+    }
+    counts.retain(|_, count| *count > 0);
+    counts
+}
+
+/// What is known of a dead letter: the source in its subject.
+fn undecoded(delivery: &Delivery) -> (String, &'static str, &'static str) {
+    let source = delivery.subject.split('.').nth(1).unwrap_or_default();
+    (source.to_owned(), "unknown", "dead_letter")
+}
+
+fn statement(operation: &'static str, collection: &'static str) -> Span {
+    info_span!(
+        "postgres",
+        otel.name = format!("{operation} {collection}").trim_end(),
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.operation.name = operation,
+        db.collection.name = collection,
+    )
+}
+
+fn decode(batch: &[Delivery]) -> (Vec<Entry>, Vec<DeadLetter<'_>>) {
+    let mut entries = Vec::with_capacity(batch.len());
+    let mut dead_letters = Vec::new();
+    for delivery in batch {
+        match entry(delivery) {
+            Ok(entry) => entries.push(entry),
+            Err(detail) => {
+                tracing::error!(sequence = delivery.sequence.0, detail, "dead letter");
+                dead_letters.push(DeadLetter { delivery, reason: Reason::Undecodable, detail });
+            }
+        }
+    }
+    (entries, dead_letters)
+}
+
+fn entry(delivery: &Delivery) -> Result<Entry, String> {
+    let event = Event::decode(&delivery.body).map_err(|error| chain(&error))?;
+    let text = String::from_utf8(delivery.body.to_vec()).map_err(|error| chain(&error))?;
+    let body = RawValue::from_string(text).map_err(|error| chain(&error))?;
+    let traceparent = delivery.headers.get(TRACEPARENT).map(str::to_owned);
+    Ok(Entry { recorded: Recorded { sequence: delivery.sequence, event }, traceparent, body })
+}
+
+/// One statement may not touch a row twice, so of copies in one batch only the
+/// first in the log is taken.
+fn distinct(entries: &[Entry]) -> Vec<&Entry> {
+    let mut first: BTreeMap<&MessageId, &Entry> = BTreeMap::new();
+    for entry in entries {
+        let kept = first.entry(&entry.recorded.event.message_id).or_insert(entry);
+        if entry.recorded.sequence < kept.recorded.sequence {
+            *kept = entry;
+        }
+    }
+    first.into_values().collect()
+}
+
+/// Locks the places until the transaction ends, and the projection against
+/// being swapped. The order of the keys is the same for every worker, so that
+/// two of them cannot wait for each other.
+async fn lock(connection: &mut PgConnection, units: &[FoldUnit]) -> Result<(), sqlx::Error> {
+    let keys: BTreeSet<i64> = units.iter().map(lock_key).collect();
+    let keys: Vec<i64> = keys.into_iter().collect();
+    sqlx::query!(
+        r#"
+        SELECT pg_advisory_xact_lock_shared($2, $3)
+        UNION ALL
+        SELECT pg_advisory_xact_lock(key)
+        FROM (SELECT key FROM unnest($1::bigint[]) AS keys (key) ORDER BY key) AS ordered
+        "#,
+        &keys,
+        LOCKS,
+        PROJECTION_LOCK,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Two places with one key only wait for each other.
+fn lock_key(unit: &FoldUnit) -> i64 {
+    let digest = Sha256::new()
+        .chain_update(unit.source.as_str())
+        .chain_update([0])
+        .chain_update(unit.place.as_str())
+        .finalize();
+    let first_eight = digest.iter().take(8);
+    first_eight.fold(0, |key, byte| (key << 8) | i64::from(*byte))
+}
+
+fn new_conflicts(history: &[Recorded], appended: &BTreeSet<MessageId>) -> usize {
+    let found = conflicts(history).into_iter().filter(|id| appended.contains(*id));
+    found.inspect(|id| tracing::warn!(message_id = id.as_str(), "conflict")).count()
+}
+
+/// Folds events of any places, each place by itself.
+pub(crate) fn fold_places(history: &[Recorded], retention: Retention) -> Vec<Row> {
+    let mut by_place: BTreeMap<(&SourceName, &Place), Vec<&Recorded>> = BTreeMap::new();
+    for recorded in history {
+        let Some(identity) = recorded.event.fact.identity() else { continue };
+        by_place.entry((&recorded.event.source, &identity.place)).or_default().push(recorded);
+    }
+    let mut rows = Vec::with_capacity(by_place.len());
+    for ((source, _), events) in by_place {
+        let Some(platform) = events.first().map(|first| first.event.platform.clone()) else {
+            continue;
+        };
+        for installation in fold(events, retention) {
+            rows.push(Row { source: source.clone(), platform: platform.clone(), installation });
+        }
+    }
+    rows
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes: Vec<String> = std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect();
+    causes.join(": ")
+}

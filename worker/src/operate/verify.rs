@@ -1,0 +1,237 @@
+//! `worker verify`: are log, journal and projection of one mind? It repairs
+//! nothing and leaves nothing behind.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use eventlog::message::all_subjects;
+use eventlog::read::{Reader, Selection, Start};
+use eventlog::status;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::operate::backends::{Backends, Interrupted, wait_for_workers};
+use crate::operate::progress::{Progress, note};
+use crate::operate::rebuild::schema::{self, Schema};
+use crate::operate::rebuild::{self, Comparison, Loaded, Origin, Rebuild, RebuildOptions};
+use crate::store::convert::{sequence_from_sql, sequence_to_sql};
+use crate::store::database;
+use crate::store::log_identity;
+
+/// Entries of one statement.
+const ENTRIES_MAX: usize = 5_000;
+const LISTED_MAX: i64 = 100;
+
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    pub parallel: usize,
+    pub rate_max: Option<u64>,
+    pub temp_dir: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+pub struct VerifyReport {
+    /// Up to here everything was compared.
+    pub sequence: u64,
+    /// Where the log begins. What is older is only in the journal.
+    pub first_sequence: u64,
+    /// What the projection was folded from anew.
+    pub folded_from: Origin,
+    pub events: u64,
+    pub dead_letters: u64,
+    pub journal: JournalFindings,
+    pub projection: Comparison,
+}
+
+/// Sequences at which log and journal disagree, at the most a hundred of each.
+#[derive(Debug, Default, Serialize)]
+pub struct JournalFindings {
+    /// In the log, neither in the journal nor a dead letter.
+    pub missing: Vec<u64>,
+    /// The bodies differ.
+    pub different: Vec<u64>,
+    /// In the journal, not in the log.
+    pub only_in_journal: Vec<u64>,
+}
+
+impl VerifyReport {
+    pub fn is_sound(&self) -> bool {
+        let JournalFindings { missing, different, only_in_journal } = &self.journal;
+        let journal = missing.is_empty() && different.is_empty() && only_in_journal.is_empty();
+        journal && self.projection.different == 0
+    }
+}
+
+pub async fn verify(
+    backends: &Backends,
+    options: &VerifyOptions,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<VerifyReport> {
+    let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
+    rebuild::alone_or_bail(&mut alone).await?;
+    log_identity::check(&backends.connection, &backends.pool).await?;
+    let state = status::log(&backends.connection).await?;
+    let (first, target) = (state.first_sequence, state.last_sequence);
+
+    wait_for_workers(backends, target, shutdown).await?;
+    schema::drop(&mut alone, Schema::Scratch).await?;
+    schema::create(&mut alone, Schema::Scratch).await?;
+    let report = compare(backends, options, &mut alone, first, target, shutdown).await;
+    // Whatever came of it.
+    schema::drop(&mut alone, Schema::Scratch).await?;
+    report
+}
+
+async fn compare(
+    backends: &Backends,
+    options: &VerifyOptions,
+    connection: &mut PgConnection,
+    first: u64,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<VerifyReport> {
+    let origin = if first > 1 { Origin::Journal } else { Origin::Log };
+    let (loaded, projection) = projection(backends, options, origin, target, shutdown).await?;
+    index_log(backends, connection, target, shutdown).await?;
+    let journal = findings(connection, first, target).await?;
+    Ok(VerifyReport {
+        sequence: target,
+        first_sequence: first,
+        folded_from: origin,
+        events: loaded.events,
+        dead_letters: loaded.dead_letters,
+        journal,
+        projection,
+    })
+}
+
+/// Folds a projection anew and compares the live one with it, at one moment.
+async fn projection(
+    backends: &Backends,
+    options: &VerifyOptions,
+    origin: Origin,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(Loaded, Comparison)> {
+    let VerifyOptions { parallel, rate_max, temp_dir } = options.clone();
+    let expected = Default::default();
+    let options = RebuildOptions { origin, parallel, rate_max, expected, swap: false, temp_dir };
+    let mut unrecorded = Rebuild::unrecorded(origin, target);
+    let into = Schema::Scratch;
+    let loaded = rebuild::load_into(backends, into, &options, &mut unrecorded, shutdown).await?;
+    let caught_up = rebuild::catch_up(backends, into, target, shutdown).await?;
+    Ok((loaded, caught_up.comparison))
+}
+
+/// What the log holds, as a table: sequence, message ID and digest of the body.
+async fn index_log(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let sql = format!(
+        "CREATE UNLOGGED TABLE {}.log (sequence bigint, message_id text, digest bytea)",
+        Schema::Scratch
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    if target == 0 {
+        return Ok(());
+    }
+    let mut progress = Progress::new("comparing events", target);
+    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
+    let mut reader = Reader::open(&backends.connection, all).await?;
+    let mut entries = Entries::default();
+    while let Some(delivery) = reader.next().await? {
+        entries.sequences.push(sequence_to_sql(delivery.sequence.0));
+        entries.message_ids.push(delivery.message_id().unwrap_or_default().to_owned());
+        entries.digests.push(Sha256::digest(&delivery.body).to_vec());
+        if entries.sequences.len() == ENTRIES_MAX {
+            if shutdown.is_cancelled() {
+                bail!(Interrupted);
+            }
+            progress.add(entries.save(connection).await?);
+        }
+    }
+    progress.add(entries.save(connection).await?);
+    progress.finish();
+    Ok(())
+}
+
+/// Of copies of one event the first in the log counts. Without statistics
+/// Postgres would compare each with each.
+async fn first_copies(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let scratch = Schema::Scratch;
+    let sql = format!(
+        "SET work_mem TO '256MB';
+         CREATE UNLOGGED TABLE {scratch}.events AS
+             SELECT DISTINCT ON (message_id) * FROM {scratch}.log ORDER BY message_id, sequence;
+         ANALYZE {scratch}.events"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+#[derive(Default)]
+struct Entries {
+    sequences: Vec<i64>,
+    message_ids: Vec<String>,
+    digests: Vec<Vec<u8>>,
+}
+
+impl Entries {
+    async fn save(&mut self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        let Self { sequences, message_ids, digests } = std::mem::take(self);
+        let count = sequences.len() as u64;
+        let sql = format!(
+            "INSERT INTO {}.log SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])",
+            Schema::Scratch
+        );
+        let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(message_ids);
+        insert.bind(digests).execute(connection).await?;
+        Ok(count)
+    }
+}
+
+async fn findings(
+    connection: &mut PgConnection,
+    first: u64,
+    target: u64,
+) -> Result<JournalFindings, sqlx::Error> {
+    first_copies(connection).await?;
+    let log = format!("{}.events AS log", Schema::Scratch);
+    let missing = format!(
+        "SELECT sequence FROM {log} LEFT JOIN mooring.journal USING (message_id)
+         WHERE journal.message_id IS NULL AND NOT EXISTS (
+             SELECT FROM mooring.dead_letters WHERE stream_sequence = sequence)
+           AND $1 <= $2
+         ORDER BY 1 LIMIT {LISTED_MAX}"
+    );
+    let different = format!(
+        "SELECT sequence FROM {log} JOIN mooring.journal USING (message_id)
+         WHERE (stream_sequence, sha256(convert_to(event::text, 'UTF8'))) <> (sequence, digest)
+           AND $1 <= $2
+         ORDER BY 1 LIMIT {LISTED_MAX}"
+    );
+    let only_in_journal = format!(
+        "SELECT stream_sequence FROM mooring.journal LEFT JOIN {log} ON sequence = stream_sequence
+         WHERE stream_sequence BETWEEN $1 AND $2 AND sequence IS NULL
+         ORDER BY 1 LIMIT {LISTED_MAX}"
+    );
+    note("comparing with the journal");
+    let mut ask = async |sql: String| -> Result<Vec<u64>, sqlx::Error> {
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(sequence_to_sql(first))
+            .bind(sequence_to_sql(target))
+            .fetch_all(&mut *connection)
+            .await?;
+        Ok(rows.iter().map(|row| sequence_from_sql(row.get(0))).collect())
+    };
+    Ok(JournalFindings {
+        missing: ask(missing).await?,
+        different: ask(different).await?,
+        only_in_journal: ask(only_in_journal).await?,
+    })
+}

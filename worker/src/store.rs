@@ -1,0 +1,14 @@
+//! Postgres: one table each, with all SQL on it.
+
+pub(crate) mod access;
+pub(crate) mod convert;
+pub(crate) mod database;
+pub mod dead_letters;
+pub mod erasures;
+pub mod find;
+pub(crate) mod fold_unit;
+pub mod installations;
+pub(crate) mod journal;
+pub(crate) mod late_places;
+pub(crate) mod log_identity;
+pub(crate) mod token_renewals;

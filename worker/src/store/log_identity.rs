@@ -1,0 +1,86 @@
+//! Is the log the one that the journal was filled from, and whole?
+//!
+//! A stream that was recreated, or restored from an older backup, gives the
+//! sequences that the journal knows to other events. Going on would mix two
+//! histories.
+
+use eventlog::connect::Connection;
+use eventlog::message::STREAM;
+use eventlog::{read, status};
+use jiff::Timestamp;
+use sqlx::{PgConnection, PgPool};
+
+use crate::store::convert::{from_sql, sequence_from_sql, to_sql};
+use crate::store::database;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OtherLog {
+    #[error(
+        "stream {STREAM} was recreated: it dates from {found}, the journal was filled from one of {known}"
+    )]
+    Recreated { known: Timestamp, found: Timestamp },
+    #[error(
+        "stream {STREAM} was truncated or restored from an older backup: it ends at sequence {log}, \
+         the journal has events up to {journal}"
+    )]
+    Truncated { log: u64, journal: u64 },
+    #[error(
+        "stream {STREAM} was restored from an older backup and went on from there: at sequence \
+         {sequence} it has another event than the journal"
+    )]
+    Diverged { sequence: u64 },
+}
+
+/// An error of the kind [`OtherLog`] if it is another log; records it if none
+/// is known yet.
+pub(crate) async fn check(log: &Connection, pool: &PgPool) -> anyhow::Result<()> {
+    let mut connection = database::acquire(pool).await?;
+    // First, or the log could end before what is appended meanwhile.
+    let last = last_of_journal(&mut connection).await?;
+    let stream = status::log(log).await?;
+    let created = stream.created_at;
+    let known = known_or_recorded(&mut connection, created).await?;
+    // Postgres has microseconds.
+    if known.as_microsecond() != created.as_microsecond() {
+        return Err(OtherLog::Recreated { known, found: created }.into());
+    }
+    let Some((journal, message_id)) = last else { return Ok(()) };
+    if stream.last_sequence < journal {
+        return Err(OtherLog::Truncated { log: stream.last_sequence, journal }.into());
+    }
+    if journal < stream.first_sequence {
+        return Ok(()); // trimmed
+    }
+    let found = read::message_id_at(log, journal).await?;
+    if found.as_deref() != Some(&message_id) {
+        return Err(OtherLog::Diverged { sequence: journal }.into());
+    }
+    Ok(())
+}
+
+async fn known_or_recorded(
+    connection: &mut PgConnection,
+    created: Timestamp,
+) -> Result<Timestamp, sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO mooring.log_identity (stream_created_at) VALUES ($1) ON CONFLICT DO NOTHING",
+        to_sql(created),
+    )
+    .execute(&mut *connection)
+    .await?;
+    let known = sqlx::query_scalar!("SELECT stream_created_at FROM mooring.log_identity")
+        .fetch_one(connection)
+        .await?;
+    Ok(from_sql(known))
+}
+
+async fn last_of_journal(
+    connection: &mut PgConnection,
+) -> Result<Option<(u64, String)>, sqlx::Error> {
+    let row = sqlx::query!(
+        "SELECT stream_sequence, message_id FROM mooring.journal ORDER BY stream_sequence DESC LIMIT 1"
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (sequence_from_sql(row.stream_sequence), row.message_id)))
+}

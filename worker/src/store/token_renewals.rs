@@ -1,0 +1,257 @@
+//! Which tokens are due, and who renews them. All SQL on
+//! `mooring.token_renewals`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use sqlx::postgres::types::PgInterval;
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+/// One installation is worked on for less than this.
+pub(crate) const CLAIMED_FOR: Duration = Duration::from_secs(180);
+/// So many in one round.
+pub(crate) const ROUND_MAX: i64 = 200;
+
+/// An installation that needs new tokens.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) source: String,
+    pub(crate) place: String,
+    pub(crate) installation_id: String,
+    /// By the platform's clock.
+    pub(crate) installed_at: Option<OffsetDateTime>,
+    pub(crate) scope: Json<BTreeMap<String, String>>,
+    pub(crate) has_tokens: bool,
+    /// The event that brought the tokens to renew it from, and for a location
+    /// without tokens its generation.
+    renewed_from: String,
+}
+
+/// Nobody else works on it for a while.
+pub(crate) struct Claim {
+    pub(crate) candidate: Candidate,
+    attempts: i32,
+}
+
+/// Tokens that end soon: within `before`, or half of the time that they last.
+pub(crate) async fn expiring(
+    connection: &mut PgConnection,
+    sources: &[&str],
+    before: Duration,
+) -> Result<Vec<Candidate>, sqlx::Error> {
+    sqlx::query_as!(
+        Candidate,
+        r#"
+        SELECT held.source, held.place, held.installation_id, installed_at,
+               scope AS "scope: Json<BTreeMap<String, String>>", true AS "has_tokens!",
+               credential_event AS "renewed_from!"
+        FROM projection.installations AS held
+        JOIN mooring.journal AS brought ON brought.message_id = held.credential_event
+        LEFT JOIN mooring.token_renewals AS renewal
+            ON (renewal.source, renewal.place, renewal.installation_id)
+             = (held.source, held.place, held.installation_id)
+        WHERE held.source = ANY($1)
+          AND status IN ('pending', 'active', 'unconfirmed')
+          AND credential_expires_at < now() + $2 -- for the index
+          AND credential_expires_at - now()
+              < least($2, (credential_expires_at - brought.received_at) / 2)
+          AND (renewed_from IS DISTINCT FROM credential_event
+               OR (renewed_at IS NULL AND not_before <= now())
+               OR renewed_at < now() - interval '1 hour')
+        ORDER BY coalesce(attempts, 0), credential_expires_at
+        LIMIT $3
+        "#,
+        sources as _,
+        interval(before),
+        ROUND_MAX,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Locations that were installed with their company, which holds the tokens.
+pub(crate) async fn locations_without_tokens(
+    connection: &mut PgConnection,
+    sources: &[&str],
+) -> Result<Vec<Candidate>, sqlx::Error> {
+    sqlx::query_as!(
+        Candidate,
+        r#"
+        SELECT place.source, place.place, place.installation_id, place.installed_at,
+               place.scope AS "scope: Json<BTreeMap<String, String>>", false AS "has_tokens!",
+               company.credential_event || ' @' || place.generation AS "renewed_from!"
+        FROM projection.installations AS place
+        JOIN projection.installations AS company
+            ON company.source = place.source AND company.app_id = place.app_id
+           AND company.scope ->> 'company_id' = place.scope ->> 'company_id'
+           AND company.scope ? 'company_id' AND NOT company.scope ? 'location_id'
+           AND company.credential_event IS NOT NULL
+           AND company.status IN ('pending', 'active', 'unconfirmed')
+        LEFT JOIN mooring.token_renewals AS renewal
+            ON (renewal.source, renewal.place, renewal.installation_id)
+             = (place.source, place.place, place.installation_id)
+        WHERE place.source = ANY($1)
+          AND place.status IN ('active', 'unconfirmed') AND place.credential_event IS NULL
+          AND place.scope ? 'location_id'
+          AND (renewed_from IS DISTINCT FROM company.credential_event || ' @' || place.generation
+               OR (renewed_at IS NULL AND not_before <= now())
+               OR renewed_at < now() - interval '1 hour')
+          AND NOT EXISTS (
+              SELECT FROM mooring.erasures AS erased
+              WHERE erased.source = place.source
+                AND erased.installation_id = place.installation_id
+                AND erased.started_at > place.installed_at)
+        ORDER BY coalesce(attempts, 0), place.last_event_sequence
+        LIMIT $2
+        "#,
+        sources as _,
+        ROUND_MAX,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// `None` if someone else was faster.
+pub(crate) async fn take(
+    connection: &mut PgConnection,
+    candidate: Candidate,
+) -> Result<Option<Claim>, sqlx::Error> {
+    let attempts = sqlx::query_scalar!(
+        r#"
+        INSERT INTO mooring.token_renewals AS renewal
+            (source, place, installation_id, renewed_from, attempts, not_before)
+        VALUES ($1, $2, $3, $4, 1, now() + $5)
+        ON CONFLICT (source, place, installation_id) DO UPDATE
+            SET attempts = CASE WHEN renewal.renewed_from = excluded.renewed_from
+                                THEN renewal.attempts + 1 ELSE 1 END,
+                renewed_from = excluded.renewed_from,
+                not_before = excluded.not_before,
+                renewed_at = NULL
+            WHERE renewal.renewed_from <> excluded.renewed_from
+               OR (renewal.renewed_at IS NULL AND renewal.not_before <= now())
+               OR renewal.renewed_at < now() - interval '1 hour'
+        RETURNING attempts
+        "#,
+        candidate.source,
+        candidate.place,
+        candidate.installation_id,
+        candidate.renewed_from,
+        interval(CLAIMED_FOR),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(attempts.map(|attempts| Claim { candidate, attempts }))
+}
+
+/// Whether the tokens that were due are still those that the installation holds.
+pub(crate) async fn is_current(
+    connection: &mut PgConnection,
+    candidate: &Candidate,
+) -> Result<bool, sqlx::Error> {
+    if !candidate.has_tokens {
+        return Ok(true);
+    }
+    let current = sqlx::query_scalar!(
+        r#"
+        SELECT credential_event = $4 AS "is_current!"
+        FROM projection.installations
+        WHERE source = $1 AND place = $2 AND installation_id = $3
+          AND credential_event IS NOT NULL
+        "#,
+        candidate.source,
+        candidate.place,
+        candidate.installation_id,
+        candidate.renewed_from,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(current.unwrap_or(false))
+}
+
+impl Claim {
+    pub(crate) async fn done(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Candidate { source, place, installation_id, renewed_from, .. } = &self.candidate;
+        sqlx::query!(
+            r#"
+            UPDATE mooring.token_renewals SET renewed_at = now(), problem = NULL
+            WHERE source = $1 AND place = $2 AND installation_id = $3 AND renewed_from = $4
+            "#,
+            source,
+            place,
+            installation_id,
+            renewed_from,
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn failed(
+        &self,
+        connection: &mut PgConnection,
+        again: Again,
+        problem: &str,
+    ) -> Result<(), sqlx::Error> {
+        let Candidate { source, place, installation_id, renewed_from, .. } = &self.candidate;
+        sqlx::query!(
+            r#"
+            UPDATE mooring.token_renewals
+            SET not_before = coalesce(now() + $5, 'infinity'), problem = $6
+            WHERE source = $1 AND place = $2 AND installation_id = $3 AND renewed_from = $4
+            "#,
+            source,
+            place,
+            installation_id,
+            renewed_from,
+            again.after(self.attempts).map(interval) as _,
+            problem,
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}
+
+fn interval(duration: Duration) -> PgInterval {
+    let microseconds = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    PgInterval { months: 0, days: 0, microseconds }
+}
+
+/// When to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    Soon,
+    /// What was refused is hardly accepted a minute later.
+    Late,
+    Never,
+}
+
+impl Again {
+    /// After the n-th failure.
+    fn after(self, attempts: i32) -> Option<Duration> {
+        let first = match self {
+            Self::Soon => 30,
+            Self::Late => 3_600,
+            Self::Never => return None,
+        };
+        let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(5);
+        Some(Duration::from_secs(first << doublings).min(Duration::from_secs(24 * 3_600)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_wait_longer_each_time_but_no_longer_than_a_day() {
+        let seconds = |again: Again, attempts| again.after(attempts).map(|wait| wait.as_secs());
+        assert_eq!(seconds(Again::Soon, 1), Some(30));
+        assert_eq!(seconds(Again::Soon, 3), Some(120));
+        assert_eq!(seconds(Again::Late, 1), Some(3_600));
+        assert_eq!(seconds(Again::Late, i32::MAX), Some(24 * 3_600));
+        assert_eq!(seconds(Again::Never, 1), None);
+    }
+}
