@@ -37,8 +37,8 @@ use crate::metrics::METRICS;
 use crate::store::convert::from_sql;
 use crate::store::database;
 use crate::store::installations;
-use crate::store::installations::InstallationView;
-use crate::store::journal;
+use crate::store::installations::{InstallationView, Selection};
+use crate::store::journal::{self, Known};
 use crate::store::token_renewals::{self, Again, Candidate, Claim};
 
 /// As the audit of opened credentials names it.
@@ -210,7 +210,9 @@ impl TokenRenewal {
         candidate: &Candidate,
         identity: &Identity,
     ) -> Result<(Grant, Result<Issued, TokenError>), NotRenewed> {
-        let own = self.tokens(candidate, &candidate.installation_id).await?;
+        let source = Some(candidate.source.as_str());
+        let here = Selection { source, app_id: None, place: Some(&candidate.place) };
+        let own = self.tokens(&candidate.installation_id, here).await?;
         let mut connection = database::acquire(&self.pool).await.context("Postgres")?;
         let is_current = token_renewals::is_current(&mut connection, candidate).await;
         drop(connection);
@@ -228,7 +230,8 @@ impl TokenRenewal {
         };
         let company = InstallationId::of(&[identity.app_id.as_str(), "company", company_id]);
         let company = company.context("the company's id")?;
-        let company = self.tokens(candidate, company.as_str()).await?;
+        let of_app = Selection { source, app_id: Some(identity.app_id.as_str()), place: None };
+        let company = self.tokens(company.as_str(), of_app).await?;
         let company = company.context("the company holds no tokens")?;
         Ok((Grant::Location, app.for_location(&company, company_id, location_id).await))
     }
@@ -236,15 +239,14 @@ impl TokenRenewal {
     /// `None` if the installation holds none.
     async fn tokens(
         &self,
-        candidate: &Candidate,
         installation_id: &str,
+        selection: Selection<'_>,
     ) -> anyhow::Result<Option<Tokens>> {
         let mut connection = database::acquire(&self.pool).await?;
-        let (source, id) =
-            (Some(candidate.source.as_str()), InstallationId::parse(installation_id)?);
-        let found = installations::by_id(&mut connection, source, &id).await?;
+        let id = InstallationId::parse(installation_id)?;
+        let matching = installations::by_id(&mut connection, &id, selection).await?;
         drop(connection);
-        let Some(installation) = found.iter().find(|found| found.has_credential) else {
+        let Some(installation) = matching.iter().find(|it| it.has_credential) else {
             return Ok(None);
         };
         self.opened(installation).await.map(Some)
@@ -265,9 +267,11 @@ impl TokenRenewal {
     ) -> anyhow::Result<(PlatformName, Identity)> {
         let id = InstallationId::parse(candidate.installation_id.as_str())?;
         let mut connection = database::acquire(&self.pool).await?;
-        let known = journal::identities(&mut connection, source, &id).await?;
-        let found = known.into_iter().find(|(_, known)| known.place.as_str() == candidate.place);
-        let (platform, identity) = found.context("the journal does not know the installation")?;
+        let mut known =
+            journal::known(&mut connection, Some(source.as_str()), &id).await?.into_iter();
+        let here = known.find(|known| known.identity.place.as_str() == candidate.place);
+        let Known { platform, identity, .. } =
+            here.context("the journal does not know the installation")?;
         // What an install says of the scope counts before what an uninstall says.
         Ok((platform, Identity { scope: candidate.scope.0.clone(), ..identity }))
     }

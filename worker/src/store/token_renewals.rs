@@ -1,5 +1,6 @@
 //! Which tokens are due, and who renews them. All SQL on
-//! `mooring.token_renewals`.
+//! `mooring.token_renewals`; which tokens are due is asked of the projection, the
+//! journal and the erasures, too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -102,6 +103,7 @@ pub(crate) async fn locations_without_tokens(
               SELECT FROM mooring.erasures AS erased
               WHERE erased.source = place.source
                 AND erased.installation_id = place.installation_id
+                AND (erased.places IS NULL OR place.place = ANY (erased.places))
                 AND erased.started_at > place.installed_at)
         ORDER BY coalesce(attempts, 0), place.last_event_sequence
         LIMIT $2

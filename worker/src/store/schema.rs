@@ -1,4 +1,6 @@
-//! The schemas that projections live in, and how they change names.
+//! The schemas that projections live in: how they are made, indexed, swapped and
+//! dropped. What is in them is read and written in `installations` and, while
+//! `worker verify` runs, in `log_index`.
 
 use std::fmt;
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use crate::operate::rebuild::schema::Schema;
-use crate::store::fold_unit::FoldUnit;
+use crate::store::fold_unit::{FoldUnit, arrays};
+use crate::store::schema::Schema;
 
 /// More would not be read; the counts are of all.
 const LISTED_MAX: i64 = 100;
@@ -68,19 +68,14 @@ pub(crate) async fn compare(
     schema: Schema,
     scope: Scope<'_>,
 ) -> Result<Comparison, sqlx::Error> {
-    let (restriction, sources, places): (_, Vec<&str>, Vec<&str>) = match scope {
-        Scope::All => ("", vec![], vec![]),
-        Scope::Places(units) => (
-            "WHERE (source, place) IN (SELECT * FROM unnest($1::text[], $2::text[]))",
-            units.iter().map(|unit| unit.source.as_str()).collect(),
-            units.iter().map(|unit| unit.place.as_str()).collect(),
-        ),
-    };
-    let is_bound = !restriction.is_empty();
-    if is_bound {
-        if sources.is_empty() {
-            return Ok(Comparison::default());
+    let (restriction, units) = match scope {
+        Scope::All => ("", None),
+        Scope::Places([]) => return Ok(Comparison::default()),
+        Scope::Places(units) => {
+            ("WHERE (source, place) IN (SELECT * FROM unnest($1::text[], $2::text[]))", Some(units))
         }
+    };
+    if units.is_some() {
         // The workers wait: never look at what has not changed.
         sqlx::query("SET LOCAL enable_seqscan TO off").execute(&mut *transaction).await?;
     }
@@ -107,10 +102,16 @@ pub(crate) async fn compare(
     sqlx::query("DROP TABLE IF EXISTS pg_temp.differences").execute(&mut *transaction).await?;
     // Or both tables would go through temporary files.
     sqlx::query("SET LOCAL work_mem TO '256MB'").execute(&mut *transaction).await?;
-    let find = sqlx::query(AssertSqlSafe(sql));
-    let find = if is_bound { find.bind(sources).bind(places) } else { find };
-    find.execute(&mut *transaction).await?;
-    let (live_rows, built_rows) = if is_bound { (0, 0) } else { rows(transaction, schema).await? };
+    let mut compare = sqlx::query(AssertSqlSafe(sql));
+    if let Some(units) = units {
+        let (sources, places) = arrays(units);
+        compare = compare.bind(sources).bind(places);
+    }
+    compare.execute(&mut *transaction).await?;
+    let (live_rows, built_rows) = match units {
+        Some(_) => (0, 0),
+        None => rows(transaction, schema).await?,
+    };
     let by_columns = by_columns(transaction).await?;
     Ok(Comparison {
         live_rows,

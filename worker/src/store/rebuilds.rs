@@ -1,66 +1,89 @@
-//! The record of rebuilds. All SQL on `mooring.rebuilds`.
+//! The record of rebuilds: so that one goes on where it was interrupted, and one
+//! that was swapped in can be taken back. All SQL on `mooring.rebuilds`, but for
+//! the question which late places they need.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
-use domain::id::{Place, SourceName};
+use serde::Serialize;
 use sqlx::PgConnection;
 
-use crate::operate::rebuild::Origin;
 use crate::store::convert::{sequence_from_sql, sequence_to_sql};
 use crate::store::fold_unit::FoldUnit;
+use crate::store::late_places::Mark;
+
+/// What a rebuild reads the events from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    Log,
+    Journal,
+}
+
+impl Origin {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Journal => "journal",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// A rebuild that is not swapped in yet.
 pub(crate) struct Rebuild {
     /// `None` for one that cannot be resumed.
     id: Option<i64>,
     pub(crate) origin: Origin,
-    pub(crate) target: u64,
+    /// Up to here it reads its origin.
+    pub(crate) target: Mark,
     pub(crate) is_loaded: bool,
     pub(crate) partitions_done: BTreeSet<u8>,
     pub(crate) last_place: Option<FoldUnit>,
 }
 
-/// The rebuild that is live.
-pub(crate) struct Last {
+/// The rebuild that was swapped in last.
+pub(crate) struct LastSwap {
     pub(crate) id: i64,
-    pub(crate) swapped_sequence: u64,
+    /// Up to here the former projection is complete.
+    pub(crate) former: Mark,
 }
 
-/// To be run in the transaction of a swap.
-pub(crate) struct MarkSwapped {
+/// In the transaction of the swap. `former` is up to where the projection is
+/// complete that was live until then.
+pub(crate) async fn mark_swapped(
+    transaction: &mut PgConnection,
     id: Option<i64>,
-    sequence: u64,
-}
-
-pub(crate) fn mark_swapped(id: i64, sequence: u64) -> MarkSwapped {
-    MarkSwapped { id: Some(id), sequence }
-}
-
-impl MarkSwapped {
-    pub(crate) async fn run(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query!(
-            "UPDATE mooring.rebuilds SET swapped_at = now(), swapped_sequence = $2 WHERE id = $1",
-            self.id,
-            sequence_to_sql(self.sequence),
-        )
-        .execute(transaction)
-        .await?;
-        Ok(())
-    }
+    former: Mark,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        UPDATE mooring.rebuilds
+        SET swapped_at = now(), swapped_sequence = $2, swapped_late = $3
+        WHERE id = $1
+        "#,
+        id,
+        sequence_to_sql(former.sequence),
+        former.late,
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
 }
 
 impl Rebuild {
-    pub(crate) fn unrecorded(origin: Origin, target: u64) -> Self {
+    pub(crate) fn unrecorded(origin: Origin, target: Mark) -> Self {
         let (partitions_done, last_place) = (BTreeSet::new(), None);
         Self { id: None, origin, target, is_loaded: false, partitions_done, last_place }
     }
 
     pub(crate) fn id(&self) -> Option<i64> {
         self.id
-    }
-
-    pub(crate) fn mark_swapped(&self, sequence: u64) -> MarkSwapped {
-        MarkSwapped { id: self.id, sequence }
     }
 
     pub(crate) async fn mark_loaded(
@@ -78,12 +101,16 @@ impl Rebuild {
 pub(crate) async fn begin(
     transaction: &mut PgConnection,
     origin: Origin,
-    target: u64,
+    target: Mark,
 ) -> Result<Rebuild, sqlx::Error> {
     let id = sqlx::query_scalar!(
-        "INSERT INTO mooring.rebuilds (origin, target_sequence) VALUES ($1, $2) RETURNING id",
+        r#"
+        INSERT INTO mooring.rebuilds (origin, target_sequence, target_late) VALUES ($1, $2, $3)
+        RETURNING id
+        "#,
         origin.name(),
-        sequence_to_sql(target),
+        sequence_to_sql(target.sequence),
+        target.late,
     )
     .fetch_one(transaction)
     .await?;
@@ -95,7 +122,7 @@ pub(crate) async fn unfinished(
 ) -> Result<Option<Rebuild>, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        SELECT id, origin, target_sequence, partitions_done, last_source, last_place,
+        SELECT id, origin, target_sequence, target_late, partitions_done, last_source, last_place,
                loaded_at IS NOT NULL AS "is_loaded!"
         FROM mooring.rebuilds
         WHERE swapped_at IS NULL AND abandoned_at IS NULL
@@ -103,20 +130,18 @@ pub(crate) async fn unfinished(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| Rebuild {
+    let Some(row) = row else { return Ok(None) };
+    let partitions = row.partitions_done.into_iter();
+    let last_place = row.last_source.zip(row.last_place);
+    Ok(Some(Rebuild {
         id: Some(row.id),
         origin: if row.origin == Origin::Log.name() { Origin::Log } else { Origin::Journal },
-        target: sequence_from_sql(row.target_sequence),
+        target: Mark { sequence: sequence_from_sql(row.target_sequence), late: row.target_late },
         is_loaded: row.is_loaded,
-        partitions_done: row
-            .partitions_done
-            .into_iter()
-            .filter_map(|partition| u8::try_from(partition).ok())
-            .collect(),
-        last_place: row.last_source.zip(row.last_place).and_then(|(source, place)| {
-            let source = SourceName::parse(source).ok()?;
-            Some(FoldUnit { source, place: Place::from_stored(place) })
-        }),
+        partitions_done: partitions.filter_map(|number| u8::try_from(number).ok()).collect(),
+        last_place: last_place
+            .map(|(source, place)| FoldUnit::from_stored(source, place))
+            .transpose()?,
     }))
 }
 
@@ -152,20 +177,22 @@ pub(crate) async fn mark_place(
     Ok(())
 }
 
-pub(crate) async fn last_swapped(
+pub(crate) async fn last_swap(
     connection: &mut PgConnection,
-) -> Result<Option<Last>, sqlx::Error> {
+) -> Result<Option<LastSwap>, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        SELECT id, swapped_sequence AS "swapped_sequence!"
+        SELECT id, swapped_sequence AS "swapped_sequence!", swapped_late
         FROM mooring.rebuilds WHERE swapped_at IS NOT NULL
         ORDER BY swapped_at DESC LIMIT 1
         "#
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row
-        .map(|row| Last { id: row.id, swapped_sequence: sequence_from_sql(row.swapped_sequence) }))
+    Ok(row.map(|row| LastSwap {
+        id: row.id,
+        former: Mark { sequence: sequence_from_sql(row.swapped_sequence), late: row.swapped_late },
+    }))
 }
 
 /// Whether there was one to abandon.
