@@ -1,6 +1,6 @@
 //! The event: the fact that is appended to the log, and its JSON form there.
 //!
-//! A [`Callback`] is what an adapter read, secrets in clear, in memory only; it
+//! A [`Callback`] is what an adapter read, secrets in plaintext, in memory only; it
 //! cannot be serialized. Sealing turns it into an [`Event`], which holds only
 //! ciphertext and is what everything downstream sees.
 
@@ -45,7 +45,7 @@ pub struct Event<P = Payload<Sealed>> {
     pub payload: P,
 }
 
-/// What happened. `C` is the credential: in clear in a callback, sealed in an
+/// What happened. `C` is the credential: in plaintext in a callback, sealed in an
 /// event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -160,7 +160,7 @@ impl Reinstall {
     }
 }
 
-/// A credential that came in clear. It lives between parsing and sealing.
+/// A credential in plaintext. It lives between parsing and sealing.
 #[derive(Debug)]
 pub struct PlainCredential {
     pub field: String,
