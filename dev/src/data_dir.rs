@@ -9,6 +9,7 @@
 //!   nats/          the log (JetStream's files) and nats-server.log
 //!   postgres/      cluster/ and postgres.log
 //!   ingest/ worker/   their logs
+//!   observe/       Prometheus and otelite: configuration, data and logs
 //!   tools/         binaries obtained for this workspace; not data, kept by `reset`
 //! ```
 
@@ -22,8 +23,17 @@ use serde_json::Value;
 use crate::workspace_root;
 
 /// All that `up` makes and `reset` deletes: by name, so that a wrong `--data-dir` costs nothing.
-const MADE_BY_UP: [&str; 8] =
-    ["state.json", "mooring.toml", "secrets", "nats", "postgres", "ingest", "worker", "up.pid"];
+const MADE_BY_UP: [&str; 9] = [
+    "state.json",
+    "mooring.toml",
+    "secrets",
+    "nats",
+    "postgres",
+    "ingest",
+    "worker",
+    "observe",
+    "up.pid",
+];
 
 /// The folder; it need not exist.
 #[derive(Clone, Debug)]
@@ -61,6 +71,11 @@ impl DataDir {
     #[must_use]
     pub fn postgres(&self) -> PathBuf {
         self.0.join("postgres")
+    }
+
+    #[must_use]
+    pub fn observe(&self) -> PathBuf {
+        self.0.join("observe")
     }
 
     /// The log of one of our services.
@@ -257,6 +272,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::at(Some(folder.path())).unwrap();
         fs::create_dir_all(folder.path().join("secrets")).unwrap();
+        fs::create_dir_all(folder.path().join("observe/prometheus")).unwrap();
         fs::create_dir_all(folder.path().join("tools")).unwrap();
         fs::write(folder.path().join("precious"), "").unwrap();
         data.delete(data.lock().unwrap()).unwrap();

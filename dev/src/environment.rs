@@ -59,8 +59,7 @@ impl Environment {
         let start = StartServices { data, ports, secrets: &secrets, profile };
         step("schema, stream and consumer (worker migrate)", || start.migrate())?;
         let observers = if observe {
-            let folder = data.path().join("observe");
-            Some(step("what shows telemetry", || Observers::start(&folder))?)
+            Some(step("what shows telemetry", || Observers::start(&data.observe()))?)
         } else {
             None
         };
