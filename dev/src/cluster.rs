@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::postgres::PostgresPasswords;
+use crate::credentials::PostgresPasswords;
 use crate::run_as::RunAs;
 use crate::tools::PostgresTools;
 

@@ -8,6 +8,7 @@
 mod child;
 mod cluster;
 pub mod config;
+pub mod credentials;
 pub mod data_dir;
 pub mod environment;
 pub mod http;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use crate::child::{self, ChildProcess, Stopped};
-use crate::secrets::require_plain;
+use crate::credentials::NatsCredentials;
 use crate::{http, tools, wait, workspace_root};
 
 const READY_DEADLINE: Duration = Duration::from_secs(15);
@@ -20,15 +20,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const MAX_FILE_ENV: &str = "MOORING_NATS_MAX_FILE";
 const DEFAULT_MAX_FILE: &str = "8GB";
-
-/// The passwords of the three users in `nats.conf`. No `Debug`: they are secrets.
-#[derive(Clone)]
-pub struct NatsCredentials {
-    pub admin: String,
-    pub ingest: String,
-    pub worker: String,
-    pub renewer: String,
-}
 
 pub struct NatsOptions {
     /// Holds the streams (`jetstream/`) and `nats-server.log`. Created if missing.
@@ -81,11 +72,7 @@ impl NatsServer {
     }
 
     fn prepare(options: NatsOptions) -> Result<Self> {
-        for password in
-            [&options.credentials.admin, &options.credentials.ingest, &options.credentials.worker]
-        {
-            require_plain("a NATS password", password)?;
-        }
+        options.credentials.require_plain()?;
         fs::create_dir_all(&options.dir)
             .with_context(|| format!("creating {}", options.dir.display()))?;
         let this = Self { program: tools::nats_server()?, options, running: None };
@@ -207,11 +194,11 @@ impl NatsServer {
             .env(
                 MAX_FILE_ENV,
                 env::var(MAX_FILE_ENV).unwrap_or_else(|_| DEFAULT_MAX_FILE.to_owned()),
-            )
-            .env("MOORING_NATS_ADMIN_PASSWORD", quoted(&credentials.admin))
-            .env("MOORING_NATS_INGEST_PASSWORD", quoted(&credentials.ingest))
-            .env("MOORING_NATS_WORKER_PASSWORD", quoted(&credentials.worker))
-            .env("MOORING_NATS_RENEWER_PASSWORD", quoted(&credentials.renewer));
+            );
+        for (user, password) in credentials.users() {
+            let name = format!("MOORING_NATS_{}_PASSWORD", user.to_uppercase());
+            command.env(name, quoted(password));
+        }
         command
     }
 }

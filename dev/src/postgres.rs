@@ -9,8 +9,10 @@ use rustix::process::Signal;
 
 use crate::child::{self, ChildProcess, Stopped};
 use crate::cluster::{self, Programs};
-use crate::secrets::{new_password, require_plain};
+use crate::credentials::PostgresPasswords;
 use crate::{processes, run_as, tools, wait};
+
+pub use crate::credentials::Role;
 
 /// Recovery after a kill is part of it.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -19,51 +21,6 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 const GONE_DEADLINE: Duration = Duration::from_secs(10);
 /// Many tests share one server, each with pools of its own.
 const MAX_CONNECTIONS: &str = "max_connections=200";
-
-/// Who connects. No other role can log in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `postgres`: makes and drops databases.
-    Superuser,
-    /// `mooring_owner`: owns the database and runs the migrations.
-    Owner,
-    /// `mooring_worker`: reads and writes rows, as far as the migrations grant it.
-    Worker,
-}
-
-impl Role {
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Superuser => "postgres",
-            Self::Owner => "mooring_owner",
-            Self::Worker => "mooring_worker",
-        }
-    }
-}
-
-/// Set when the cluster is made, and the same ever after. No `Debug`: they are secrets.
-#[derive(Clone)]
-pub struct PostgresPasswords {
-    pub superuser: String,
-    pub owner: String,
-    pub worker: String,
-}
-
-impl PostgresPasswords {
-    #[must_use]
-    pub fn generate() -> Self {
-        Self { superuser: new_password(), owner: new_password(), worker: new_password() }
-    }
-
-    fn of(&self, role: Role) -> &str {
-        match role {
-            Role::Superuser => &self.superuser,
-            Role::Owner => &self.owner,
-            Role::Worker => &self.worker,
-        }
-    }
-}
 
 pub struct PostgresOptions {
     /// Holds `cluster/` and `postgres.log`. Created if missing.
@@ -84,9 +41,7 @@ impl Postgres {
     /// Makes the cluster if there is none (roles, database `mooring`), starts it and waits until
     /// it accepts connections.
     pub fn start(mut options: PostgresOptions) -> Result<Self> {
-        for role in [Role::Superuser, Role::Owner, Role::Worker] {
-            require_plain(&format!("the password of {}", role.name()), options.passwords.of(role))?;
-        }
+        options.passwords.require_plain()?;
         options.dir =
             std::path::absolute(&options.dir).context("finding the folder for Postgres")?;
         let programs = Programs { tools: tools::postgres()?, run_as: run_as::unprivileged()? };

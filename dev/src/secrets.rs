@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::nats::NatsCredentials;
-use crate::postgres::PostgresPasswords;
+use crate::credentials::{NatsCredentials, PostgresPasswords, new_password};
 
 /// A name in the folder, and how the secret is made.
 type Made = (&'static str, fn() -> String);
@@ -101,13 +100,6 @@ impl Secrets {
     }
 }
 
-/// 128 random bits. It begins with a letter and has letters and digits only, so it means itself in
-/// SQL, in a URL and in a NATS configuration alike.
-#[must_use]
-pub fn new_password() -> String {
-    format!("p{:032x}", rand::random::<u128>())
-}
-
 /// 256 random bits in base64, as keys are configured.
 #[must_use]
 pub fn new_key() -> String {
@@ -123,17 +115,6 @@ pub fn new_token() -> String {
 /// As Standard Webhooks writes secrets.
 fn new_webhook_secret() -> String {
     format!("whsec_{}", new_key())
-}
-
-/// Fails unless a password is as [`new_password`] makes them. Does not show it.
-pub(crate) fn require_plain(what: &str, password: &str) -> Result<()> {
-    let begins_well = password.starts_with(|first: char| first.is_ascii_alphabetic());
-    if !begins_well || !password.chars().all(|c| c.is_ascii_alphanumeric()) {
-        bail!(
-            "{what} must be ASCII letters and digits and begin with a letter (it is put into SQL and URLs as it is)"
-        );
-    }
-    Ok(())
 }
 
 fn write_private(path: &Path, secret: &str) -> Result<()> {
@@ -177,15 +158,6 @@ mod tests {
         fs::remove_file(path.join("sealing-key-k1")).unwrap();
         let error = Secrets::ensure(path, true).err().unwrap().to_string();
         assert!(error.contains("sealing-key-k1 is missing"), "{error}");
-    }
-
-    #[test]
-    fn made_passwords_are_plain_and_others_are_refused_unshown() {
-        require_plain("a password", &new_password()).unwrap();
-        for bad in ["", "1abc", "a'b", "a b"] {
-            let error = require_plain("a password", bad).unwrap_err().to_string();
-            assert!(bad.is_empty() || !error.contains(bad), "{error}");
-        }
     }
 
     #[test]

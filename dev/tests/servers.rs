@@ -7,28 +7,34 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use dev::nats::{NatsCredentials, NatsOptions, NatsServer};
+use dev::credentials::{NatsCredentials, PostgresPasswords, Role, new_password};
+use dev::nats::{NatsOptions, NatsServer};
 use dev::ports::free_port;
-use dev::postgres::{Postgres, PostgresOptions, PostgresPasswords, Role};
-use dev::secrets::new_password;
+use dev::postgres::{Postgres, PostgresOptions};
 use dev::{Stopped, temporary, tools};
 
-fn nats(dir: &Path) -> NatsServer {
-    let credentials = NatsCredentials {
+fn nats_credentials() -> NatsCredentials {
+    NatsCredentials {
         admin: new_password(),
         ingest: new_password(),
         worker: new_password(),
         renewer: new_password(),
-    };
-    NatsServer::start(NatsOptions {
+    }
+}
+
+fn nats_options(dir: &Path, credentials: NatsCredentials) -> NatsOptions {
+    NatsOptions {
         dir: dir.join("nats"),
         port: free_port().unwrap(),
         monitor_port: free_port().unwrap(),
         credentials,
         cluster: None,
         sync_always: true,
-    })
-    .unwrap()
+    }
+}
+
+fn nats(dir: &Path) -> NatsServer {
+    NatsServer::start(nats_options(dir, nats_credentials())).unwrap()
 }
 
 fn postgres(dir: &Path) -> Postgres {
@@ -109,6 +115,24 @@ fn an_acknowledged_message_survives_a_kill_of_nats() {
         .request("$JS.API.STREAM.INFO.INSTALLATIONS", "");
     assert!(info.contains("\"messages\":1"), "{info}");
     assert!(matches!(server.stop().unwrap(), Some(Stopped::Cleanly(_))));
+}
+
+#[test]
+fn nats_does_not_start_with_a_password_that_would_not_survive_its_configuration() {
+    let dir = temporary::folder().unwrap();
+    for user in ["admin", "ingest", "worker", "renewer"] {
+        let mut credentials = nats_credentials();
+        *match user {
+            "admin" => &mut credentials.admin,
+            "ingest" => &mut credentials.ingest,
+            "worker" => &mut credentials.worker,
+            _ => &mut credentials.renewer,
+        } = "two words".to_owned();
+        let refused = NatsServer::start(nats_options(dir.path(), credentials)).err();
+        let error = refused.expect("a password with a space was accepted").to_string();
+        assert!(error.contains(&format!("the password of NATS user {user}")), "{error}");
+        assert!(!error.contains("two words"), "{error}");
+    }
 }
 
 #[test]
