@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::workspace_root;
+use crate::{durable, workspace_root};
 
 /// All that `up` makes and `reset` deletes: by name, so that a wrong `--data-dir` costs nothing.
 const MADE_BY_UP: [&str; 9] = [
@@ -179,8 +179,7 @@ pub struct Lock {
 impl Lock {
     /// Tells `cargo dev demo` that everything is ready, and where.
     pub fn announce(&self, running: &Running) -> Result<()> {
-        fs::write(&self.state, running.render())
-            .with_context(|| format!("writing {}", self.state.display()))
+        durable::write(&self.state, &running.render())
     }
 }
 

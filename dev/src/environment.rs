@@ -1,6 +1,5 @@
 //! Everything that `cargo dev up` runs, started and stopped in order.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -8,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::child::Stopped;
 use crate::config::{self, Ports};
 use crate::data_dir::DataDir;
+use crate::durable;
 use crate::nats::{NatsOptions, NatsServer};
 use crate::observe::Observers;
 use crate::postgres::{Postgres, PostgresOptions};
@@ -35,8 +35,7 @@ impl Environment {
         let data_exists = data.nats().exists() || data.postgres().join("cluster").exists();
         let secrets = Secrets::ensure(data.secrets(), data_exists)?;
         let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
-        fs::write(data.config(), config::render(ports, &secrets) + &sources)
-            .with_context(|| format!("writing {}", data.config().display()))?;
+        durable::write(&data.config(), &(config::render(ports, &secrets) + &sources))?;
 
         let postgres = step("Postgres", || {
             let passwords = secrets.postgres()?;

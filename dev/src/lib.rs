@@ -10,6 +10,7 @@ mod cluster;
 pub mod config;
 pub mod credentials;
 pub mod data_dir;
+mod durable;
 pub mod environment;
 pub mod http;
 pub mod interrupt;

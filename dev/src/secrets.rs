@@ -1,15 +1,16 @@
 //! Secrets of the development environment: made once, kept in files that only we can read.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::credentials::{NatsCredentials, PostgresPasswords, new_password};
+use crate::durable;
 
 /// A name in the folder, and how the secret is made.
 type Made = (&'static str, fn() -> String);
@@ -42,26 +43,51 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Makes what is missing, if there is no data yet. A secret that went missing later can't be
-    /// made again: the cluster keeps the old password, the log is sealed with the old key.
+    /// Makes the secrets that are missing or empty. Where data depends on one it fails instead: the
+    /// cluster keeps the old password, and what is in the log was sealed with the old key.
     pub fn ensure(folder: PathBuf, data_exists: bool) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.with_context(|| format!("creating {}", folder.display()))?;
-        for (name, generate) in ALL {
-            let path = folder.join(name);
-            if path.exists() {
-                continue;
-            }
-            if data_exists && IN_DATA.iter().any(|kind| name.starts_with(kind)) {
-                bail!(
-                    "{} is missing, and the data beside it was made with it: put it back, or start over with \
-                     `cargo dev reset`",
-                    path.display()
-                );
-            }
-            write_private(&path, &generate())?;
+        folder.parent().map_or(Ok(()), durable::sync_folder)?;
+        let secrets = Self { folder };
+        if data_exists {
+            secrets.require_what_data_depends_on()?;
         }
-        Ok(Self { folder })
+        for (name, generate) in ALL {
+            if secrets.fault(name)?.is_some() {
+                durable::write(&secrets.path(name), &generate())?;
+            }
+        }
+        Ok(secrets)
+    }
+
+    fn require_what_data_depends_on(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        for (name, _) in ALL {
+            if IN_DATA.iter().any(|kind| name.starts_with(kind)) {
+                faults.extend(self.fault(name)?.map(|fault| format!("{name} is {fault}")));
+            }
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "secrets in {} are lost, and the data beside them cannot be read without them ({}): put back a copy of \
+             them, or delete the data with `cargo dev reset`",
+            self.folder.display(),
+            faults.join(", ")
+        );
+    }
+
+    /// What is wrong with a secret's file. An earlier version did not sync what it wrote, so a
+    /// power cut left empty files.
+    fn fault(&self, name: &str) -> Result<Option<&'static str>> {
+        let path = self.path(name);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some("missing")),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+            Ok(text) => Ok(text.trim().is_empty().then_some("empty")),
+        }
     }
 
     /// The folder of secrets that an `up` made earlier.
@@ -117,24 +143,10 @@ fn new_webhook_secret() -> String {
     format!("whsec_{}", new_key())
 }
 
-fn write_private(path: &Path, secret: &str) -> Result<()> {
-    // Complete or not there: a cut-off key must not be taken for a key.
-    let partial = path.with_extension("partial");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("removing {}", partial.display()));
-        }
-        _ => {}
-    }
-    let opened = File::options().write(true).create_new(true).mode(0o600).open(&partial);
-    let mut file = opened.with_context(|| format!("creating {}", partial.display()))?;
-    file.write_all(secret.as_bytes()).with_context(|| format!("writing {}", partial.display()))?;
-    fs::rename(&partial, path).with_context(|| format!("naming {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -158,6 +170,30 @@ mod tests {
         fs::remove_file(path.join("sealing-key-k1")).unwrap();
         let error = Secrets::ensure(path, true).err().unwrap().to_string();
         assert!(error.contains("sealing-key-k1 is missing"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_secret_that_data_depends_on_is_reported_as_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        Secrets::ensure(path.clone(), false).unwrap();
+        fs::write(path.join("sealing-key-k1"), "").unwrap();
+        let error = Secrets::ensure(path, true).err().expect("an empty key was accepted");
+        let error = error.to_string();
+        assert!(error.contains("sealing-key-k1 is empty"), "{error}");
+        assert!(error.contains("`cargo dev reset`"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_secret_is_made_again_when_no_data_depends_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        Secrets::ensure(path.clone(), false).unwrap();
+        for (name, data_exists) in [("sealing-key-k1", false), ("read-token", true)] {
+            fs::write(path.join(name), "").unwrap();
+            let secrets = Secrets::ensure(path.clone(), data_exists).unwrap();
+            assert!(!secrets.read(name).unwrap().is_empty(), "{name} is still empty");
+        }
     }
 
     #[test]
