@@ -92,6 +92,11 @@ impl DataDir {
         self.0.join("up.pid")
     }
 
+    /// Whether there is a log or a database in it.
+    pub fn holds_data(&self) -> Result<bool> {
+        Ok(!is_fresh(&self.nats())? || !is_fresh(&self.postgres().join("cluster"))?)
+    }
+
     /// Takes the folder for this process, or fails with the pid of the `up` that has it.
     ///
     /// The lock is the truth, the pid in the file only tells who: the system drops the lock with
@@ -168,6 +173,21 @@ impl DataDir {
         let pid = fs::read_to_string(self.pid_file()).unwrap_or_default();
         if pid.trim().is_empty() { "pid unknown".to_owned() } else { format!("pid {}", pid.trim()) }
     }
+}
+
+/// Whether nothing was ever stored in a folder: it is missing or empty, as a mount is at first.
+fn is_fresh(folder: &Path) -> Result<bool> {
+    let listing = || format!("listing {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        other => other.with_context(listing)?,
+    };
+    for entry in entries {
+        if entry.with_context(listing)?.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Held while the folder is ours.
@@ -264,6 +284,29 @@ mod tests {
         assert_eq!(data.running().unwrap(), running());
         drop(lock);
         assert!(data.running().unwrap_err().to_string().contains("nothing runs"));
+    }
+
+    #[test]
+    fn a_mount_without_data_is_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::at(Some(folder.path())).unwrap();
+        assert!(!data.holds_data().unwrap(), "an empty data folder");
+        fs::create_dir_all(data.nats()).unwrap();
+        assert!(!data.holds_data().unwrap(), "an empty nats/");
+        fs::create_dir_all(data.nats().join("lost+found")).unwrap();
+        assert!(!data.holds_data().unwrap(), "nats/ with nothing but lost+found");
+        fs::create_dir_all(data.nats().join("jetstream")).unwrap();
+        assert!(data.holds_data().unwrap(), "nats/ with a log");
+    }
+
+    #[test]
+    fn a_cluster_of_postgres_is_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::at(Some(folder.path())).unwrap();
+        fs::create_dir_all(data.postgres()).unwrap();
+        assert!(!data.holds_data().unwrap(), "an empty postgres/");
+        fs::create_dir_all(data.postgres().join("cluster/base")).unwrap();
+        assert!(data.holds_data().unwrap());
     }
 
     #[test]

@@ -32,8 +32,7 @@ pub struct Environment {
 impl Environment {
     /// Starts everything; returns when both services say that they are ready.
     pub fn start(data: &DataDir, ports: &Ports, profile: Profile, observe: bool) -> Result<Self> {
-        let data_exists = data.nats().exists() || data.postgres().join("cluster").exists();
-        let secrets = Secrets::ensure(data.secrets(), data_exists)?;
+        let secrets = Secrets::ensure(data.secrets(), data.holds_data()?)?;
         let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
         durable::write(&data.config(), &(config::render(ports, &secrets) + &sources))?;
 
