@@ -1,4 +1,4 @@
-//! The folder that `cargo dev up` keeps everything in, and who may use it now.
+//! The folder in which `cargo dev up` keeps everything, and the lock that says who uses it.
 //!
 //! ```text
 //! .mooring/
@@ -10,7 +10,7 @@
 //!   postgres/      cluster/ and postgres.log
 //!   ingest/ worker/   their logs
 //!   observe/       Prometheus and otelite: configuration, data and logs
-//!   tools/         binaries obtained for this workspace; not data, kept by `reset`
+//!   tools/         downloaded binaries; they are not data, and `reset` keeps them
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -22,7 +22,8 @@ use serde_json::Value;
 
 use crate::{durable, workspace_root};
 
-/// All that `up` makes and `reset` deletes: by name, so that a wrong `--data-dir` costs nothing.
+/// Everything that `up` makes and `reset` deletes. It goes by name, so that `reset` with a wrong
+/// `--data-dir` deletes nothing else.
 const MADE_BY_UP: [&str; 9] = [
     "state.json",
     "mooring.toml",
@@ -35,12 +36,12 @@ const MADE_BY_UP: [&str; 9] = [
     "up.pid",
 ];
 
-/// The folder; it need not exist.
+/// The folder, which need not exist yet.
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
-    /// As the person named it (from where they are), or `.mooring` in the workspace.
+    /// The folder that the person named, or `.mooring` in the workspace.
     pub fn at(named: Option<&Path>) -> Result<Self> {
         let path = named.map_or_else(|| workspace_root().join(".mooring"), Path::to_path_buf);
         let path =
@@ -97,10 +98,10 @@ impl DataDir {
         Ok(!is_fresh(&self.nats())? || !is_fresh(&self.postgres().join("cluster"))?)
     }
 
-    /// Takes the folder for this process, or fails with the pid of the `up` that has it.
+    /// Locks the folder for this process, or fails with the pid of the `up` that has it.
     ///
-    /// The lock is the truth, the pid in the file only tells who: the system drops the lock with
-    /// its process, so a pid file that was left behind never stands in the way.
+    /// Only the lock counts; the pid in the file merely says who holds it. The system releases the
+    /// lock when its process ends, so a pid file that was left behind is harmless.
     pub fn lock(&self) -> Result<Lock> {
         fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
         let path = self.pid_file();
@@ -109,7 +110,7 @@ impl DataDir {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!(
-                "`cargo dev up` already runs on {} ({}): stop it with Ctrl-C or `kill`, or choose another --data-dir",
+                "`cargo dev up` already uses {} ({}): stop it with Ctrl-C or `kill`, or choose another --data-dir",
                 self.0.display(),
                 self.owner()
             ),
@@ -119,26 +120,26 @@ impl DataDir {
         }
         file.set_len(0).context("emptying the pid file")?;
         write!(file, "{}", std::process::id()).context("writing the pid file")?;
-        drop(fs::remove_file(self.state())); // of an `up` that was killed
+        drop(fs::remove_file(self.state())); // left by an `up` that was killed
         Ok(Lock { _file: file, state: self.state() })
     }
 
     /// Where the services of the running `up` listen.
     pub fn running(&self) -> Result<Running> {
-        let nothing =
-            || format!("nothing runs on {}: start it with `cargo dev up`", self.0.display());
+        let not_running =
+            || format!("no `cargo dev up` uses {}: start one first", self.0.display());
         let path = self.pid_file();
         let file = match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => bail!(nothing()),
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(not_running()),
             other => other.with_context(|| format!("opening {}", path.display()))?,
         };
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
                 return Err(error)
-                    .with_context(|| format!("looking at the lock of {}", path.display()));
+                    .with_context(|| format!("testing the lock of {}", path.display()));
             }
-            Ok(()) => bail!(nothing()),
+            Ok(()) => bail!(not_running()),
         }
         match fs::read_to_string(self.state()) {
             Err(error) if error.kind() == ErrorKind::NotFound => bail!(
@@ -165,7 +166,7 @@ impl DataDir {
             }
         }
         drop(lock);
-        drop(fs::remove_dir(&self.0)); // only if nothing else is in it, such as the tools
+        drop(fs::remove_dir(&self.0)); // it stays if something else, such as the tools, is in it
         Ok(())
     }
 
@@ -197,7 +198,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Tells `cargo dev demo` that everything is ready, and where.
+    /// Tells other commands that everything is ready, and where it listens.
     pub fn announce(&self, running: &Running) -> Result<()> {
         durable::write(&self.state, &running.render())
     }
@@ -205,16 +206,16 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.state)); // there is none before `announce`
+        drop(fs::remove_file(&self.state)); // it is missing before `announce`
     }
 }
 
-/// What `state.json` says.
+/// The content of `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
     pub ingest_url: String,
     pub worker_url: String,
-    /// Of the owner of the database, without a password.
+    /// The database's URL for its owner, without a password.
     pub postgres_owner_url: String,
 }
 
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_file_left_behind_does_not_stand_in_the_way() {
+    fn a_pid_file_left_behind_is_harmless() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("up.pid"), "1").unwrap(); // alive, but not an `up`
         DataDir::at(Some(folder.path())).unwrap().lock().unwrap();
@@ -277,13 +278,13 @@ mod tests {
     fn the_state_is_there_from_announce_until_the_lock_goes() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::at(Some(folder.path())).unwrap();
-        assert!(data.running().unwrap_err().to_string().contains("nothing runs"));
+        assert!(data.running().unwrap_err().to_string().contains("no `cargo dev up` uses"));
         let lock = data.lock().unwrap();
         assert!(data.running().unwrap_err().to_string().contains("still starting"));
         lock.announce(&running()).unwrap();
         assert_eq!(data.running().unwrap(), running());
         drop(lock);
-        assert!(data.running().unwrap_err().to_string().contains("nothing runs"));
+        assert!(data.running().unwrap_err().to_string().contains("no `cargo dev up` uses"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Secrets of the development environment: made once, kept in files that only we can read.
+//! Secrets of the development environment. They are made once and kept in files that only we can read.
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -12,10 +12,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use crate::credentials::{NatsCredentials, PostgresPasswords, new_password};
 use crate::durable;
 
-/// A name in the folder, and how the secret is made.
-type Made = (&'static str, fn() -> String);
+/// A secret's file name, and how it is made.
+type Kind = (&'static str, fn() -> String);
 
-const ALL: [Made; 15] = [
+const ALL: [Kind; 15] = [
     ("sealing-key-k1", new_key),
     ("fingerprint-key", new_key),
     ("nats-admin-password", new_password),
@@ -33,11 +33,11 @@ const ALL: [Made; 15] = [
     ("whop-webhook-secret", new_webhook_secret),
 ];
 
-/// What stored data depends on, by the beginning of its name. NATS keeps none of its users'
-/// passwords, nor anyone the tokens of callers.
+/// The secrets that stored data depends on, by how their names begin. The others can be made again:
+/// NATS stores none of its users' passwords, and nothing stores a caller's token.
 const IN_DATA: [&str; 3] = ["sealing-", "fingerprint-", "postgres-"];
 
-/// The folder of secrets, complete.
+/// The folder of secrets, with all of them in it.
 pub struct Secrets {
     folder: PathBuf,
 }
@@ -72,10 +72,10 @@ impl Secrets {
             return Ok(());
         }
         bail!(
-            "secrets in {} are lost, and the data beside them cannot be read without them ({}): put back a copy of \
-             them, or delete the data with `cargo dev reset`",
-            self.folder.display(),
-            faults.join(", ")
+            "{} in {}, and the data was made with them: put back a copy of these files, or delete the data with \
+             `cargo dev reset`",
+            faults.join(", "),
+            self.folder.display()
         );
     }
 
@@ -126,19 +126,19 @@ impl Secrets {
     }
 }
 
-/// 256 random bits in base64, as keys are configured.
+/// 256 random bits in base64, the form in which keys are configured.
 #[must_use]
 pub fn new_key() -> String {
     STANDARD.encode(rand::random::<[u8; 32]>())
 }
 
-/// 256 random bits in base64url, fit for a URL's path.
+/// 256 random bits in base64url, which is safe in a URL's path.
 #[must_use]
 pub fn new_token() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-/// As Standard Webhooks writes secrets.
+/// A secret in the form that Standard Webhooks prescribes.
 fn new_webhook_secret() -> String {
     format!("whsec_{}", new_key())
 }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_data_depends_on_is_not_made_anew() {
+    fn a_secret_that_data_depends_on_is_not_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
         Secrets::ensure(path.clone(), false).unwrap();

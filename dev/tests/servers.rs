@@ -1,4 +1,4 @@
-//! The real servers: started, killed, started again, stopped.
+//! The real servers, as they are started, killed, started again and stopped.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -46,7 +46,7 @@ fn postgres(dir: &Path) -> Postgres {
     Postgres::start(options).unwrap()
 }
 
-/// A client in plain text, as NATS allows, that says hello and waits to be let in.
+/// A client that speaks the NATS protocol, which is plain text, over a socket.
 struct Client {
     stream: TcpStream,
     lines: BufReader<TcpStream>,
@@ -67,7 +67,7 @@ impl Client {
         client
     }
 
-    /// Publishes with a reply subject and gives back what comes: `MSG …` and its body, or `-ERR …`.
+    /// Publishes with a reply subject and returns what arrives: `MSG …` and its body, or `-ERR …`.
     fn request(&mut self, subject: &str, body: &str) -> String {
         let publish = format!("PUB {subject} {} {}\r\n{body}\r\n", self.inbox, body.len());
         self.stream.write_all(publish.as_bytes()).unwrap();
@@ -85,7 +85,7 @@ impl Client {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the server hung up");
+        assert!(!line.is_empty(), "the server closed the connection");
         line.trim_end().to_owned()
     }
 }
@@ -176,7 +176,7 @@ fn postgres_comes_back_after_a_kill_and_stops_when_asked() {
     let first = server.pid().unwrap();
     server.kill().unwrap();
     assert_eq!(server.pid(), None);
-    server.start_again().unwrap(); // fails at once if a process of the killed one is left
+    server.start_again().unwrap(); // fails at once if a process of the killed server still runs
     assert_ne!(server.pid(), Some(first));
     assert!(matches!(server.stop().unwrap(), Some(Stopped::Cleanly(status)) if status.success()));
     server.start_again().unwrap();
@@ -186,7 +186,7 @@ fn postgres_comes_back_after_a_kill_and_stops_when_asked() {
 fn the_database_belongs_to_its_owner_and_is_closed_to_others() {
     let psql = tools::postgres().unwrap().folder.join("psql");
     if !psql.is_file() {
-        return; // a server without its client: nothing to ask with
+        return; // this Postgres came without its client
     }
     let dir = temporary::folder().unwrap();
     let server = postgres(dir.path());
