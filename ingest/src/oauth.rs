@@ -204,7 +204,7 @@ async fn connect(
         }
     })?;
     let owner = source.adapter.token_owner(&oauth.app_id, issued.response()).map_err(|why| {
-        tracing::warn!(source = source.name.as_str(), %why, "whose tokens these are is not said");
+        tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
     let callback = issued.callback(owner, Grant::AuthorizationCode, &app.ring.get());
