@@ -5,22 +5,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use domain::platform::{AckContract, MissedAck, Platform, SuccessBody};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::payload;
 use crate::world::{Answer, Setup, World, eventually, post};
 
-/// What each platform's folder has for this test.
-#[derive(Deserialize)]
-struct Example {
-    /// What a source of the platform cannot do without.
-    source: String,
-    install: Value,
-    installation_id: String,
-}
-
-fn example(platform: Platform) -> Example {
+/// Of the platform's folder: an `install`, its `installation_id`, and what a
+/// `source` of the platform cannot do without.
+fn example(platform: Platform) -> Value {
     let platforms = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/domain/src/platform");
     let example = std::fs::read(platforms.join(platform.name()).join("example.json"));
     serde_json::from_slice(&example.unwrap()).unwrap()
@@ -44,7 +36,8 @@ fn sources() -> Vec<(String, Platform, AckContract)> {
 fn configuration() -> String {
     let mut text = String::new();
     for (name, platform, _) in sources() {
-        let source = example(platform).source;
+        let example = example(platform);
+        let source = example["source"].as_str().unwrap();
         write!(
             text,
             "[sources.{name}]\nplatform = \"{platform}\"\n{source}\nverification.unverified = true\n"
@@ -74,7 +67,7 @@ async fn a_success_is_answered_as_each_platform_expects() {
     let world = start(Setup { workers: 0, ..Setup::default() }).await;
     for (source, platform, contract) in sources() {
         for duplicate in [false, true] {
-            let answer = send(&world, &source, &example(platform).install).await;
+            let answer = send(&world, &source, &example(platform)["install"]).await;
             let body = match contract.body {
                 SuccessBody::Json => json!({ "ok": true, "duplicate": duplicate }),
                 SuccessBody::Empty => json!(""),
@@ -91,7 +84,7 @@ async fn a_log_that_is_away_is_answered_before_the_deadline_and_as_retryable() {
     let world = &world;
     let sent = sources().into_iter().map(async |(source, platform, contract)| {
         let started = Instant::now();
-        let answer = send(world, &source, &example(platform).install).await;
+        let answer = send(world, &source, &example(platform)["install"]).await;
         (source, contract, answer, started.elapsed())
     });
     for (source, contract, answer, took) in futures_util::future::join_all(sent).await {
@@ -111,14 +104,15 @@ async fn a_missed_ack_is_ambiguous_only_where_the_platform_cancels() {
         signal("-STOP").unwrap();
         let url = world.ingest_url(0, &format!("/callbacks/{source}"));
         let hung_up = world.http.post(&url).timeout(Duration::from_millis(300));
-        assert!(hung_up.json(&example(platform).install).send().await.is_err());
+        assert!(hung_up.json(&example(platform)["install"]).send().await.is_err());
         tokio::time::sleep(Duration::from_millis(100)).await;
         signal("-CONT").unwrap();
         let expected = match contract.missed {
             MissedAck::Cancels => "unconfirmed",
             MissedAck::Stands => "active",
         };
-        let id = example(platform).installation_id;
+        let example = example(platform);
+        let id = example["installation_id"].as_str().unwrap();
         let path = format!("/v1/installations/{id}?source={source}");
         let found = eventually(async || world.read(&path).await.body["status"] == expected).await;
         assert!(found, "{source} is not {expected}: {:?}", world.read(&path).await);
