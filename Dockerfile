@@ -13,7 +13,7 @@ WORKDIR /src
 COPY . .
 # Queries were checked against .sqlx, so that no database is needed here.
 ENV SQLX_OFFLINE=true
-RUN cargo build --release --locked --bin ingest --bin worker
+RUN cargo build --release --locked -p ingest -p worker
 
 # libc, CA certificates (for tls:// and sslmode=) and a user, but no shell and no package manager.
 FROM ${RUNTIME_IMAGE} AS runtime
