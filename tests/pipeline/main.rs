@@ -29,6 +29,7 @@ mod erasure;
 mod explain;
 mod group_commit;
 mod held;
+mod hot_place;
 mod install_page;
 mod load;
 mod oauth;

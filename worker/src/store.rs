@@ -9,6 +9,7 @@ pub mod find;
 pub(crate) mod fold_unit;
 pub mod installations;
 pub(crate) mod journal;
+pub(crate) mod kept;
 pub(crate) mod late_places;
 pub(crate) mod log_identity;
 pub(crate) mod log_index;

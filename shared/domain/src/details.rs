@@ -66,11 +66,19 @@ impl Details {
     /// As a state: these details where `newer` says nothing.
     #[must_use]
     pub fn updated(self, newer: &Self) -> Self {
+        let merged = self.merged(newer);
+        let whitelabel = merged.whitelabel.filter(|it| *it != Whitelabel::NONE);
+        Self { whitelabel, ..merged }
+    }
+
+    /// What both say, as if one event said it: these details where `newer` says nothing.
+    #[must_use]
+    pub(crate) fn merged(self, newer: &Self) -> Self {
         let newer = newer.clone();
         Self {
             plan_id: newer.plan_id.or(self.plan_id),
             trial: newer.trial.or(self.trial),
-            whitelabel: newer.whitelabel.or(self.whitelabel).filter(|it| *it != Whitelabel::NONE),
+            whitelabel: newer.whitelabel.or(self.whitelabel),
             company_name: newer.company_name.or(self.company_name),
             user_id: newer.user_id.or(self.user_id),
             version_id: newer.version_id.or(self.version_id),

@@ -41,19 +41,28 @@
 //! 8. An install begins a generation. One that does not say when it happened
 //!    might be a repetition: it begins one only if none is active.
 //! 9. An uninstall ends the generation before it, and no later one.
-//! 10. An update changes the generation before it, if that has not ended. It does
-//!     not show that something is installed. Neither does a renewed token.
+//! 10. An update changes the generation before it, ended or not. It does not show
+//!     that something is installed. Neither does a renewed token. An install says
+//!     all that is known of its generation until an update comes.
 //! 11. What a user authorizes after an uninstall belongs to the next generation.
+//!     Until its install comes, what was said last is still known of it.
+//!
+//! An update is taken by a generation that has ended, and so is a renewed token,
+//! for the sake of [`kept`]: otherwise an uninstall that comes late could bring
+//! back what each of them replaced, and none could ever be forgotten.
 
 mod answers;
+mod changes;
 mod history;
 mod installation;
+mod kept;
 
 use std::collections::BTreeSet;
 
 use self::answers::{Answers, counting, in_log_order};
 use self::history::{History, histories};
 pub use self::installation::{Credential, Installation, LastEvent, Recorded, Retention, Status};
+pub use self::kept::kept;
 use crate::id::MessageId;
 
 /// Folds all events of one place into its installations, oldest generation

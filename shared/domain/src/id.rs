@@ -283,7 +283,9 @@ impl fmt::Display for DataKeyId {
 }
 
 /// The position of an event in the log (JetStream's stream sequence).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct StreamSequence(pub u64);
 

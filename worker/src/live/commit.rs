@@ -10,7 +10,7 @@ use std::ops::AddAssign;
 
 use domain::event::Event;
 use domain::fold::{Recorded, Retention, conflicts, fold};
-use domain::id::{MessageId, Place, SourceName};
+use domain::id::{MessageId, Place, SourceName, StreamSequence};
 use eventlog::delivery::Delivery;
 use eventlog::message::TRACEPARENT;
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::store::dead_letters::{self, DeadLetter, Reason};
 use crate::store::fold_unit::{self, FoldUnit};
 use crate::store::installations::{self, Row};
 use crate::store::journal::{self, Appended, Entry};
+use crate::store::kept;
 use crate::store::late_places;
 
 /// What a committed batch did.
@@ -96,10 +97,21 @@ impl From<sqlx::Error> for CommitError {
 /// How a batch came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// From the consumer: everything above its ack floor may still come.
-    Consumed,
+    /// From the consumer: everything up to its ack floor has been committed, and
+    /// everything above may still come.
+    Consumed { ack_floor: StreamSequence },
     /// By an operator, who may append what is far below it.
     Late,
+}
+
+impl Arrival {
+    /// Up to where nothing is missing that could still come.
+    fn complete_to(self) -> StreamSequence {
+        match self {
+            Self::Consumed { ack_floor } => ack_floor,
+            Self::Late => StreamSequence(0),
+        }
+    }
 }
 
 /// Applies a batch. If one event in it cannot be applied, each is applied by
@@ -209,20 +221,26 @@ async fn write(
             appended.contains(id) || moved.contains(id)
         };
         let late = entries.iter().filter(changed).filter_map(|entry| FoldUnit::of(&entry.recorded));
-        late_places::add(transaction, &late.collect()).await?;
+        let late = late.collect();
+        kept::keep_all(transaction, &late).await?;
+        late_places::add(transaction, &late).await?;
     }
-    let history = journal::of_places(transaction, &units)
+    let incoming: Vec<&Recorded> = entries.iter().map(|entry| &entry.recorded).collect();
+    let needed = kept::read(transaction, &units, &incoming)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;
-    installations::save(transaction, fold_places(&history, retention))
+    installations::save(transaction, fold_places(&needed.history, retention))
         .instrument(statement("INSERT", "projection.installations"))
+        .await?;
+    kept::mark(transaction, &needed, arrival.complete_to())
+        .instrument(statement("UPDATE", "mooring.journal"))
         .await?;
     for letter in &dead_letters {
         dead_letters::keep(transaction, letter)
             .instrument(statement("INSERT", "mooring.dead_letters"))
             .await?;
     }
-    let conflicts = new_conflicts(&history, &appended);
+    let conflicts = new_conflicts(&needed.history, &appended);
     let by_kind = by_kind(&decoded, &entries, &appended, &dead_letters);
     let (appended, dead_letters) = (appended.len(), dead_letters.len());
     let duplicates = batch.len() - dead_letters - appended;

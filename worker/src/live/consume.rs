@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use domain::fold::Retention;
+use domain::id::StreamSequence;
 use eventlog::connect::Connection;
 use eventlog::consume::{Batch, CONSUMER, Consumer};
 use eventlog::delivery::Delivery;
 use eventlog::message::{STREAM, TRACEPARENT};
+use eventlog::status;
 use opentelemetry::KeyValue;
 use service::telemetry::{self, names::attribute};
 use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -23,6 +26,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A server can be restored under a running worker.
 const CHECK_LOG_EVERY: Duration = Duration::from_secs(10);
+/// So much of a burst is kept until the next time.
+const ASK_FLOOR_EVERY: Duration = Duration::from_millis(200);
+/// To know it saves work; nothing depends on it.
+const ASK_FLOOR_TIMEOUT: Duration = Duration::from_millis(500);
 /// A span with a link to every event of a large batch would be a burden.
 const LINKS_MAX: usize = 64;
 
@@ -78,6 +85,7 @@ impl Projector {
 
     async fn consume(&self, consumer: &mut Consumer, shutdown: &CancellationToken) -> Interrupted {
         let mut checked: Option<Instant> = None;
+        let mut floor = AckFloor::default();
         loop {
             if checked.is_none_or(|at| at.elapsed() >= CHECK_LOG_EVERY) {
                 if let Err(interrupted) = self.check_log().await {
@@ -94,7 +102,8 @@ impl Projector {
                 Ok(batch) => batch,
                 Err(error) => return Interrupted::Broken(format!("{error:#}")),
             };
-            match self.commit(&batch, shutdown).await {
+            let arrival = Arrival::Consumed { ack_floor: floor.get(&self.connection).await };
+            match self.commit(&batch, arrival, shutdown).await {
                 Ok(()) => consumer.ack(batch).await,
                 Err(interrupted) => return interrupted,
             }
@@ -112,9 +121,15 @@ impl Projector {
         })
     }
 
-    async fn commit(&self, batch: &Batch, shutdown: &CancellationToken) -> Result<(), Interrupted> {
+    async fn commit(
+        &self,
+        batch: &Batch,
+        arrival: Arrival,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Interrupted> {
         let span = batch_span(&batch.deliveries);
-        let committed = self.apply(&batch.deliveries, shutdown).instrument(span.clone()).await?;
+        let applied = self.apply(&batch.deliveries, arrival, shutdown);
+        let committed = applied.instrument(span.clone()).await?;
         span.record("mooring.batch.appended", committed.appended);
         span.record("mooring.batch.duplicates", committed.duplicates);
         span.record("mooring.batch.dead_letters", committed.dead_letters);
@@ -125,12 +140,13 @@ impl Projector {
     async fn apply(
         &self,
         deliveries: &[Delivery],
+        arrival: Arrival,
         shutdown: &CancellationToken,
     ) -> Result<Committed, Interrupted> {
         let mut backoff = backoff();
         loop {
             let started = Instant::now();
-            match commit::apply(&self.pool, deliveries, self.retention, Arrival::Consumed).await {
+            match commit::apply(&self.pool, deliveries, self.retention, arrival).await {
                 Ok(committed) => {
                     observe(deliveries.len(), &committed, started);
                     return Ok(committed);
@@ -150,6 +166,28 @@ impl Projector {
                 }
             }
         }
+    }
+}
+
+/// Up to where every event of the log has been committed. An old answer is right,
+/// too, because the floor only rises.
+#[derive(Default)]
+struct AckFloor {
+    known: StreamSequence,
+    asked: Option<Instant>,
+}
+
+impl AckFloor {
+    async fn get(&mut self, connection: &Connection) -> StreamSequence {
+        if self.asked.is_none_or(|at| at.elapsed() >= ASK_FLOOR_EVERY) {
+            self.asked = Some(Instant::now());
+            match timeout(ASK_FLOOR_TIMEOUT, status::consumer(connection)).await {
+                Ok(Ok(consumer)) => self.known = StreamSequence(consumer.acknowledged_up_to),
+                Ok(Err(error)) => tracing::debug!(%error, "the ack floor is not known"),
+                Err(_) => tracing::debug!("the ack floor is not known in time"),
+            }
+        }
+        self.known
     }
 }
 

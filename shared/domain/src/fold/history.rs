@@ -1,17 +1,18 @@
 //! The events of one installation id, and what they say of its last generation.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::answers::{Answers, counting, in_log_order};
+use super::changes::{Changes, by_installation, happened_at};
 use super::installation::{Credential, Installation, LastEvent, Recorded, Retention, Status};
 use crate::details::Details;
 use crate::event::{Fact, Identity, Reinstall, SealedCredential};
-use crate::id::{InstallationId, MessageId, StreamSequence};
+use crate::id::{MessageId, StreamSequence};
 
 /// The events of one installation id, of its last generation.
 pub(super) struct History<'a> {
+    /// What it began with, and what that says it is.
+    first: &'a Recorded,
     identity: &'a Identity,
     /// How often it was installed before in this place, under the same id.
     earlier: u32,
@@ -19,17 +20,16 @@ pub(super) struct History<'a> {
     installs: Vec<&'a Recorded>,
     /// The last credential that arrived separately from an install.
     authorized: Option<&'a Recorded>,
-    /// The last thing in the log that a user did for it: an install, or a grant.
-    granted: Option<StreamSequence>,
-    /// The last thing in the log that shows that it is installed: a grant, or an
-    /// install that we acknowledged in time.
-    shown: Option<StreamSequence>,
+    /// The last that a user granted.
+    grant: Option<&'a Recorded>,
+    /// The last install in the log that we acknowledged in time.
+    acknowledged: Option<StreamSequence>,
     details: Details,
     uninstalled_at: Option<Timestamp>,
     /// Whether an uninstall of it was acknowledged in time.
     has_ended: bool,
-    /// The last change.
-    last: &'a Recorded,
+    /// The last install or uninstall.
+    last: Option<&'a Recorded>,
     /// Since when it is unknown whether the platform got our answer to that.
     in_doubt_since: Option<StreamSequence>,
     /// The last erasure.
@@ -40,110 +40,84 @@ pub(super) fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> V
     let distinct = in_log_order(events);
     let answers = Answers::of(&distinct);
     let (counting, _) = counting(&distinct, &answers);
-    let mut changes: BTreeMap<&InstallationId, Vec<&Recorded>> = BTreeMap::new();
-    let mut erasures: BTreeMap<&InstallationId, StreamSequence> = BTreeMap::new();
-    for recorded in counting {
-        match &recorded.event.fact {
-            Fact::Installed { identity, .. }
-            | Fact::Updated { identity, .. }
-            | Fact::Uninstalled { identity }
-            | Fact::Authorized { identity, .. } => {
-                changes.entry(&identity.installation_id).or_default().push(recorded);
-            }
-            Fact::Erased { identity } => {
-                erasures.insert(&identity.installation_id, recorded.sequence);
-            }
-            // History, not state.
-            Fact::Unrecognized { .. } => {}
-            // About events; they are in the answers.
-            Fact::AckMissed { .. } | Fact::AckDelivered { .. } => {}
-        }
-    }
-    let history = |(id, changes)| {
-        let history = History::of(changes, &answers)?;
-        Some(History { erased: erasures.get(id).copied(), ..history })
-    };
-    changes.into_iter().filter_map(history).collect()
-}
-
-/// When it happened, as far as is known.
-fn happened_at(recorded: &Recorded) -> Timestamp {
-    recorded.event.occurred_at.unwrap_or(recorded.event.received_at)
+    let changes = by_installation(&distinct, &counting);
+    changes.into_values().filter_map(|changes| History::of(&changes, &answers)).collect()
 }
 
 impl<'a> History<'a> {
     /// `None` if nothing says that it was ever installed or uninstalled.
-    fn of(mut changes: Vec<&'a Recorded>, answers: &Answers<'_>) -> Option<Self> {
-        let reinstall = changes.first()?.event.fact.identity()?.reinstall;
-        if reinstall == Reinstall::SameId {
-            changes.sort_by_key(|recorded| (happened_at(recorded), recorded.sequence));
-        }
+    fn of(changes: &Changes<'a>, answers: &Answers<'_>) -> Option<Self> {
+        let reinstall = changes.reinstall;
         let mut history: Option<Self> = None;
         // Updates that were logged before the install of an id that is used once.
-        let mut early = Vec::new();
-        for recorded in changes {
-            match (&recorded.event.fact, &mut history) {
+        let mut early: Vec<&Details> = Vec::new();
+        for &recorded in &changes.counting {
+            let fact = &recorded.event.fact;
+            match (fact, &mut history) {
                 (Fact::Updated { details, .. }, None) => early.push(details),
-                (Fact::Installed { identity, .. } | Fact::Uninstalled { identity }, None) => {
-                    history.insert(Self::begin(identity, recorded)).change(recorded, answers);
+                (Fact::Updated { details, .. }, Some(history))
+                    if reinstall == Reinstall::NewId && history.installs.is_empty() =>
+                {
+                    early.push(details);
                 }
-                (Fact::Installed { identity, .. }, Some(before))
+                // A renewal does not show that something is installed.
+                (Fact::Authorized { grant, .. }, None) if !grant.is_by_user() => {}
+                (_, None) => {
+                    let mut first = Self::begin(recorded, fact.identity()?);
+                    if reinstall == Reinstall::SameId {
+                        first.update(early.drain(..));
+                    }
+                    first.change(recorded, answers);
+                    history = Some(first);
+                }
+                (_, Some(before))
                     if reinstall == Reinstall::SameId && before.is_before(recorded) =>
                 {
-                    let authorized = before.authorized.filter(|_| before.uninstalled_at.is_none());
-                    let earlier = before.generations();
-                    let next = Self { earlier, authorized, ..Self::begin(identity, recorded) };
+                    let next = before.next(recorded, fact.identity()?);
                     history.insert(next).change(recorded, answers);
                 }
-                (Fact::Authorized { grant, .. }, None) if !grant.is_by_user() => {}
-                (Fact::Authorized { identity, .. }, None) => {
-                    history.insert(Self::begin(identity, recorded)).change(recorded, answers);
-                }
-                (Fact::Authorized { identity, grant, .. }, Some(before))
-                    if before.uninstalled_at.is_some() =>
-                {
-                    if reinstall == Reinstall::SameId && grant.is_by_user() {
-                        let earlier = before.generations();
-                        let next = Self { earlier, ..Self::begin(identity, recorded) };
-                        history.insert(next).change(recorded, answers);
-                    }
-                }
-                // It ended before, and cannot end or change again.
-                (Fact::Uninstalled { .. }, Some(before))
-                    if reinstall == Reinstall::SameId && before.uninstalled_at.is_some() =>
-                {
-                    before.has_ended |= answers.in_doubt_since(recorded).is_none();
-                }
-                (Fact::Updated { .. }, Some(before)) if before.uninstalled_at.is_some() => {}
                 (_, Some(history)) => history.change(recorded, answers),
-                (_, None) => {}
             }
-            if let Some(history) = &mut history
-                && reinstall == Reinstall::NewId
-                && !history.installs.is_empty()
+            if reinstall == Reinstall::NewId
+                && let Some(history) = history.as_mut().filter(|it| !it.installs.is_empty())
             {
-                let details = std::mem::take(&mut history.details);
-                history.details = early.drain(..).fold(details, Details::updated);
+                history.update(early.drain(..));
             }
         }
-        history
+        if reinstall == Reinstall::NewId
+            && let Some(history) = &mut history
+        {
+            history.update(early.drain(..));
+        }
+        let erased = changes.erased.map(|erased| erased.sequence);
+        history.map(|history| Self { erased, ..history })
     }
 
-    fn begin(identity: &'a Identity, first: &'a Recorded) -> Self {
+    fn begin(first: &'a Recorded, identity: &'a Identity) -> Self {
         Self {
+            first,
             identity,
             earlier: 0,
             installs: Vec::new(),
             authorized: None,
-            granted: None,
-            shown: None,
+            grant: None,
+            acknowledged: None,
             details: Details::default(),
             uninstalled_at: None,
             has_ended: false,
-            last: first,
+            last: None,
             in_doubt_since: None,
             erased: None,
         }
+    }
+
+    /// The generation after this one, under the same id. It keeps the credential
+    /// of one that was not uninstalled, and until its install comes what was said
+    /// last.
+    fn next(&self, first: &'a Recorded, identity: &'a Identity) -> Self {
+        let authorized = self.authorized.filter(|_| self.uninstalled_at.is_none());
+        let (earlier, details) = (self.generations(), self.details.clone());
+        Self { earlier, authorized, details, ..Self::begin(first, identity) }
     }
 
     /// How often it was installed, this time included.
@@ -151,37 +125,46 @@ impl<'a> History<'a> {
         self.earlier.saturating_add(if self.installs.is_empty() { 0 } else { 1 })
     }
 
-    /// Whether `install` begins another generation under the same id.
-    fn is_before(&self, install: &Recorded) -> bool {
-        self.uninstalled_at.is_some() || install.event.occurred_at.is_some()
+    /// Whether `recorded` begins another generation under the same id.
+    fn is_before(&self, recorded: &Recorded) -> bool {
+        let has_ended = self.uninstalled_at.is_some();
+        match &recorded.event.fact {
+            Fact::Installed { .. } => has_ended || recorded.event.occurred_at.is_some(),
+            Fact::Authorized { grant, .. } => has_ended && grant.is_by_user(),
+            Fact::Updated { .. }
+            | Fact::Uninstalled { .. }
+            | Fact::AckMissed { .. }
+            | Fact::AckDelivered { .. }
+            | Fact::Erased { .. }
+            | Fact::Unrecognized { .. } => false,
+        }
     }
 
     fn change(&mut self, recorded: &'a Recorded, answers: &Answers<'_>) {
         let in_doubt_since = answers.in_doubt_since(recorded);
         match &recorded.event.fact {
-            Fact::Installed { identity, details, .. } => {
-                // What an install says of the scope counts before what an uninstall says.
-                self.identity = identity;
-                self.details = std::mem::take(&mut self.details).updated(details);
-                self.installs.push(recorded);
-                self.granted = self.granted.max(Some(recorded.sequence));
-                if in_doubt_since.is_none() {
-                    self.shown = self.shown.max(Some(recorded.sequence));
+            Fact::Installed { details, .. } => {
+                if self.installs.is_empty() {
+                    self.details = Details::default();
                 }
+                self.update([details]);
+                self.installs.push(recorded);
+                if in_doubt_since.is_none() {
+                    self.acknowledged = self.acknowledged.max(Some(recorded.sequence));
+                }
+                (self.last, self.in_doubt_since) = (Some(recorded), in_doubt_since);
             }
-            Fact::Updated { details, .. } => {
-                self.details = std::mem::take(&mut self.details).updated(details);
-            }
+            Fact::Updated { details, .. } => self.update([details]),
             Fact::Uninstalled { .. } => {
                 let at = happened_at(recorded);
                 self.uninstalled_at = Some(self.uninstalled_at.map_or(at, |first| first.min(at)));
                 self.has_ended |= in_doubt_since.is_none();
+                (self.last, self.in_doubt_since) = (Some(recorded), in_doubt_since);
             }
             Fact::Authorized { grant, .. } => {
                 self.authorized = Some(recorded);
                 if grant.is_by_user() {
-                    self.granted = self.granted.max(Some(recorded.sequence));
-                    self.shown = self.shown.max(Some(recorded.sequence));
+                    self.grant = Some(recorded);
                 }
             }
             Fact::AckMissed { .. }
@@ -189,10 +172,28 @@ impl<'a> History<'a> {
             | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => {}
         }
-        if !matches!(recorded.event.fact, Fact::Updated { .. } | Fact::Authorized { .. }) {
-            self.last = recorded;
-            self.in_doubt_since = in_doubt_since;
-        }
+    }
+
+    fn update<'b>(&mut self, newer: impl IntoIterator<Item = &'b Details>) {
+        let details = std::mem::take(&mut self.details);
+        self.details = newer.into_iter().fold(details, Details::updated);
+    }
+
+    /// What an install says of the scope counts before what a grant says, and
+    /// that before what an uninstall says.
+    fn identity(&self) -> &'a Identity {
+        let said = self.installs.last().copied().or(self.grant);
+        said.and_then(|recorded| recorded.event.fact.identity()).unwrap_or(self.identity)
+    }
+
+    /// The last thing in the log that a user did for it: an install, or a grant.
+    fn granted(&self) -> Option<StreamSequence> {
+        self.installs.iter().copied().chain(self.grant).map(|recorded| recorded.sequence).max()
+    }
+
+    /// The last thing in the log that shows that it is installed.
+    fn shown(&self) -> Option<StreamSequence> {
+        self.acknowledged.max(self.grant.map(|grant| grant.sequence))
     }
 
     /// Whether its order among others is known from what installs say.
@@ -217,7 +218,8 @@ impl<'a> History<'a> {
     /// Whether the platform may have cancelled the last change, and nothing since
     /// shows what became of it.
     fn is_unconfirmed(&self) -> bool {
-        !self.has_ended && self.in_doubt_since.is_some_and(|since| self.shown < Some(since))
+        let is_open = |since| self.uninstalled_at.is_some() || self.shown() < Some(since);
+        !self.has_ended && self.in_doubt_since.is_some_and(is_open)
     }
 
     /// Whether this installation, which comes later in the log, took the place
@@ -248,15 +250,16 @@ impl<'a> History<'a> {
         let credential_prefix = found.as_ref().and_then(|found| found.sealed.prefix.clone());
         // A token renewed after an erasure derives from an erased one.
         let found_at = found.as_ref().map(|found| found.sequence);
-        let is_erased = |by: StreamSequence| found_at < Some(by) || self.granted < Some(by);
+        let granted = self.granted();
+        let is_erased = |by: StreamSequence| found_at < Some(by) || granted < Some(by);
         let is_kept = keeps_credential && !self.erased.is_some_and(is_erased);
         let kept = found.filter(|_| is_kept);
         let credential_expires_at = kept.as_ref().and_then(|found| found.expires_at);
         let credential = kept
             .map(|found| Credential { event: found.event.clone(), sealed: found.sealed.clone() });
-        let last = self.last;
+        let last = self.last.or(self.grant).unwrap_or(self.first);
         Installation {
-            identity: self.identity.clone(),
+            identity: self.identity().clone(),
             generation: u32::try_from(index + 1).unwrap_or(u32::MAX).saturating_add(self.earlier),
             status,
             granted_permissions: self.granted_permissions(),

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A note, at position `n`, on the answer to an event.
-fn note(n: u64, about: &Recorded, delivered: bool) -> Recorded {
+pub(super) fn note(n: u64, about: &Recorded, delivered: bool) -> Recorded {
     let event = &about.event;
     let event = if delivered { event.ack_delivered(at(0)) } else { event.ack_missed(at(0)) };
     Recorded { sequence: StreamSequence(n), event: event.unwrap() }
@@ -216,7 +216,7 @@ fn any_answered_history() -> impl Strategy<Value = Vec<Recorded>> {
     })
 }
 
-fn is_change(recorded: &&Recorded) -> bool {
+pub(super) fn is_change(recorded: &&Recorded) -> bool {
     matches!(recorded.event.fact, Fact::Installed { .. } | Fact::Uninstalled { .. })
 }
 
