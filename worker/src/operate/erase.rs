@@ -14,20 +14,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use clap::Args;
 use domain::event::{Event, Identity};
 use domain::id::{DataKeyId, InstallationId, PageId, PlatformName, SourceName};
 use domain::seal::{KeyRing, Sealed, SealedUnder};
 use eventlog::append::Writer;
-use eventlog::keys;
+use eventlog::keys as data_keys;
 use eventlog::message::{LogMessage, header_subject, subjects_of};
 use eventlog::read::{Reader, Selection, Start};
 use eventlog::status;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::{Backends, wait_for_workers};
+use crate::operate::consent::{self, By, Consent};
+use crate::operate::context::{Command, Context};
+use crate::operate::exit::Differs;
+use crate::operate::output::Format;
+use crate::operate::progress::note;
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::erasures::{self, ErasureOrder};
@@ -37,30 +45,193 @@ const APPEND_WITHIN: Duration = Duration::from_secs(30);
 /// Others may change the same page at the same time.
 const REPLACE_ATTEMPTS: usize = 20;
 
-#[derive(Debug, Serialize)]
-pub struct ErasureReport {
-    pub source: SourceName,
-    pub installation_id: InstallationId,
-    /// Where the log says that it was erased.
-    pub sequence: u64,
-    /// Secrets that were found.
-    pub secrets: usize,
-    pub keys_destroyed: usize,
-    /// They were destroyed before.
-    pub keys_gone_before: usize,
-    /// Sealed by these keys of the ring itself, before there were data keys:
-    /// such a secret opens until its key is retired.
-    pub still_open_under: BTreeSet<String>,
+/// Make every secret of an installation unreadable for good
+#[derive(Args)]
+#[command(after_long_help = "\
+Afterwards no secret of the installation opens any more, from log, journal or projection or from a
+backup of any of them. What happened stays readable, and a rebuild equals the live projection.
+Names and e-mail addresses in payloads are not secrets, and stay.
+
+Not covered: a backup of the stream DATA_KEYS from before. Keep those no longer than you may keep
+the secrets, and run the erasures of mooring.erasures again after you restored one. What the
+platform sends about the installation afterwards is new, and not erased.
+
+It asks before it destroys anything. Without a terminal it needs --yes.
+
+Examples:
+  worker erase instapp_1 --source blnk --why 'request 4711' --dry-run     what would it destroy?
+  worker erase instapp_1 --source blnk --why 'request 4711'")]
+pub(crate) struct Arguments {
+    /// The platform's id of the installation
+    #[arg(value_parser = |text: &str| InstallationId::parse(text))]
+    installation: InstallationId,
+    /// The source that it came from
+    #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
+    source: SourceName,
+    /// Why, for the record
+    #[arg(long)]
+    why: String,
+    #[command(flatten)]
+    by: By,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    format: Format,
 }
 
-pub async fn erase(
+/// What there is to destroy.
+#[derive(Debug, Serialize)]
+struct Plan {
+    source: SourceName,
+    installation_id: InstallationId,
+    /// Secrets that were found.
+    secrets: usize,
+    keys_to_destroy: usize,
+    /// They were destroyed before.
+    keys_gone_before: usize,
+    /// Sealed by these keys of the ring itself, before there were data keys.
+    still_open_under: BTreeSet<String>,
+}
+
+/// What was destroyed.
+#[derive(Debug, Serialize)]
+struct Report {
+    source: SourceName,
+    installation_id: InstallationId,
+    /// Where the log says that it was erased.
+    sequence: u64,
+    /// Secrets that were found.
+    secrets: usize,
+    keys_destroyed: usize,
+    /// They were destroyed before.
+    keys_gone_before: usize,
+    /// Sealed by these keys of the ring itself, before there were data keys:
+    /// such a secret opens until its key is retired.
+    still_open_under: BTreeSet<String>,
+}
+
+impl Command for Arguments {
+    const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self { installation, source, why, by: By { by }, consent, format } = self;
+        consent.can_be_given()?;
+        let ring = context.key_ring()?;
+        let backends = context.backends().await?;
+        let order = ErasureOrder { source, installation, by, why };
+        let shutdown = &context.shutdown;
+        if !consent.yes {
+            let plan = plan(&backends, &ring, &order, shutdown).await?;
+            if consent.dry_run {
+                return format.print(&plan, render_plan);
+            }
+            note(&render_plan(&plan));
+            ensure!(consent::ask("erase it for good?", shutdown).await?, "nothing was erased");
+        }
+        let report = erase(&backends, &ring, &order, shutdown).await?;
+        format.print(&report, render)?;
+        if !report.still_open_under.is_empty() {
+            bail!(Differs(still_open(&report.still_open_under)));
+        }
+        Ok(())
+    }
+}
+
+fn render_plan(plan: &Plan) -> String {
+    let Plan { source, installation_id, secrets, keys_to_destroy, keys_gone_before, .. } = plan;
+    let mut text = format!(
+        "would erase {installation_id} of {source}\n\
+         {secrets} sealed secrets found; {keys_to_destroy} keys would be destroyed, \
+         {keys_gone_before} were before"
+    );
+    if !plan.still_open_under.is_empty() {
+        text += &format!("\n{}", still_open(&plan.still_open_under));
+    }
+    text
+}
+
+fn render(report: &Report) -> String {
+    let Report { source, installation_id, sequence, secrets, .. } = report;
+    format!(
+        "erased {installation_id} of {source}, at sequence {sequence} of the log\n\
+         {secrets} sealed secrets found; {} keys destroyed, {} were before",
+        report.keys_destroyed, report.keys_gone_before
+    )
+}
+
+fn still_open(keys: &BTreeSet<String>) -> String {
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let keys = keys.join(", ");
+    format!("secrets that predate data keys still open until these keys are removed: {keys}")
+}
+
+/// What an erasure would find now.
+async fn plan(
     backends: &Backends,
     ring: &KeyRing,
     order: &ErasureOrder,
     shutdown: &CancellationToken,
-) -> anyhow::Result<ErasureReport> {
+) -> anyhow::Result<Plan> {
+    let (mut connection, end, _) = find(backends, order, shutdown).await?;
+    let envelopes = envelopes(backends, &mut connection, order, end).await?;
+    let (keys, still_open_under) = keys_of(&envelopes);
+    let secrets = keys.values().map(BTreeSet::len).sum();
+    let mut keys_to_destroy = 0;
+    for (page, slots) in keys {
+        let page = data_keys::page(&backends.connection, &page).await?.open(ring)?;
+        keys_to_destroy += slots.iter().filter(|slot| page.key(**slot).is_some()).count();
+    }
+    Ok(Plan {
+        source: order.source.clone(),
+        installation_id: order.installation.clone(),
+        secrets,
+        keys_to_destroy,
+        keys_gone_before: secrets - keys_to_destroy,
+        still_open_under,
+    })
+}
+
+async fn erase(
+    backends: &Backends,
+    ring: &KeyRing,
+    order: &ErasureOrder,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Report> {
     let ErasureOrder { source, installation, .. } = order;
-    // What is on its way may say where else it is installed.
+    let (mut connection, _, identities) = find(backends, order, shutdown).await?;
+    let erasure = erasures::begin(&mut connection, order).await?;
+    let sequence = append(backends, ring, source, &identities).await?;
+    wait_for_workers(backends, sequence, shutdown).await?;
+
+    // What came after that is new, and is not erased.
+    let envelopes = envelopes(backends, &mut connection, order, sequence).await?;
+    let (keys, still_open_under) = keys_of(&envelopes);
+    let (mut destroyed, mut gone_before) = (0, 0);
+    for (page, slots) in keys {
+        let now = destroy(backends, ring, &page, &slots).await?;
+        destroyed += now;
+        gone_before += slots.len() - now;
+    }
+    erasures::end(&mut connection, erasure, sequence, destroyed).await?;
+    Ok(Report {
+        source: source.clone(),
+        installation_id: installation.clone(),
+        sequence,
+        secrets: destroyed + gone_before,
+        keys_destroyed: destroyed,
+        keys_gone_before: gone_before,
+        still_open_under,
+    })
+}
+
+/// The end of the log, and where the installation was ever said to be up to
+/// there: what is on its way may say where else it is installed.
+async fn find(
+    backends: &Backends,
+    order: &ErasureOrder,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(PoolConnection<Postgres>, u64, Vec<(PlatformName, Identity)>)> {
+    let ErasureOrder { source, installation, .. } = order;
     let end = status::log(&backends.connection).await?.last_sequence;
     wait_for_workers(backends, end, shutdown).await?;
     let mut connection =
@@ -72,36 +243,7 @@ pub async fn erase(
              it in `worker dead-letters list`?"
         );
     }
-    let erasure = erasures::begin(&mut connection, order).await?;
-    let sequence = append(backends, ring, source, &identities).await?;
-    wait_for_workers(backends, sequence, shutdown).await?;
-
-    // What came after that is new, and is not erased.
-    let mut envelopes = envelopes_in_log(backends, source, installation, sequence).await?;
-    // The log may have been trimmed.
-    for body in journal::bodies(&mut connection, source, installation, sequence).await? {
-        collect(&body, &mut envelopes);
-    }
-    for body in dead_letters::bodies(&mut connection, source, installation, sequence).await? {
-        collect(&body, &mut envelopes);
-    }
-    let (keys, still_open_under) = keys_of(&envelopes);
-    let (mut destroyed, mut gone_before) = (0, 0);
-    for (page, slots) in keys {
-        let now = destroy(backends, ring, &page, &slots).await?;
-        destroyed += now;
-        gone_before += slots.len() - now;
-    }
-    erasures::end(&mut connection, erasure, sequence, destroyed).await?;
-    Ok(ErasureReport {
-        source: source.clone(),
-        installation_id: installation.clone(),
-        sequence,
-        secrets: destroyed + gone_before,
-        keys_destroyed: destroyed,
-        keys_gone_before: gone_before,
-        still_open_under,
-    })
+    Ok((connection, end, identities))
 }
 
 /// The sequence of the last event that says it.
@@ -125,6 +267,25 @@ async fn append(
         last = appended.sequence.0;
     }
     Ok(last)
+}
+
+/// Every envelope of the installation up to `end`.
+async fn envelopes(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    order: &ErasureOrder,
+    end: u64,
+) -> anyhow::Result<Vec<Sealed>> {
+    let ErasureOrder { source, installation, .. } = order;
+    let mut found = envelopes_in_log(backends, source, installation, end).await?;
+    // The log may have been trimmed.
+    for body in journal::bodies(connection, source, installation, end).await? {
+        collect(&body, &mut found);
+    }
+    for body in dead_letters::bodies(connection, source, installation, end).await? {
+        collect(&body, &mut found);
+    }
+    Ok(found)
 }
 
 async fn envelopes_in_log(
@@ -183,19 +344,50 @@ async fn destroy(
 ) -> anyhow::Result<usize> {
     let connection = &backends.connection;
     for _ in 0..REPLACE_ATTEMPTS {
-        let stored = keys::page(connection, id).await?;
+        let stored = data_keys::page(connection, id).await?;
         let mut page = stored.open(ring)?;
         let destroyed = slots.iter().filter(|slot| page.destroy(**slot)).count();
         if destroyed == 0 {
-            keys::destroy_former(connection, id, stored.sequence).await?;
+            data_keys::destroy_former(connection, id, stored.sequence).await?;
             return Ok(0);
         }
-        if keys::replace(connection, ring, &page, stored.sequence).await? {
-            let now = keys::page(connection, id).await?.open(ring)?;
+        if data_keys::replace(connection, ring, &page, stored.sequence).await? {
+            let now = data_keys::page(connection, id).await?.open(ring)?;
             let is_gone = slots.iter().all(|slot| now.key(*slot).is_none());
             ensure!(is_gone, "page {id} was stored and holds a destroyed key still");
             return Ok(destroyed);
         }
     }
     bail!("page {id} of data keys is changed by others all the time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    #[test]
+    fn what_is_destroyed_is_told_before_and_after() {
+        let source = SourceName::parse("blnk").unwrap();
+        let installation_id = InstallationId::parse("instapp_1").unwrap();
+        let plan = Plan {
+            source: source.clone(),
+            installation_id: installation_id.clone(),
+            secrets: 3,
+            keys_to_destroy: 2,
+            keys_gone_before: 1,
+            still_open_under: BTreeSet::from(["k1".to_owned()]),
+        };
+        assert_view("erase-dry-run", &render_plan(&plan));
+        let report = Report {
+            source,
+            installation_id,
+            sequence: 41,
+            secrets: 3,
+            keys_destroyed: 2,
+            keys_gone_before: 1,
+            still_open_under: BTreeSet::new(),
+        };
+        assert_view("erase", &render(&report));
+    }
 }

@@ -25,6 +25,9 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// What [`Reason::name`] may say.
+    pub(crate) const NAMES: [&'static str; 2] = ["undecodable", "unappliable"];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable",

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use domain::fold::Status;
 use domain::id::InstallationId;
 use serde::Serialize;
 use sqlx::PgPool;
@@ -12,8 +13,6 @@ use crate::store::journal::{self, HistoryEntry};
 
 pub const PAGE_DEFAULT: u16 = 50;
 pub const PAGE_MAX: u16 = 200;
-
-const STATUSES: [&str; 5] = ["pending", "active", "superseded", "inactive", "unconfirmed"];
 
 /// Which installations to list.
 #[derive(Debug, Default, Clone, serde::Deserialize)]
@@ -47,7 +46,7 @@ pub enum FindError {
     NotFound,
     #[error("the id is known to several sources ({}): add ?source=", sources.join(", "))]
     Ambiguous { sources: Vec<String> },
-    #[error("the status must be one of {}", STATUSES.join(", "))]
+    #[error("the status must be one of {}", Status::NAMES.join(", "))]
     UnknownStatus,
     #[error("a filter must not contain NUL")]
     BadFilter,
@@ -61,7 +60,7 @@ pub enum FindError {
 
 pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
     if let Some(status) = &filter.status
-        && !STATUSES.contains(&status.as_str())
+        && !Status::NAMES.contains(&status.as_str())
     {
         return Err(FindError::UnknownStatus);
     }
