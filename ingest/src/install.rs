@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
-use domain::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential, Reinstall};
-use domain::id::{IdempotencyKey, InstallationId, InvalidId, Place};
+use domain::event::{Callback, Fact, Grant, Payload, PlainCredential};
+use domain::id::{IdempotencyKey, InstallationId, InvalidId};
 use domain::seal::KeyRing;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -21,9 +21,10 @@ use serde_json::{Map, Value, json};
 use service::config::{DeclaredSecret, InstallPage};
 
 use crate::app::App;
+use crate::oauth;
+use crate::page::{self, InPath};
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
-use crate::{oauth, page};
 
 const FORM: &str = "install";
 const FIELD: &str = "secrets";
@@ -61,11 +62,11 @@ type Typed = BTreeMap<String, SecretString>;
 
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
-    Path(source): Path<String>,
+    source: InPath,
     RawQuery(query): RawQuery,
     cookies: CookieJar,
 ) -> Response {
-    let Some((source, page)) = find(&app, &source) else { return nothing_here() };
+    let Some((source, page)) = find(&app, source) else { return nothing_here() };
     let query: Vec<_> =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
     match installation(page, &query) {
@@ -79,12 +80,12 @@ pub(crate) async fn show(
 
 pub(crate) async fn submit(
     State(app): State<Arc<App>>,
-    Path(source): Path<String>,
+    source: InPath,
     RawQuery(query): RawQuery,
     cookies: CookieJar,
     request: Request,
 ) -> Response {
-    let Some((source, page)) = find(&app, &source) else { return nothing_here() };
+    let Some((source, page)) = find(&app, source) else { return nothing_here() };
     tracing::Span::current().record("mooring.source", source.name.as_str());
     let Ok(_visit) = source.visits.try_acquire() else { return oauth::BUSY.page() };
     let Some(body) = read(&app, request).await else {
@@ -138,8 +139,8 @@ fn secret((name, value): (String, String)) -> (String, SecretString) {
     (name, value.into())
 }
 
-fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a InstallPage)> {
-    let source = app.source(name).ok()?;
+fn find(app: &App, name: InPath) -> Option<(&Source, &InstallPage)> {
+    let source = app.source(&name.ok()?).ok()?;
     Some((source, source.install_page.as_ref()?))
 }
 
@@ -216,23 +217,16 @@ fn field<'a>(declared: &'a DeclaredSecret, typed: &'a Typed, checked: bool) -> F
     }
 }
 
-/// The platform's id of the installation is a capability, so it is named by a
-/// keyed digest. No callback of the platform repeats it.
 fn callback(
     page: &InstallPage,
     installation: &InstallationId,
     typed: &Typed,
     ring: &KeyRing,
 ) -> Result<Callback, InvalidId> {
-    let number = ring.fingerprint(&["install_url", installation.as_str()]).to_string();
-    let parts = [page.app_id.as_str(), "install_url", &number];
-    let identity = Identity {
-        installation_id: InstallationId::of(&parts)?,
-        place: Place::of(&parts),
-        app_id: page.app_id.clone(),
-        scope: BTreeMap::new(),
-        reinstall: Reinstall::NewId,
-    };
+    let identity = (page.identity)(&page.app_id, installation, ring)?;
+    // What is typed again counts again, even if it is what was typed first.
+    let now = Timestamp::now().as_nanosecond().to_string();
+    let number = ring.fingerprint(&["form", identity.place.as_str(), &now]);
     let given = typed.iter().filter(|(_, value)| !value.expose_secret().is_empty());
     let secrets: Map<String, Value> =
         given.clone().map(|(key, value)| (key.clone(), json!(value.expose_secret()))).collect();
@@ -240,11 +234,7 @@ fn callback(
         given.map(|(key, _)| (key.clone(), json!({ "$sealed": FIELD }))).collect();
     Ok(Callback {
         app_id: Some(page.app_id.clone()),
-        // What is typed again counts again, even if it is what was typed first.
-        idempotency_key: IdempotencyKey::parse(format!(
-            "install_url:{number}:{}",
-            Timestamp::now().as_nanosecond()
-        ))?,
+        idempotency_key: IdempotencyKey::parse(format!("form:{number}"))?,
         occurred_at: None,
         fact: Fact::Authorized {
             identity,

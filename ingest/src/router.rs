@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use eventlog::contract::Contract;
+use eventlog::contract::{Contract, Room};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::json;
@@ -44,14 +45,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
+/// The path of a callback. One that is not UTF-8 names no source.
 #[derive(Deserialize)]
 struct CallbackPath {
     source: String,
     token: Option<String>,
 }
 
+type InPath<T> = Result<Path<T>, PathRejection>;
+
 /// Platforms probe the callback URL when an app is registered.
-async fn probe(State(app): State<Arc<App>>, Path(path): Path<CallbackPath>) -> Response {
+async fn probe(State(app): State<Arc<App>>, path: InPath<CallbackPath>) -> Response {
+    let Ok(Path(path)) = path else { return not_found().await };
     match app.source(&path.source) {
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) => problem.response(),
@@ -60,9 +65,10 @@ async fn probe(State(app): State<Arc<App>>, Path(path): Path<CallbackPath>) -> R
 
 async fn receive(
     State(app): State<Arc<App>>,
-    Path(path): Path<CallbackPath>,
+    path: InPath<CallbackPath>,
     request: Request,
 ) -> Response {
+    let Ok(Path(path)) = path else { return not_found().await };
     callback::receive(&app, &path.source, path.token, request).await
 }
 
@@ -74,8 +80,15 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     let connected = app.publisher.is_connected();
     let nats = if connected { "connected" } else { "not connected" };
     let (log, fit) = match app.publisher.contract() {
-        Contract::Met { accepted, commit } => {
-            (json!({ "contract": "met", "accepted": accepted, "commit": commit }), true)
+        Contract::Met { accepted, commit, room } => {
+            let (room, fit) = match room {
+                Room::Enough => ("enough", true),
+                Room::Scarce => ("scarce: raise stream.max_bytes and run `worker migrate`", true),
+                Room::Full => ("none: raise stream.max_bytes and run `worker migrate`", false),
+            };
+            let met =
+                json!({ "contract": "met", "accepted": accepted, "commit": commit, "room": room });
+            (met, fit)
         }
         Contract::Unknown { why } => (json!({ "contract": "unknown", "why": why }), false),
         Contract::Broken { breaches } => {

@@ -12,6 +12,7 @@
     reason = "a test fails by panicking, and says on the way what it does"
 )]
 
+mod answers;
 mod bad_input;
 mod callbacks;
 mod canary;
@@ -28,6 +29,7 @@ mod durability;
 mod erasure;
 mod explain;
 mod group_commit;
+mod held;
 mod install_page;
 mod load;
 mod oauth;

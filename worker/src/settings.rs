@@ -19,7 +19,7 @@ use sqlx::postgres::PgConnectOptions;
 const API_TOKEN_BYTES_MIN: usize = 20;
 
 /// Looks a variable of the environment up.
-pub type Env = fn(&str) -> Option<String>;
+pub(crate) type Env = fn(&str) -> Option<String>;
 
 /// For `worker run`.
 pub(crate) struct RunSettings {

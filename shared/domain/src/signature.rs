@@ -38,7 +38,7 @@ pub struct Hmac {
     pub headers: Vec<HeaderName>,
     pub algorithm: HmacAlgorithm,
     pub encoding: Encoding,
-    /// What stands before the signature, such as `sha256=`.
+    /// The prefix of the signature, such as `sha256=`.
     pub prefix: String,
     pub secrets: Vec<SecretString>,
 }
@@ -153,6 +153,15 @@ impl PublicKey {
             RSA_OID => Ok(Self::RsaSha256(key)),
             _ => Err(InvalidKey::OtherKind),
         }
+    }
+
+    /// Each of them, and at least one.
+    pub fn all_from_pem(pems: &[String]) -> Result<Vec<Self>, String> {
+        if pems.is_empty() {
+            return Err("give at least one public key".to_owned());
+        }
+        let keys = pems.iter().map(|pem| Self::from_pem(pem));
+        keys.collect::<Result<_, InvalidKey>>().map_err(|why| format!("a key {why}"))
     }
 
     fn verifies(&self, body: &[u8], signature: &[u8]) -> bool {

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectOptions, Event, ServerError};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 pub use async_nats::{ConnectError, ConnectErrorKind};
 
-/// How long a command waits for a server, which somebody waits for.
+/// How long a command waits for a server, and somebody for the command.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Refusals that wait to be heard by whoever asked.
 const REFUSALS_MAX: usize = 64;
@@ -30,8 +29,17 @@ pub struct Endpoint {
 pub struct Connection {
     pub(crate) client: Client,
     pub(crate) jetstream: Context,
-    /// What the server refuses.
+    link: watch::Receiver<Link>,
+    /// What the server says that it refuses.
     refusals: broadcast::Sender<String>,
+}
+
+/// What the client says of its connection.
+#[derive(Debug, Clone, Copy, Default)]
+struct Link {
+    is_up: bool,
+    /// How often it was lost.
+    losses: u64,
 }
 
 /// Why the server does not say what it was asked for.
@@ -52,7 +60,7 @@ impl Connection {
         Self::connect(to, service, ConnectOptions::new().retry_on_initial_connect()).await
     }
 
-    /// Connects now, or says why not: a command cannot do anything without NATS.
+    /// Connects now, or says why not: a command can do nothing without NATS.
     pub async fn open_now(to: &Endpoint, service: &str) -> Result<Self, ConnectError> {
         let options = ConnectOptions::new().connection_timeout(CONNECT_TIMEOUT);
         Self::connect(to, service, options).await
@@ -65,14 +73,22 @@ impl Connection {
         service: &str,
         options: ConnectOptions,
     ) -> Result<Self, ConnectError> {
+        let (sender, link) = watch::channel(Link::default());
         let refusals = broadcast::Sender::new(REFUSALS_MAX);
         let refused = refusals.clone();
         let mut options = options.name(format!("mooring-{service}")).event_callback(move |event| {
             log(&event);
-            if let Event::ServerError(ServerError::Other(refusal)) = event {
-                refused.send(refusal).ok(); // perhaps nobody waits
+            match event {
+                Event::Connected => sender.send_modify(|link| link.is_up = true),
+                Event::Disconnected => sender.send_modify(|link| {
+                    *link = Link { is_up: false, losses: link.losses + 1 };
+                }),
+                Event::ServerError(ServerError::Other(refusal)) => {
+                    refused.send(refusal).ok(); // perhaps nobody waits
+                }
+                _ => {}
             }
-            std::future::ready(())
+            async {}
         });
         if let (Some(user), Some(password)) = (&to.user, &to.password) {
             options = options
@@ -81,11 +97,23 @@ impl Connection {
         }
         let servers: Vec<&str> = to.url.split(',').map(str::trim).collect();
         let client = options.connect(servers).await?;
-        Ok(Self { jetstream: jetstream::new(client.clone()), client, refusals })
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, link, refusals })
     }
 
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.link.borrow().is_up
+    }
+
+    /// Returns when there is a connection.
+    pub(crate) async fn connected(&self) {
+        // The sender lives as long as the client.
+        self.link.clone().wait_for(|link| link.is_up).await.ok();
+    }
+
+    /// Returns when the connection is lost: what was asked gets no answer any more.
+    pub(crate) async fn lost(&self) {
+        let before = self.link.borrow().losses;
+        self.link.clone().wait_for(|link| link.losses > before).await.ok();
     }
 
     /// Waits until everything that was sent has left.

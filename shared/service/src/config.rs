@@ -157,7 +157,7 @@ pub struct SourceSettings {
     pub ack: AckSettings,
     /// Tokens of the platform's API, where it grants them by OAuth 2.0.
     pub oauth: Option<OAuthSettings>,
-    /// The page where users type the app's secrets; for `securityscorecard`.
+    /// The page where users type the app's secrets, where the platform sends them to one.
     pub install_page: Option<InstallPageSettings>,
     /// How callbacks are read; for the platform `generic`.
     pub mapping: Option<Mapping>,

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use domain::event::{Event, Identity};
-use domain::id::{DataKeyId, InstallationId, PageId, PlatformName, SourceName};
+use domain::event::Event;
+use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
 use domain::seal::{KeyRing, Sealed, SealedUnder};
 use eventlog::append::Writer;
 use eventlog::keys as data_keys;
@@ -39,7 +39,8 @@ use crate::operate::progress::note;
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::erasures::{self, ErasureOrder};
-use crate::store::journal;
+use crate::store::find::{self, Chosen, FindError, Which};
+use crate::store::journal::{self, EventsOf, Known};
 
 const APPEND_WITHIN: Duration = Duration::from_secs(30);
 /// Others may change the same page at the same time.
@@ -68,6 +69,12 @@ pub(crate) struct Arguments {
     /// The source that it came from
     #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
     source: SourceName,
+    /// The platform's id of the app; needed if several apps have the id
+    #[arg(long, value_name = "APP_ID")]
+    app: Option<String>,
+    /// The place, as it is shown; needed if the id is in several
+    #[arg(long)]
+    place: Option<String>,
     /// Why, for the record
     #[arg(long)]
     why: String,
@@ -84,6 +91,7 @@ pub(crate) struct Arguments {
 struct Plan {
     source: SourceName,
     installation_id: InstallationId,
+    places: Vec<Place>,
     /// Secrets that were found.
     secrets: usize,
     keys_to_destroy: usize,
@@ -98,6 +106,8 @@ struct Plan {
 struct Report {
     source: SourceName,
     installation_id: InstallationId,
+    /// Where it is, or was said to be by an uninstall.
+    places: Vec<Place>,
     /// Where the log says that it was erased.
     sequence: u64,
     /// Secrets that were found.
@@ -114,11 +124,12 @@ impl Command for Arguments {
     const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self { installation, source, why, by: By { by }, consent, format } = self;
+        let Self { installation, source, app, place, why, by: By { by }, consent, format } = self;
         consent.can_be_given()?;
         let ring = context.key_ring()?;
         let backends = context.backends().await?;
-        let order = ErasureOrder { source, installation, by, why };
+        let which = Which { source: Some(source.into()), app_id: app, place };
+        let order = ErasureOrder { installation, which, by, why };
         let shutdown = &context.shutdown;
         if !consent.yes {
             let plan = plan(&backends, &ring, &order, shutdown).await?;
@@ -139,8 +150,10 @@ impl Command for Arguments {
 
 fn render_plan(plan: &Plan) -> String {
     let Plan { source, installation_id, secrets, keys_to_destroy, keys_gone_before, .. } = plan;
+    let places: Vec<&str> = plan.places.iter().map(Place::as_str).collect();
+    let places = places.join(" and ");
     let mut text = format!(
-        "would erase {installation_id} of {source}\n\
+        "would erase {installation_id} of {source}, in {places}\n\
          {secrets} sealed secrets found; {keys_to_destroy} keys would be destroyed, \
          {keys_gone_before} were before"
     );
@@ -172,9 +185,9 @@ async fn plan(
     order: &ErasureOrder,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Plan> {
-    let (mut connection, end, _) = find(backends, order, shutdown).await?;
-    let envelopes = envelopes(backends, &mut connection, order, end).await?;
-    let (keys, still_open_under) = keys_of(&envelopes);
+    let Target { mut connection, end, chosen, known } = find(backends, order, shutdown).await?;
+    let of = chosen.events();
+    let (keys, still_open_under) = keys_of(&envelopes(backends, &mut connection, &of, end).await?);
     let secrets = keys.values().map(BTreeSet::len).sum();
     let mut keys_to_destroy = 0;
     for (page, slots) in keys {
@@ -182,8 +195,9 @@ async fn plan(
         keys_to_destroy += slots.iter().filter(|slot| page.key(**slot).is_some()).count();
     }
     Ok(Plan {
-        source: order.source.clone(),
+        source: of.source.clone(),
         installation_id: order.installation.clone(),
+        places: known.into_iter().map(|known| known.identity.place).collect(),
         secrets,
         keys_to_destroy,
         keys_gone_before: secrets - keys_to_destroy,
@@ -197,15 +211,16 @@ async fn erase(
     order: &ErasureOrder,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let ErasureOrder { source, installation, .. } = order;
-    let (mut connection, _, identities) = find(backends, order, shutdown).await?;
-    let erasure = erasures::begin(&mut connection, order).await?;
-    let sequence = append(backends, ring, source, &identities).await?;
+    let Target { mut connection, chosen, known, .. } = find(backends, order, shutdown).await?;
+    let of = chosen.events();
+    let places: Vec<&Place> = known.iter().map(|known| &known.identity.place).collect();
+    let erasure = erasures::begin(&mut connection, order, of.source, &places).await?;
+    let sequence = append(backends, ring, &known).await?;
     wait_for_workers(backends, sequence, shutdown).await?;
 
     // What came after that is new, and is not erased.
-    let envelopes = envelopes(backends, &mut connection, order, sequence).await?;
-    let (keys, still_open_under) = keys_of(&envelopes);
+    let (keys, still_open_under) =
+        keys_of(&envelopes(backends, &mut connection, &of, sequence).await?);
     let (mut destroyed, mut gone_before) = (0, 0);
     for (page, slots) in keys {
         let now = destroy(backends, ring, &page, &slots).await?;
@@ -214,8 +229,9 @@ async fn erase(
     }
     erasures::end(&mut connection, erasure, sequence, destroyed).await?;
     Ok(Report {
-        source: source.clone(),
-        installation_id: installation.clone(),
+        source: of.source.clone(),
+        installation_id: order.installation.clone(),
+        places: places.into_iter().cloned().collect(),
         sequence,
         secrets: destroyed + gone_before,
         keys_destroyed: destroyed,
@@ -224,39 +240,45 @@ async fn erase(
     })
 }
 
-/// The end of the log, and where the installation was ever said to be up to
-/// there: what is on its way may say where else it is installed.
+/// What is to be erased, as everything up to the end of the log tells.
+struct Target {
+    connection: PoolConnection<Postgres>,
+    end: u64,
+    chosen: Chosen,
+    /// Each place that it is in, or was said to be in.
+    known: Vec<Known>,
+}
+
 async fn find(
     backends: &Backends,
     order: &ErasureOrder,
     shutdown: &CancellationToken,
-) -> anyhow::Result<(PoolConnection<Postgres>, u64, Vec<(PlatformName, Identity)>)> {
-    let ErasureOrder { source, installation, .. } = order;
+) -> anyhow::Result<Target> {
+    let ErasureOrder { installation, which, .. } = order;
+    // What is on its way may say where else it is installed.
     let end = status::log(&backends.connection).await?.last_sequence;
     wait_for_workers(backends, end, shutdown).await?;
     let mut connection =
         database::acquire(&backends.pool).await.context("connecting to Postgres")?;
-    let identities = journal::identities(&mut connection, source, installation).await?;
-    if identities.is_empty() {
-        bail!(
-            "source {source} has no event of an installation {installation} in the journal; is \
-             it in `worker dead-letters list`?"
-        );
-    }
-    Ok((connection, end, identities))
+    let chosen = match find::choose(&mut connection, which, installation).await {
+        Err(FindError::NotFound) => bail!(
+            "the journal has no event of an installation {installation} of this source, app and \
+             place; is it in `worker dead-letters list`?"
+        ),
+        chosen => chosen?,
+    };
+    let of = chosen.events();
+    let mut known = journal::known(&mut connection, Some(of.source.as_str()), installation).await?;
+    known.retain(|known| !of.is_elsewhere(known.identity.place.as_str()));
+    Ok(Target { connection, end, chosen, known })
 }
 
 /// The sequence of the last event that says it.
-async fn append(
-    backends: &Backends,
-    ring: &KeyRing,
-    source: &SourceName,
-    identities: &[(PlatformName, Identity)],
-) -> anyhow::Result<u64> {
+async fn append(backends: &Backends, ring: &KeyRing, known: &[Known]) -> anyhow::Result<u64> {
     let writer = Writer::new(backends.connection.clone());
     let now = Timestamp::now();
     let mut last = 0;
-    for (platform, identity) in identities {
+    for Known { source, platform, identity } in known {
         let what = ["erased", identity.installation_id.as_str(), identity.place.as_str()];
         let number = ring.fingerprint(&[&what[..], &[&now.to_string()]].concat());
         let event =
@@ -273,16 +295,15 @@ async fn append(
 async fn envelopes(
     backends: &Backends,
     connection: &mut PgConnection,
-    order: &ErasureOrder,
+    of: &EventsOf<'_>,
     end: u64,
 ) -> anyhow::Result<Vec<Sealed>> {
-    let ErasureOrder { source, installation, .. } = order;
-    let mut found = envelopes_in_log(backends, source, installation, end).await?;
+    let mut found = envelopes_in_log(backends, of, end).await?;
     // The log may have been trimmed.
-    for body in journal::bodies(connection, source, installation, end).await? {
+    for body in journal::bodies(connection, of, end).await? {
         collect(&body, &mut found);
     }
-    for body in dead_letters::bodies(connection, source, installation, end).await? {
+    for body in dead_letters::bodies(connection, of, end).await? {
         collect(&body, &mut found);
     }
     Ok(found)
@@ -290,18 +311,20 @@ async fn envelopes(
 
 async fn envelopes_in_log(
     backends: &Backends,
-    source: &SourceName,
-    installation: &InstallationId,
+    of: &EventsOf<'_>,
     end: u64,
 ) -> anyhow::Result<Vec<Sealed>> {
-    let all = Selection::of_log(subjects_of(source), Start::Sequence(1), end);
+    let all = Selection::of_log(subjects_of(of.source), Start::Sequence(1), end);
     let mut reader = Reader::open(&backends.connection, all).await?;
-    let wanted = header_subject(installation);
+    let wanted = header_subject(of.installation);
     let mut found = Vec::new();
     while let Some(delivery) = reader.next().await? {
         if delivery.about() == Some(wanted.as_str()) {
             // What is not JSON was not written by us and holds no envelope.
-            collect(&serde_json::from_slice(&delivery.body).unwrap_or_default(), &mut found);
+            let event = serde_json::from_slice(&delivery.body).unwrap_or_default();
+            if of.includes(&event) {
+                collect(&event, &mut found);
+            }
         }
     }
     Ok(found)
@@ -373,6 +396,7 @@ mod tests {
         let plan = Plan {
             source: source.clone(),
             installation_id: installation_id.clone(),
+            places: vec![Place::from_stored("app_1/inst_1".to_owned())],
             secrets: 3,
             keys_to_destroy: 2,
             keys_gone_before: 1,
@@ -382,6 +406,7 @@ mod tests {
         let report = Report {
             source,
             installation_id,
+            places: vec![Place::from_stored("app_1/inst_1".to_owned())],
             sequence: 41,
             secrets: 3,
             keys_destroyed: 2,

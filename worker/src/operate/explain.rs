@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use crate::operate::backends::Backends;
 use crate::operate::context::{Command, Context};
-use crate::operate::installations::in_words;
+use crate::operate::installations::WhichArguments;
 use crate::operate::output::Format;
 use crate::store::database;
 use crate::store::dead_letters::{self, DeadLetterView};
-use crate::store::find;
+use crate::store::find::{self, Which};
 use crate::store::fold_unit::FoldUnit;
 use crate::store::installations::InstallationView;
 use crate::store::journal::{self, HistoryEntry};
@@ -30,9 +30,8 @@ pub(crate) struct Arguments {
     /// The platform's id of the installation
     #[arg(value_parser = |text: &str| InstallationId::parse(text))]
     installation: InstallationId,
-    /// Needed if several sources know the id
-    #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
-    source: Option<SourceName>,
+    #[command(flatten)]
+    which: WhichArguments,
     #[command(flatten)]
     format: Format,
 }
@@ -61,7 +60,7 @@ struct Entry {
 impl Command for Arguments {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backends = context.backends().await?;
-        let found = explain(&backends, self.source.as_ref(), &self.installation).await?;
+        let found = explain(&backends, &self.which.into(), &self.installation).await?;
         self.format.print(&found, render)
     }
 }
@@ -83,14 +82,14 @@ fn render(explanation: &Explanation) -> String {
 
 async fn explain(
     backends: &Backends,
-    source: Option<&SourceName>,
+    which: &Which,
     id: &InstallationId,
 ) -> anyhow::Result<Explanation> {
-    let named = source.map(SourceName::as_str);
-    let installation = find::show(&backends.pool, named, id).await.map_err(in_words)?;
-    let source = SourceName::parse(installation.source.clone())?;
     let mut connection = database::acquire(&backends.pool).await?;
-    let history = journal::history(&mut connection, Some(source.as_str()), id, 0, i64::MAX).await?;
+    let chosen = find::choose(&mut connection, which, id).await?;
+    let installation = find::show(&backends.pool, &chosen.which(), id).await?;
+    let history = journal::history(&mut connection, &chosen.events(), 0, i64::MAX).await?;
+    let source = chosen.source;
     let place = domain::id::Place::from_stored(installation.place.clone());
     let unit = FoldUnit { source: source.clone(), place };
     let mut of_place = journal::of_places(&mut connection, &[unit]).await?;
@@ -112,7 +111,7 @@ async fn explain(
 fn events(history: &[HistoryEntry]) -> Vec<Entry> {
     let entry = |event: &HistoryEntry| {
         let conflict =
-            if event.conflict { "; conflicts with an earlier event, which wins" } else { "" };
+            if event.conflict { "; conflicts with another event, which wins" } else { "" };
         let occurred = event.occurred_at.map(|at| format!(", of {at}")).unwrap_or_default();
         Entry {
             at: event.received_at,
@@ -230,7 +229,8 @@ fn because(now: &Installation) -> String {
              again does not revive it"
         ),
         Status::Unconfirmed => "unconfirmed: the platform may not have got our answer to its last \
-             change and may have cancelled it; its next event settles it"
+             change and may have cancelled it; a retry or a later install or \
+             uninstall settles it"
             .to_owned(),
     }
 }

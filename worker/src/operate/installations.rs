@@ -1,7 +1,6 @@
 //! `worker installations`: what the projection says. It needs no more than the
 //! worker's own role in Postgres.
 
-use anyhow::anyhow;
 use clap::builder::PossibleValuesParser;
 use clap::value_parser;
 use clap::{Args, Subcommand};
@@ -11,7 +10,7 @@ use domain::id::{InstallationId, SourceName};
 use crate::operate::context::{self, Context};
 use crate::operate::exit::WrongArguments;
 use crate::operate::output::{self, Format};
-use crate::store::find::{self, Filter, FindError, PAGE_MAX, Page};
+use crate::store::find::{self, Filter, FindError, PAGE_MAX, Page, Which};
 
 /// Read installations from Postgres
 #[derive(Args)]
@@ -34,12 +33,31 @@ enum Command {
         /// The platform's id of the installation
         #[arg(value_parser = |text: &str| InstallationId::parse(text))]
         id: InstallationId,
-        /// Needed if several sources know the id
-        #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
-        source: Option<SourceName>,
+        #[command(flatten)]
+        which: WhichArguments,
         #[command(flatten)]
         format: Format,
     },
+}
+
+/// Needed if several installations have the id.
+#[derive(Args)]
+pub(crate) struct WhichArguments {
+    /// Only the installation of this source
+    #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
+    source: Option<SourceName>,
+    /// Only the installation of this app, by the platform's id of it
+    #[arg(long, value_name = "APP_ID")]
+    app: Option<String>,
+    /// Only the installation in this place, as it is shown
+    #[arg(long)]
+    place: Option<String>,
+}
+
+impl From<WhichArguments> for Which {
+    fn from(WhichArguments { source, app, place }: WhichArguments) -> Self {
+        Self { source: source.map(Into::into), app_id: app, place }
+    }
 }
 
 #[derive(Args)]
@@ -64,7 +82,7 @@ struct FilterArguments {
 impl From<FilterArguments> for Filter {
     fn from(arguments: FilterArguments) -> Self {
         let FilterArguments { source, status, plan, cursor, limit } = arguments;
-        Self { source: source.map(|name| name.to_string()), status, plan, cursor, limit }
+        Self { source: source.map(Into::into), status, plan, cursor, limit }
     }
 }
 
@@ -73,25 +91,20 @@ impl context::Command for Arguments {
         let pool = context.pool()?;
         match self.command {
             Command::List { filter, format } => {
-                let page = find::list(&pool, &filter.into()).await.map_err(in_words)?;
+                let page = find::list(&pool, &filter.into()).await.map_err(or_wrong_arguments)?;
                 format.print(&page, render)
             }
-            Command::Show { id, source, format } => {
-                let source = source.as_ref().map(SourceName::as_str);
-                let found = find::show(&pool, source, &id).await.map_err(in_words)?;
+            Command::Show { id, which, format } => {
+                let found = find::show(&pool, &which.into(), &id).await?;
                 format.print(&found, output::fields)
             }
         }
     }
 }
 
-/// In the words of the command line.
-pub(crate) fn in_words(error: FindError) -> anyhow::Error {
+fn or_wrong_arguments(error: FindError) -> anyhow::Error {
     match error {
         FindError::BadCursor => WrongArguments(format!("--cursor: {error}")).into(),
-        FindError::Ambiguous { sources } => {
-            anyhow!("several sources know the id ({}); pass --source", sources.join(", "))
-        }
         error => error.into(),
     }
 }

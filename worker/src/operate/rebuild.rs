@@ -13,33 +13,25 @@
 //! continues where it was.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use eventlog::status;
-use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 mod catch_up;
-mod compare;
-mod copy;
 mod load;
 mod pace;
 mod report;
-pub(crate) mod schema;
 mod spill;
-mod state;
 mod swap;
 
 pub(crate) use catch_up::catch_up;
-pub(crate) use compare::Comparison;
 pub(crate) use load::Loaded;
 pub(crate) use report::{left_out, render_comparison};
-pub(crate) use state::Rebuild;
 
 use crate::operate::backends::{Backends, wait_for_workers};
 use crate::operate::context::{Command, Context};
@@ -47,9 +39,11 @@ use crate::operate::exit::Differs;
 use crate::operate::output::Format;
 use crate::operate::progress::note;
 use crate::operate::rebuild::report::{Abandoned, Report, RolledBack};
-use crate::operate::rebuild::schema::Schema;
 use crate::store::database;
+use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
+use crate::store::rebuilds::{self, Origin, Rebuild};
+use crate::store::schema::{self, Schema};
 
 /// Build a new projection beside the live one, compare the two, and swap it in
 #[derive(Args)]
@@ -74,8 +68,8 @@ Examples:
   worker rebuild --rollback                         take the last swap back")]
 pub(crate) struct Arguments {
     /// What to read the events from
-    #[arg(long, value_enum, default_value_t = Origin::Log)]
-    from: Origin,
+    #[arg(long, value_enum, default_value_t = ReadFrom::Log)]
+    from: ReadFrom,
     /// A column that may differ from the live projection; may be given several times
     #[arg(long, value_name = "COLUMN")]
     expect: Vec<String>,
@@ -113,11 +107,20 @@ pub(crate) struct Effort {
     temp_dir: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Origin {
+/// An [`Origin`], as it is said on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum ReadFrom {
     Log,
     Journal,
+}
+
+impl From<ReadFrom> for Origin {
+    fn from(said: ReadFrom) -> Self {
+        match said {
+            ReadFrom::Log => Self::Log,
+            ReadFrom::Journal => Self::Journal,
+        }
+    }
 }
 
 /// What is wanted of a rebuild.
@@ -127,21 +130,6 @@ pub(crate) struct Options {
     pub(crate) expected: BTreeSet<String>,
     pub(crate) swap: bool,
     pub(crate) effort: Effort,
-}
-
-impl Origin {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Journal => "journal",
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 impl Command for Arguments {
@@ -163,7 +151,7 @@ impl Command for Arguments {
             return format.print(&RolledBack { paused_ms }, report::render_rolled_back);
         }
         let expected = expect.into_iter().collect();
-        let options = Options { origin: from, expected, swap: !no_swap, effort };
+        let options = Options { origin: from.into(), expected, swap: !no_swap, effort };
         let report = rebuild(&backends, &options, &context.shutdown).await?;
         format.print(&report, report::render)?;
         if options.swap && !report.swapped {
@@ -189,7 +177,7 @@ async fn rebuild(
 
     let (mut rebuild, resumed) = begin(backends, &mut alone, options.origin).await?;
     // Only then the journal holds all of it, dead letters included.
-    wait_for_workers(backends, rebuild.target, shutdown).await?;
+    wait_for_workers(backends, rebuild.target.sequence, shutdown).await?;
     let started = Instant::now();
     let loaded = load(backends, options, &mut rebuild, shutdown).await?;
     let load_seconds = started.elapsed().as_secs_f64();
@@ -199,11 +187,12 @@ async fn rebuild(
     let unexpected = comparison.unexpected(&options.expected);
     let mut paused_ms = None;
     if options.swap && unexpected == 0 {
-        let near = catch_up::approach(backends, Schema::Next, caught_up.floor, shutdown).await?;
+        let near = catch_up::approach(backends, Schema::Next, caught_up.mark, shutdown).await?;
         places += near.places;
         comparison.add(near.comparison);
-        let swap = swap::Swap { new: Schema::Next, after: near.floor, expected: &options.expected };
-        let swapped = swap.run(backends, |floor| rebuild.mark_swapped(floor)).await?;
+        let (id, expected) = (rebuild.id(), &options.expected);
+        let swap = swap::Swap { new: Schema::Next, id, mark: near.mark, expected };
+        let swapped = swap.run(backends).await?;
         places += swapped.places;
         paused_ms =
             swapped.paused.map(|paused| u64::try_from(paused.as_millis()).unwrap_or(u64::MAX));
@@ -211,7 +200,7 @@ async fn rebuild(
     }
     Ok(Report {
         origin: rebuild.origin,
-        target_sequence: rebuild.target,
+        target_sequence: rebuild.target.sequence,
         resumed,
         events: loaded.events,
         dead_letters: loaded.dead_letters,
@@ -230,8 +219,9 @@ async fn abandon(backends: &Backends) -> anyhow::Result<bool> {
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     alone_or_bail(&mut alone).await?;
     let mut transaction = alone.begin().await?;
-    let was_there = state::abandon(&mut transaction).await?;
+    let was_there = rebuilds::abandon(&mut transaction).await?;
     schema::drop(&mut transaction, Schema::Next).await?;
+    late_places::forget(&mut transaction).await?;
     transaction.commit().await?;
     Ok(was_there)
 }
@@ -249,7 +239,7 @@ async fn begin(
     connection: &mut PgConnection,
     origin: Origin,
 ) -> anyhow::Result<(Rebuild, bool)> {
-    if let Some(unfinished) = state::unfinished(connection).await? {
+    if let Some(unfinished) = rebuilds::unfinished(connection).await? {
         if unfinished.origin != origin {
             bail!(
                 "an unfinished rebuild from the {} is there: continue with `--from {}`, or drop it with `--abandon`",
@@ -257,7 +247,10 @@ async fn begin(
                 unfinished.origin
             );
         }
-        note(&format!("continuing the unfinished rebuild up to sequence {}", unfinished.target));
+        note(&format!(
+            "continuing the unfinished rebuild up to sequence {}",
+            unfinished.target.sequence
+        ));
         return Ok((unfinished, true));
     }
     let views = schema::dependent_views(connection).await?;
@@ -279,7 +272,10 @@ async fn begin(
     schema::drop(&mut transaction, Schema::Dropped).await?;
     schema::drop(&mut transaction, Schema::Next).await?;
     schema::create(&mut transaction, Schema::Next).await?;
-    let rebuild = state::begin(&mut transaction, origin, log.last_sequence).await?;
+    let late = late_places::last(&mut transaction).await?;
+    let target = Mark { sequence: log.last_sequence, late };
+    let rebuild = rebuilds::begin(&mut transaction, origin, target).await?;
+    late_places::forget(&mut transaction).await?;
     transaction.commit().await?;
     Ok((rebuild, false))
 }

@@ -126,7 +126,7 @@ fn render(report: &Report, how: Apply) -> String {
         format!("{appended} {would}appended to the journal, {duplicates} are there already"),
     ];
     if *conflicts > 0 {
-        lines.push(format!("{conflicts} conflict with an earlier event, which wins"));
+        lines.push(format!("{conflicts} conflict with another event, which wins"));
     }
     if *dead_letters > 0 {
         let became = if how == Apply::DryRun { "would become" } else { "became" };

@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::operate::backends::{Backends, floor};
 use crate::operate::exit::Interrupted;
 use crate::operate::progress::note;
-use crate::operate::rebuild::compare::{self, Comparison, Scope};
 use crate::operate::rebuild::load;
-use crate::operate::rebuild::schema::Schema;
 use crate::store::database;
-use crate::store::journal;
+use crate::store::fold_unit::FoldUnit;
+use crate::store::installations::compare::{self, Comparison, Scope};
+use crate::store::late_places::{self, Mark};
+use crate::store::schema::Schema;
 
 /// So few places are caught up with while the workers wait.
 const FEW_PLACES: usize = 2_000;
@@ -23,7 +24,7 @@ const CATCH_UP_ROUNDS_MAX: usize = 50;
 pub(crate) struct CaughtUp {
     pub(super) places: usize,
     /// Everything up to here is in the new projection.
-    pub(super) floor: u64,
+    pub(super) mark: Mark,
     pub(crate) comparison: Comparison,
 }
 
@@ -32,7 +33,7 @@ pub(crate) struct CaughtUp {
 pub(crate) async fn catch_up(
     backends: &Backends,
     schema: Schema,
-    mut after: u64,
+    mut mark: Mark,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<CaughtUp> {
     let mut total = 0;
@@ -40,11 +41,11 @@ pub(crate) async fn catch_up(
     for _ in 0..CATCH_UP_ROUNDS_MAX {
         let floor = floor(&backends.connection).await?;
         let mut transaction = connection.begin().await?;
-        let places = refold(&mut transaction, schema, after, backends.retention).await?;
+        let round = Round::fold(&mut transaction, schema, mark, backends.retention).await?;
         transaction.commit().await?;
-        total += places;
-        after = floor;
-        if places <= FEW_PLACES {
+        total += round.units.len();
+        mark = Mark { sequence: floor, late: round.late };
+        if round.units.len() <= FEW_PLACES {
             break;
         }
         if shutdown.is_cancelled() {
@@ -54,14 +55,13 @@ pub(crate) async fn catch_up(
     let floor = floor(&backends.connection).await?;
     let started = Instant::now();
     let mut transaction = connection.begin().await?;
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        .execute(&mut *transaction)
-        .await?;
-    total += refold(&mut transaction, schema, after, backends.retention).await?;
+    database::see_one_moment(&mut transaction).await?;
+    let round = Round::fold(&mut transaction, schema, mark, backends.retention).await?;
     let comparison = compare::compare(&mut transaction, schema, Scope::All).await?;
     transaction.commit().await?;
     note(&format!("compared in {:.1} s", started.elapsed().as_secs_f64()));
-    Ok(CaughtUp { places: total, floor, comparison })
+    let mark = Mark { sequence: floor, late: round.late };
+    Ok(CaughtUp { places: total + round.units.len(), mark, comparison })
 }
 
 /// The comparison of everything took its time: catches up again, and compares
@@ -69,7 +69,7 @@ pub(crate) async fn catch_up(
 pub(super) async fn approach(
     backends: &Backends,
     schema: Schema,
-    mut after: u64,
+    mut mark: Mark,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<CaughtUp> {
     let (mut places, mut comparison) = (0, Comparison::default());
@@ -77,34 +77,46 @@ pub(super) async fn approach(
     for _ in 0..CATCH_UP_ROUNDS_MAX {
         let floor = floor(&backends.connection).await?;
         let mut transaction = connection.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            .execute(&mut *transaction)
-            .await?;
-        let units = journal::changed_places(&mut transaction, after).await?;
-        if units.len() <= FEW_PLACES {
+        database::see_one_moment(&mut transaction).await?;
+        let round = Round::find(&mut transaction, mark).await?;
+        if round.units.len() <= FEW_PLACES {
             break;
         }
-        load::save_places(&mut transaction, schema, &units, backends.retention).await?;
-        let found = compare::compare(&mut transaction, schema, Scope::Places(&units)).await?;
+        load::save_places(&mut transaction, schema, &round.units, backends.retention).await?;
+        let scope = Scope::Places(&round.units);
+        comparison.add(compare::compare(&mut transaction, schema, scope).await?);
         transaction.commit().await?;
-        places += units.len();
-        comparison.add(found);
-        after = floor;
+        places += round.units.len();
+        mark = Mark { sequence: floor, late: round.late };
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
     }
-    Ok(CaughtUp { places, floor: after, comparison })
+    Ok(CaughtUp { places, mark, comparison })
 }
 
-/// Folds the places that have events after `after` from the journal.
-async fn refold(
-    transaction: &mut PgConnection,
-    schema: Schema,
-    after: u64,
-    retention: Retention,
-) -> anyhow::Result<usize> {
-    let units = journal::changed_places(transaction, after).await?;
-    load::save_places(transaction, schema, &units, retention).await?;
-    Ok(units.len())
+/// The places that changed since some mark.
+pub(super) struct Round {
+    pub(super) units: Vec<FoldUnit>,
+    /// With the late places up to this one.
+    pub(super) late: i64,
+}
+
+impl Round {
+    async fn find(transaction: &mut PgConnection, mark: Mark) -> Result<Self, sqlx::Error> {
+        let late = late_places::last(transaction).await?.max(mark.late);
+        Ok(Self { units: late_places::changed_since(transaction, mark).await?, late })
+    }
+
+    /// Finds them and folds them from the journal.
+    pub(super) async fn fold(
+        transaction: &mut PgConnection,
+        schema: Schema,
+        mark: Mark,
+        retention: Retention,
+    ) -> anyhow::Result<Self> {
+        let round = Self::find(transaction, mark).await?;
+        load::save_places(transaction, schema, &round.units, retention).await?;
+        Ok(round)
+    }
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::operate::rebuild::{Comparison, Origin};
+use crate::store::installations::compare::Comparison;
+use crate::store::rebuilds::Origin;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -95,8 +96,8 @@ pub(crate) fn render_comparison(comparison: &Comparison) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::operate::rebuild::compare::Difference;
     use crate::operate::tests::assert_view;
+    use crate::store::installations::compare::Difference;
 
     /// Of which one installation differs in two columns.
     pub(crate) fn comparison() -> Comparison {
