@@ -4,6 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream;
 use sqlx::Row as _;
 
+use crate::operate::WRONG_ARGUMENTS;
 use crate::payload::install;
 use crate::world::{Setup, World};
 
@@ -70,7 +71,7 @@ async fn an_event_that_postgres_refuses_does_not_take_its_batch_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_is_redriven_once_its_cause_is_mended() {
+async fn a_dead_letter_is_redriven_after_its_cause_is_fixed() {
     let mut world = World::start(Setup::default()).await;
     world.stop_workers();
     for id in ["a", "refused"] {
@@ -107,10 +108,20 @@ async fn a_dead_letter_is_redriven_once_its_cause_is_mended() {
     assert_eq!(redriven["applied"], serde_json::json!([2]));
     assert_eq!(world.installation("refused").await["status"], "active");
 
-    let unasked = world.operate(&["dead-letters", "discard", "3", "--why", "not ours"]).await;
-    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
-    let discard = ["dead-letters", "discard", "3", "--why", "not ours", "--by", "ann", "--yes"];
-    assert_eq!(world.operate(&discard).await.code, 0);
+    let discard = ["dead-letters", "discard", "3", "--why", "not ours", "--by", "ann"];
+    let would = world.operate(&[&discard[..], &["--dry-run", "--json"]].concat()).await.json(0);
+    assert_eq!(would["would_discard"][0]["sequence"], 3, "{would}");
+    let unasked = world.operate(&discard).await;
+    assert_eq!(unasked.code, WRONG_ARGUMENTS, "{unasked:?}");
+    assert!(unasked.stderr.contains("no terminal to ask on; pass --yes"), "{unasked:?}");
+    let declined = world.operate_on_a_terminal(&discard, "n\n").await;
+    assert_eq!(declined.code, 1, "{declined:?}");
+    assert!(declined.stderr.contains("discard these 1 for good? [y/N]"), "{declined:?}");
+    assert_eq!(list(&[]).await[0]["sequence"], 3, "nobody agreed");
+    assert_eq!(
+        world.operate_on_a_terminal(&[&discard[..], &["--json"]].concat(), "y\n").await.json(0),
+        serde_json::json!({ "discarded": 1 })
+    );
     assert_eq!(list(&[]).await, serde_json::json!([]));
     let resolved = list(&["--resolved"]).await;
     assert_eq!(

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use service::config::{Config, Resolver};
 
 use crate::load::Load;
+use crate::operate::WRONG_ARGUMENTS;
 use crate::payload::{api_key, install, uninstall, with_key};
 use crate::reads::{configure_two_apps, in_shop, shop_key};
 use crate::world::{Setup, World, eventually};
@@ -112,8 +113,12 @@ fn on_disk(world: &World, sealed: &Sealed) -> bool {
 }
 
 async fn erase(world: &World, id: &str) -> Value {
-    let args = ["erase", id, "--source", "blnk", "--why", "asked for", "--by", "ann", "--json"];
-    world.operate(&args).await.json(0)
+    let args = erase_args(id);
+    world.operate(&[&args[..], &["--by", "ann", "--yes", "--json"]].concat()).await.json(0)
+}
+
+fn erase_args(id: &str) -> [&str; 6] {
+    ["erase", id, "--source", "blnk", "--why", "asked for"]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +145,15 @@ async fn after_an_erasure_no_copy_opens_and_history_stays() {
     let page_before = pages(&world).await[0].1.clone();
     assert!(on_disk(&world, &page_before));
 
+    let dry_run = [&erase_args("a")[..], &["--dry-run", "--json"]].concat();
+    let plan = world.operate(&dry_run).await.json(0);
+    assert_eq!((&plan["secrets"], &plan["keys_to_destroy"]), (&2.into(), &2.into()), "{plan}");
+    let unasked = world.operate(&erase_args("a")).await;
+    assert_eq!(unasked.code, WRONG_ARGUMENTS, "{unasked:?}");
+    assert!(unasked.stderr.contains("no terminal to ask on; pass --yes"), "{unasked:?}");
+    assert_eq!(opened(&world, "a", &of_a).await.len(), 3, "nobody agreed");
+    assert_eq!(world.journal().await.len(), 3, "nothing was appended");
+
     let report = erase(&world, "a").await;
     assert_eq!((&report["secrets"], &report["keys_destroyed"]), (&2.into(), &2.into()), "{report}");
     assert_eq!(opened(&world, "a", &of_a).await, Vec::<String>::new());
@@ -158,11 +172,13 @@ async fn after_an_erasure_no_copy_opens_and_history_stays() {
     assert_eq!(world.operate(&["verify"]).await.code, 0);
 
     // Again it finds nothing left; a new install brings a new secret.
+    let plan = world.operate(&dry_run).await.json(0);
+    assert_eq!((&plan["keys_to_destroy"], &plan["keys_gone_before"]), (&0.into(), &2.into()));
     assert_eq!(erase(&world, "a").await["keys_gone_before"], 2);
     world.acknowledged(&with_key(install("a"), "blnk_key_of_later_0123456789")).await;
     world.wait_applied().await;
     assert_eq!(world.credential("a").await.body["credential"], "blnk_key_of_later_0123456789");
-    let unknown = world.operate(&["erase", "x", "--source", "blnk", "--why", "y"]).await;
+    let unknown = world.operate(&[&erase_args("x")[..], &["--yes"]].concat()).await;
     assert!(unknown.stderr.contains("no event of an installation x"), "{unknown:?}");
 }
 
@@ -244,8 +260,8 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     let file = world.folder.path().join("sealing-key-k2");
     let path = file.to_string_lossy().into_owned();
     let rotate = ["keys", "rotate", "--id", "k2", "--file", &path];
-    let rotated = world.operate(&rotate).await;
-    assert_eq!(rotated.code, 0, "{rotated:?}");
+    let rotated = world.operate(&[&rotate[..], &["--json"]].concat()).await;
+    assert_eq!(rotated.json(0), json!({ "id": "k2", "file": path }));
     assert!(!rotated.stdout.contains(fs::read_to_string(&file).unwrap().trim()));
     assert_eq!(world.operate(&rotate).await.code, 1, "an existing file is not replaced");
     let k2 = format!("[sealing.keys]\nk2 = {{ file = {path:?} }}");
@@ -260,6 +276,8 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     goes_on().await;
     let needed = world.operate(&["keys", "retire", "k1"]).await;
     assert!(needed.code == 3 && needed.stderr.contains("keys reseal"), "{needed:?}");
+    let typo = world.operate(&["keys", "retire", "k7"]).await;
+    assert!(typo.code == 1 && typo.stderr.contains("there is no key k7"), "{typo:?}");
 
     let (resealed, erased) =
         tokio::join!(world.operate(&["keys", "reseal", "--json"]), erase(&world, "a"));
@@ -269,7 +287,8 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     let acknowledged = load.stop().await;
     world.assert_exactly_once(&acknowledged).await;
 
-    assert_eq!(world.operate(&["keys", "retire", "k1"]).await.code, 0);
+    let retirable = world.operate(&["keys", "retire", "k1", "--json"]).await.json(0);
+    assert_eq!(retirable, json!({ "id": "k1", "needed": null }));
     let listed = world.operate(&["keys", "list", "--json"]).await.json(0);
     assert_eq!(listed["k1"]["pages"], 0, "{listed}");
     assert_eq!(listed["k2"]["active"], true);

@@ -17,6 +17,7 @@ mod bad_input;
 mod callbacks;
 mod canary;
 mod cluster;
+mod command_line;
 mod confirmation;
 mod contracts;
 mod crashes;

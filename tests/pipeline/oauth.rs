@@ -185,7 +185,8 @@ async fn erased_tokens_do_not_come_back_by_themselves() {
     assert_eq!(come_back(world, "", "code=c1").await.0, 200);
     assert!(eventually(async || server.seen(|seen| seen.refreshed) >= 1).await);
     let id = installed("l1");
-    let args = ["erase", &id, "--source", "highlevel", "--why", "asked", "--by", "ann", "--json"];
+    let args =
+        ["erase", &id, "--source", "highlevel", "--why", "asked", "--by", "ann", "--yes", "--json"];
     let report = world.operate(&args).await.json(0);
     // Two for each event: the tokens, and the answer that brought them.
     assert!(report["keys_destroyed"].as_u64().unwrap() >= 2, "{report}");

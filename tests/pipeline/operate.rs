@@ -1,13 +1,22 @@
 //! Commands of the worker, run to their end as an operator runs them.
 
-use std::process::{Command, Output, Stdio};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use dev::config;
 use dev::services;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
 use crate::world::World;
+
+pub(crate) const WRONG_ARGUMENTS: i32 = 2;
+pub(crate) const INTERRUPTED: i32 = 130;
 
 /// What a command left.
 #[derive(Debug)]
@@ -34,8 +43,38 @@ impl From<Output> for Done {
     }
 }
 
+/// A terminal on which somebody types.
+pub(crate) struct Terminal(File);
+
+impl Terminal {
+    /// And the end of it that a command has as its standard input.
+    pub(crate) fn open() -> (Self, File) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, vec![]).unwrap();
+        let slave = OpenOptions::new().read(true).open(OsStr::from_bytes(name.to_bytes()));
+        (Self(master.into()), slave.unwrap())
+    }
+
+    pub(crate) fn type_in(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+pub(crate) fn terminate(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+}
+
+/// Waits for its end.
+pub(crate) async fn ended(child: Child) -> Done {
+    let left = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    Done::from(left.await.unwrap())
+}
+
 impl World {
-    fn operator_command(&self, args: &[&str]) -> Command {
+    /// A command of the worker with an operator's rights.
+    pub(crate) fn operator_command(&self, args: &[&str]) -> Command {
         let mut command = services::command(&services::binary("worker").unwrap());
         command
             .args(args)
@@ -48,10 +87,23 @@ impl World {
         command
     }
 
-    /// Runs a command of the worker with an operator's rights.
+    /// Runs a command to its end.
     pub(crate) async fn operate(&self, args: &[&str]) -> Done {
+        ended(self.operator_command(args).spawn().unwrap()).await
+    }
+
+    /// The same, with other configuration.
+    pub(crate) async fn operate_with(&self, args: &[&str], envs: &[(&str, &str)]) -> Done {
         let mut command = self.operator_command(args);
-        tokio::task::spawn_blocking(move || Done::from(command.output().unwrap())).await.unwrap()
+        ended(command.envs(envs.iter().copied()).spawn().unwrap()).await
+    }
+
+    /// The same, with a terminal on which somebody types this.
+    pub(crate) async fn operate_on_a_terminal(&self, args: &[&str], typed: &str) -> Done {
+        let (mut terminal, stdin) = Terminal::open();
+        let child = self.operator_command(args).stdin(stdin).spawn().unwrap();
+        terminal.type_in(typed);
+        ended(child).await
     }
 
     /// The same, killed after some time unless it has ended.
@@ -59,7 +111,6 @@ impl World {
         let mut child = self.operator_command(args).spawn().unwrap();
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         child.kill().ok();
-        let left = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        format!("{:?}", Done::from(left.await.unwrap()))
+        format!("{:?}", ended(child).await)
     }
 }

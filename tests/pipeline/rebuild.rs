@@ -128,7 +128,7 @@ async fn an_unfinished_rebuild_is_resumed_or_abandoned() {
     let built = world.operate(&["rebuild", "--no-swap", "--json"]).await.json(0);
     assert_eq!((&built["swapped"], &built["resumed"]), (&false.into(), &false.into()));
     let other = world.operate(&["rebuild", "--from", "journal"]).await;
-    assert!(other.stderr.contains("go on with `--from log`"), "{}", other.stderr);
+    assert!(other.stderr.contains("continue with `--from log`"), "{}", other.stderr);
     assert_eq!(world.operate(&["rebuild", "--abandon"]).await.code, 0);
     let built = world.operate(&["rebuild", "--json"]).await.json(0);
     assert_eq!((&built["swapped"], &built["resumed"]), (&true.into(), &false.into()));
@@ -393,7 +393,7 @@ async fn a_view_that_would_read_the_former_projection_is_named() {
     let world = World::start(Setup::default()).await;
     execute(&world, "CREATE VIEW public.ours AS SELECT status FROM projection.installations").await;
     let refused = world.operate(&["rebuild"]).await;
-    assert!(refused.stderr.contains("ours would go on to read"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("ours would keep reading"), "{}", refused.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,7 @@ async fn events_are_printed_as_they_are_selected() {
         (vec!["replay", "--since", second], vec![2, 3]),
         (vec!["replay", "--installation", "a"], vec![1, 3]),
         (vec!["replay", "--type", "uninstalled"], vec![3]),
+        (vec!["replay", "--type", "authorized"], vec![]),
         (vec!["replay", "--source", "blnk", "--type", "installed"], vec![1, 2]),
         (vec!["replay", "--source", "other"], vec![]),
         (vec!["replay", "--from", "4"], vec![]),

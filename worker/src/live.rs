@@ -1,8 +1,108 @@
 //! What a worker does all the time.
 
 pub(crate) mod api;
-pub mod commit;
+pub(crate) mod commit;
 pub(crate) mod consume;
 pub(crate) mod credential;
 pub(crate) mod measure;
 pub(crate) mod token_renewal;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use eventlog::connect::Connection;
+use eventlog::keys::DataKeyPool;
+use service::config::reload;
+use service::server;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::live::api::Api;
+use crate::live::consume::Projector;
+use crate::live::measure::Measurements;
+use crate::live::token_renewal::TokenRenewal;
+use crate::settings::{RunSettings, TokenRenewalSettings};
+use crate::store::database::pool;
+
+/// Data keys that are kept ready for renewed tokens.
+const DATA_KEYS_MAX: usize = 128;
+
+/// Applies events and serves reads until `shutdown` is cancelled.
+pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listen = settings.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("listening on {listen} (worker.listen): is it taken by another process?")
+    })?;
+    let connection = Connection::open(&settings.nats, "worker").await;
+    let connection = connection.context("connecting to NATS")?;
+    let pool = pool(&settings.postgres);
+    tracing::info!(listen = %listen, "worker is listening");
+
+    let measurements = Measurements::new(connection.clone(), pool.clone(), settings.sources);
+    let projector = Projector {
+        connection: connection.clone(),
+        pool: pool.clone(),
+        batch_events_max: settings.batch_events_max,
+        retention: settings.retention,
+    };
+    let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
+    if settings.tokens_unattended {
+        tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
+    }
+    let renewal = match settings.token_renewal {
+        None => None,
+        Some(TokenRenewalSettings { nats, apps, before_expiry, every }) => {
+            let appender = Connection::open(&nats, "token-renewal").await?;
+            let (ring, shutdown) = (ring.clone(), shutdown.clone());
+            let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown);
+            let (pool, connection) = (pool.clone(), connection.clone());
+            Some(TokenRenewal {
+                pool,
+                connection,
+                appender,
+                ring,
+                data_keys,
+                apps,
+                before_expiry,
+                every,
+            })
+        }
+    };
+    let renewing = async {
+        if let Some(renewal) = renewal {
+            renewal.run(shutdown.clone()).await;
+        }
+    };
+    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers });
+    let in_flight = TaskTracker::new();
+    let limits = settings.limits;
+    let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
+
+    // Whichever ends first, by itself or by a fault, ends the others.
+    let work = async {
+        let (applied, (), (), ()) = tokio::join!(
+            ending(&shutdown, projector.run(shutdown.clone())),
+            ending(&shutdown, serving),
+            measurements.run(shutdown.clone()),
+            renewing,
+        );
+        applied.context("applying the log")
+    };
+    let too_late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(limits.shutdown_timeout).await;
+    };
+    tokio::select! {
+        result = work => result?,
+        () = too_late => bail!("not finished in time; what was not acknowledged comes again"),
+    }
+    tracing::info!("worker has stopped");
+    Ok(())
+}
+
+async fn ending<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> T {
+    let result = work.await;
+    shutdown.cancel();
+    result
+}

@@ -9,79 +9,68 @@ use std::time::Duration;
 use domain::fold::Retention;
 use domain::id::SourceName;
 use domain::seal::KeyRing;
-use eventlog::connect::{Connection, Endpoint};
-use eventlog::topology::StreamSettings;
+use eventlog::connect::Endpoint;
 use secrecy::{ExposeSecret as _, SecretString};
 use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
 use service::oauth::OAuth;
 use service::server::Limits;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::operate::backends::Backends;
-use crate::store::database::pool;
-
 const API_TOKEN_BYTES_MIN: usize = 20;
 
-type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Looks a variable of the environment up.
+pub(crate) type Env = fn(&str) -> Option<String>;
 
 /// For `worker run`.
-pub struct RunSettings {
-    pub nats: Endpoint,
-    pub postgres: Postgres,
-    pub ring: KeyRing,
+pub(crate) struct RunSettings {
+    pub(crate) nats: Endpoint,
+    pub(crate) postgres: Postgres,
+    pub(crate) ring: KeyRing,
     /// Where the ring is read again.
-    pub path: PathBuf,
-    pub callers: Vec<Caller>,
-    pub listen: SocketAddr,
-    pub limits: Limits,
-    pub batch_events_max: usize,
-    pub retention: Retention,
-    pub token_renewal: Option<TokenRenewalSettings>,
+    pub(crate) path: PathBuf,
+    pub(crate) callers: Vec<Caller>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) limits: Limits,
+    pub(crate) batch_events_max: usize,
+    pub(crate) retention: Retention,
+    pub(crate) token_renewal: Option<TokenRenewalSettings>,
     /// Sources have tokens, and nobody is to renew them.
-    pub tokens_unattended: bool,
+    pub(crate) tokens_unattended: bool,
     /// For metrics.
-    pub sources: Vec<SourceName>,
+    pub(crate) sources: Vec<SourceName>,
 }
 
 /// How OAuth tokens are renewed.
-pub struct TokenRenewalSettings {
+pub(crate) struct TokenRenewalSettings {
     /// A user that may append events.
-    pub nats: Endpoint,
-    pub apps: BTreeMap<SourceName, OAuth>,
-    pub before_expiry: Duration,
-    pub every: Duration,
+    pub(crate) nats: Endpoint,
+    pub(crate) apps: BTreeMap<SourceName, OAuth>,
+    pub(crate) before_expiry: Duration,
+    pub(crate) every: Duration,
 }
 
 /// For the commands that work on log and projection.
-pub struct BackendSettings {
-    nats: Endpoint,
-    postgres: Postgres,
-    retention: Retention,
-}
-
-/// For `worker migrate`, which needs no key.
-pub struct MigrateSettings {
-    pub nats: Endpoint,
-    pub postgres: Postgres,
-    pub stream: StreamSettings,
-    pub ack_wait: Duration,
+pub(crate) struct BackendSettings {
+    pub(crate) nats: Endpoint,
+    pub(crate) postgres: Postgres,
+    pub(crate) retention: Retention,
 }
 
 #[derive(Clone)]
-pub struct Postgres {
-    pub options: PgConnectOptions,
-    pub connections_max: u32,
+pub(crate) struct Postgres {
+    pub(crate) options: PgConnectOptions,
+    pub(crate) connections_max: u32,
 }
 
 /// Someone who may call the read API.
-pub struct Caller {
-    pub name: String,
-    pub token: SecretString,
-    pub scopes: Vec<Scope>,
+pub(crate) struct Caller {
+    pub(crate) name: String,
+    pub(crate) token: SecretString,
+    pub(crate) scopes: Vec<Scope>,
 }
 
 impl RunSettings {
-    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+    pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         let nats = nats(config, &mut resolver);
         let postgres = postgres(config, &mut resolver);
@@ -117,7 +106,7 @@ impl RunSettings {
 }
 
 impl BackendSettings {
-    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+    pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         let nats = nats(config, &mut resolver);
         let postgres = postgres(config, &mut resolver);
@@ -126,51 +115,21 @@ impl BackendSettings {
             nats.zip(postgres).map(|(nats, postgres)| Self { nats, postgres, retention });
         resolver.finish(path, settings)
     }
-
-    pub async fn connect(&self) -> anyhow::Result<Backends> {
-        let connection = Connection::open(&self.nats, "operator").await?;
-        let (pool, endpoint) = (pool(&self.postgres), self.nats.clone());
-        Ok(Backends { endpoint, connection, pool, retention: self.retention })
-    }
 }
 
 /// For the commands that open or make keys, too.
-pub struct KeySettings {
-    pub backends: BackendSettings,
-    pub ring: KeyRing,
-}
-
-impl KeySettings {
-    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
-        let backends = BackendSettings::resolve(config, path, env)?;
-        let mut resolver = Resolver::new(env);
-        let ring = resolver.key_ring(&config.sealing);
-        let settings = ring.map(|ring| Self { backends, ring });
-        resolver.finish(path, settings)
-    }
+pub(crate) fn key_ring(config: &Config, path: &Path, env: &Env) -> Result<KeyRing, ConfigError> {
+    let mut resolver = Resolver::new(env);
+    let ring = resolver.key_ring(&config.sealing);
+    resolver.finish(path, ring)
 }
 
 fn retention(settings: &WorkerSettings) -> Retention {
     if settings.keep_ended_credentials { Retention::Keep } else { Retention::Remove }
 }
 
-impl MigrateSettings {
-    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
-        let mut resolver = Resolver::new(env);
-        let nats = nats(config, &mut resolver);
-        let postgres = postgres(config, &mut resolver);
-        let settings = nats.zip(postgres).map(|(nats, postgres)| Self {
-            nats,
-            postgres,
-            stream: config.stream.clone(),
-            ack_wait: Duration::from_millis(config.worker.ack_wait_ms),
-        });
-        resolver.finish(path, settings)
-    }
-}
-
 impl Postgres {
-    pub fn resolve(config: &Config, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+    pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         let postgres = postgres(config, &mut resolver);
         resolver.finish(path, postgres)

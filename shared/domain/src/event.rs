@@ -206,6 +206,18 @@ struct Versioned<E> {
     event: E,
 }
 
+/// The names of all kinds of facts.
+pub const KINDS: [&str; 8] = [
+    "installed",
+    "updated",
+    "uninstalled",
+    "authorized",
+    "ack_missed",
+    "ack_delivered",
+    "erased",
+    "unrecognized",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("the body is not an event")]
@@ -489,6 +501,14 @@ mod tests {
         let written: Value = serde_json::from_slice(&event.encode().unwrap()).unwrap();
         let golden: Value = serde_json::from_str(GOLDEN_V1).unwrap();
         assert_eq!(written, golden);
+    }
+
+    #[test]
+    fn every_kind_has_its_name_in_the_list() {
+        let unknown = serde_json::json!({ "type": "?" });
+        let refused = serde_json::from_value::<Fact<SealedCredential>>(unknown).unwrap_err();
+        let known = KINDS.map(|kind| format!("`{kind}`")).join(", ");
+        assert_eq!(refused.to_string(), format!("unknown variant `?`, expected one of {known}"));
     }
 
     #[test]

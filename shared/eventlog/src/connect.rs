@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{Client, ConnectOptions, Event, ServerError};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
-pub use async_nats::ConnectError;
+pub use async_nats::{ConnectError, ConnectErrorKind};
+
+/// How long a command waits for a server, and somebody for the command.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Refusals that wait to be heard by whoever asked.
+const REFUSALS_MAX: usize = 64;
 
 /// Where and as whom to connect.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub struct Connection {
     pub(crate) client: Client,
     pub(crate) jetstream: Context,
     link: watch::Receiver<Link>,
+    /// What the server says that it refuses.
+    refusals: broadcast::Sender<String>,
 }
 
 /// What the client says of its connection.
@@ -34,28 +42,54 @@ struct Link {
     losses: u64,
 }
 
+/// Why the server does not say what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    #[error("NATS refuses to tell about {what}: {refusal}")]
+    Refused { what: String, refusal: String },
+    #[error("there is no {what}: run `worker migrate`")]
+    Missing { what: String },
+    #[error("NATS does not answer about {what}: {why}")]
+    Away { what: String, why: String },
+}
+
 impl Connection {
     /// Connects in the background and keeps reconnecting for ever: a service
     /// starts without NATS and says so in its readiness.
-    ///
+    pub async fn open(to: &Endpoint, service: &str) -> Result<Self, ConnectError> {
+        Self::connect(to, service, ConnectOptions::new().retry_on_initial_connect()).await
+    }
+
+    /// Connects now, or says why not: a command can do nothing without NATS.
+    pub async fn open_now(to: &Endpoint, service: &str) -> Result<Self, ConnectError> {
+        let options = ConnectOptions::new().connection_timeout(CONNECT_TIMEOUT);
+        Self::connect(to, service, options).await
+    }
+
     /// Each user has an inbox of its own, so that the server can forbid it to
     /// read the answers to others.
-    pub async fn open(to: &Endpoint, service: &str) -> Result<Self, ConnectError> {
+    async fn connect(
+        to: &Endpoint,
+        service: &str,
+        options: ConnectOptions,
+    ) -> Result<Self, ConnectError> {
         let (sender, link) = watch::channel(Link::default());
-        let mut options = ConnectOptions::new()
-            .name(format!("mooring-{service}"))
-            .retry_on_initial_connect()
-            .event_callback(move |event| {
-                log(&event);
-                sender.send_modify(|link| match event {
-                    Event::Connected => link.is_up = true,
-                    Event::Disconnected => {
-                        *link = Link { is_up: false, losses: link.losses + 1 };
-                    }
-                    _ => {}
-                });
-                async {}
-            });
+        let refusals = broadcast::Sender::new(REFUSALS_MAX);
+        let refused = refusals.clone();
+        let mut options = options.name(format!("mooring-{service}")).event_callback(move |event| {
+            log(&event);
+            match event {
+                Event::Connected => sender.send_modify(|link| link.is_up = true),
+                Event::Disconnected => sender.send_modify(|link| {
+                    *link = Link { is_up: false, losses: link.losses + 1 };
+                }),
+                Event::ServerError(ServerError::Other(refusal)) => {
+                    refused.send(refusal).ok(); // perhaps nobody waits
+                }
+                _ => {}
+            }
+            async {}
+        });
         if let (Some(user), Some(password)) = (&to.user, &to.password) {
             options = options
                 .user_and_password(user.clone(), password.expose_secret().to_owned())
@@ -63,7 +97,7 @@ impl Connection {
         }
         let servers: Vec<&str> = to.url.split(',').map(str::trim).collect();
         let client = options.connect(servers).await?;
-        Ok(Self { jetstream: jetstream::new(client.clone()), client, link })
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, link, refusals })
     }
 
     pub fn is_connected(&self) -> bool {
@@ -92,11 +126,43 @@ impl Connection {
         jetstream::ContextBuilder::new().timeout(timeout).build(self.client.clone())
     }
 
-    pub(crate) async fn stream(&self, name: &str) -> anyhow::Result<Stream<Info>> {
-        use anyhow::Context as _;
-        self.jetstream.get_stream(name).await.with_context(|| {
-            format!("asking for stream {name}: is NATS up, and was `worker migrate` run?")
+    pub(crate) async fn stream(&self, name: &str) -> Result<Stream<Info>, Unanswered> {
+        let what = format!("stream {name}");
+        let api = format!("STREAM.INFO.{name}");
+        let answer = self.unless_refused(&what, &api, self.jetstream.get_stream(name)).await?;
+        answer.map_err(|error| match error.kind() {
+            GetStreamErrorKind::JetStream(server)
+                if server.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Unanswered::Missing { what }
+            }
+            _ => Unanswered::Away { what, why: error.to_string() },
         })
+    }
+
+    /// What comes of a request to this part of the API, unless the server refuses
+    /// it. To what a user may not ask there is no answer: the server only says so
+    /// on the connection, and the request would wait for its timeout.
+    pub(crate) async fn unless_refused<T>(
+        &self,
+        what: &str,
+        api: &str,
+        request: impl Future<Output = T>,
+    ) -> Result<T, Unanswered> {
+        let mut refusals = self.refusals.subscribe();
+        let refused = async {
+            loop {
+                match refusals.recv().await {
+                    Ok(refusal) if refusal.contains(api) => break refusal,
+                    // Of something else; or too many to hear each, and then the timeout tells.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        };
+        tokio::select! {
+            answer = request => Ok(answer),
+            refusal = refused => Err(Unanswered::Refused { what: what.to_owned(), refusal }),
+        }
     }
 }
 

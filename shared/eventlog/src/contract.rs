@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::Info as StreamInfo;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -13,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::append::CommitMode;
 use crate::breach::{Breach, breaches};
-use crate::connect::Connection;
+use crate::connect::{Connection, Unanswered};
 use crate::{keys, message};
 
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -76,12 +74,6 @@ impl Contract {
             Self::Unknown { .. } | Self::Broken { .. } => CommitMode::Single,
         }
     }
-}
-
-/// Why the settings of a stream are not known.
-enum Unanswered {
-    Missing(String),
-    Away(String),
 }
 
 /// What is checked, and what is accepted.
@@ -156,11 +148,13 @@ impl Check {
         let streams = tokio::try_join!(self.stream(message::STREAM), self.stream(keys::STREAM));
         let (log, keys) = match streams {
             Ok(streams) => streams,
-            Err(Unanswered::Missing(why)) => return Contract::Unknown { why },
+            Err(missing @ Unanswered::Missing { .. }) => {
+                return Contract::Unknown { why: missing.to_string() };
+            }
             // The settings have not changed because the server is away. Until
             // it is back, publishing is tried and not acknowledged.
-            Err(Unanswered::Away(why)) => match last {
-                Contract::Unknown { .. } => return Contract::Unknown { why },
+            Err(other) => match last {
+                Contract::Unknown { .. } => return Contract::Unknown { why: other.to_string() },
                 Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
             },
         };
@@ -188,14 +182,7 @@ impl Check {
     }
 
     async fn stream(&self, name: &str) -> Result<StreamInfo, Unanswered> {
-        match self.connection.jetstream.get_stream(name).await {
-            Ok(stream) => Ok(stream.cached_info().clone()),
-            Err(error) if is_missing(&error) => {
-                let why = format!("there is no stream {name}: run `worker migrate`");
-                Err(Unanswered::Missing(why))
-            }
-            Err(error) => Err(Unanswered::Away(error.to_string())),
-        }
+        Ok(self.connection.stream(name).await?.cached_info().clone())
     }
 
     async fn sync_breach(&self) -> Result<Option<Breach>, String> {
@@ -240,11 +227,4 @@ impl ServerStatus {
         let Varz { now, jetstream } = answer.json().await?;
         Ok(Self { now, sync_always: jetstream.config.sync_always })
     }
-}
-
-fn is_missing(error: &GetStreamError) -> bool {
-    matches!(
-        error.kind(),
-        GetStreamErrorKind::JetStream(server) if server.error_code() == ErrorCode::STREAM_NOT_FOUND
-    )
 }

@@ -51,7 +51,7 @@ impl StoredPage {
 }
 
 async fn stream(connection: &Connection) -> anyhow::Result<Stream<Info>> {
-    connection.stream(STREAM).await
+    Ok(connection.stream(STREAM).await?)
 }
 
 /// Stores the next version of a page, provided that `before` is the sequence of

@@ -81,10 +81,11 @@ impl Reader {
             max_batch: READ_AHEAD,
             ..OrderedConfig::default()
         };
+        let (of, api) = (connection.stream(stream).await?, format!("CONSUMER.CREATE.{stream}"));
+        let what = format!("what stream {stream} holds");
+        let created = connection.unless_refused(&what, &api, of.create_consumer(config)).await?;
         let consumer: Consumer<OrderedConfig> =
-            connection.stream(stream).await?.create_consumer(config).await.with_context(|| {
-                format!("reading {stream} needs a NATS user that may create consumers")
-            })?;
+            created.with_context(|| format!("reading stream {stream}"))?;
         let count = consumer.cached_info().num_pending;
         let messages = if count == 0 { None } else { Some(consumer.messages().await?) };
         Ok(Self { messages, end: end.unwrap_or(u64::MAX), silence_max, count })

@@ -1,13 +1,13 @@
 //! What the server says of the streams and of the workers' consumer.
 
-use anyhow::Context as _;
 use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use jiff::Timestamp;
 
 use crate::breach::{Breach, breaches};
-use crate::connect::Connection;
+use crate::connect::{Connection, Unanswered};
 use crate::consume::CONSUMER;
 use crate::message;
 
@@ -79,9 +79,15 @@ impl ConsumerStatus {
 
 pub async fn consumer(connection: &Connection) -> anyhow::Result<ConsumerStatus> {
     let stream = connection.jetstream.get_stream_no_info(message::STREAM).await?;
-    let asked = stream.consumer_info(CONSUMER).await;
-    let info: ConsumerInfo =
-        asked.context("asking for the workers' consumer: was `worker migrate` run?")?;
+    let what = format!("consumer {CONSUMER}");
+    let api = format!("CONSUMER.INFO.{}.{CONSUMER}", message::STREAM);
+    let answer = connection.unless_refused(&what, &api, stream.consumer_info(CONSUMER)).await?;
+    let info: ConsumerInfo = answer.map_err(|error| match error.kind() {
+        ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {
+            Unanswered::Missing { what }
+        }
+        _ => Unanswered::Away { what, why: error.to_string() },
+    })?;
     Ok(ConsumerStatus {
         pending: info.num_pending,
         unacknowledged: u64::try_from(info.num_ack_pending).unwrap_or_default(),

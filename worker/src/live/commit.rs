@@ -28,12 +28,12 @@ use crate::store::late_places;
 
 /// What a committed batch did.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub struct Committed {
-    pub appended: usize,
-    pub duplicates: usize,
-    pub dead_letters: usize,
+pub(crate) struct Committed {
+    pub(crate) appended: usize,
+    pub(crate) duplicates: usize,
+    pub(crate) dead_letters: usize,
     /// Of those appended: another event with the same key says otherwise.
-    pub conflicts: usize,
+    pub(crate) conflicts: usize,
     /// The same for metrics: how many of each source, type and result.
     #[serde(skip)]
     pub(crate) by_kind: ByKind,

@@ -1,32 +1,70 @@
-//! What all commands of operators work with.
+//! NATS and Postgres, as commands of operators connect to them.
 
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use domain::fold::Retention;
-use eventlog::connect::{Connection, Endpoint};
+use domain::seal::KeyRing;
+use eventlog::connect::{ConnectErrorKind, Connection, Endpoint};
 use eventlog::status;
+use service::config::ConfigError;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::operate::context::Context;
+use crate::operate::exit::Interrupted;
 use crate::operate::progress::note;
+use crate::settings::{self, BackendSettings, Postgres};
+use crate::store::database;
 
 const WORKERS_POLL: Duration = Duration::from_millis(200);
 const WORKERS_NOTE_EVERY: Duration = Duration::from_secs(5);
 
 /// What a command that works on log and projection needs.
-pub struct Backends {
+pub(crate) struct Backends {
     /// For further connections, which read the log in parallel.
-    pub endpoint: Endpoint,
-    pub connection: Connection,
-    pub pool: PgPool,
-    pub retention: Retention,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) connection: Connection,
+    pub(crate) pool: PgPool,
+    pub(crate) retention: Retention,
 }
 
-/// Ctrl-C. Whatever it was can be run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted; run it again")]
-pub struct Interrupted;
+impl Context {
+    /// Connects to NATS, and to Postgres when it is first used.
+    pub(crate) async fn backends(&self) -> anyhow::Result<Backends> {
+        let BackendSettings { nats, postgres, retention } = self.backend_settings()?;
+        let connection = connect(&nats, "operator").await?;
+        let pool = database::pool(&postgres);
+        Ok(Backends { endpoint: nats, connection, pool, retention })
+    }
+
+    pub(crate) fn backend_settings(&self) -> Result<BackendSettings, ConfigError> {
+        BackendSettings::resolve(&self.config, &self.path, &self.env)
+    }
+
+    /// For what needs no NATS.
+    pub(crate) fn pool(&self) -> Result<PgPool, ConfigError> {
+        Ok(database::pool(&Postgres::resolve(&self.config, &self.path, &self.env)?))
+    }
+
+    pub(crate) fn key_ring(&self) -> Result<KeyRing, ConfigError> {
+        settings::key_ring(&self.config, &self.path, &self.env)
+    }
+}
+
+/// At once, or not at all: whoever runs a command is told why.
+pub(crate) async fn connect(nats: &Endpoint, service: &str) -> anyhow::Result<Connection> {
+    let connection = Connection::open_now(nats, service).await;
+    connection.map_err(|error| {
+        let why = match error.kind() {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                "NATS does not accept nats.user with this nats.password"
+            }
+            _ => "connecting to NATS",
+        };
+        anyhow::Error::new(error).context(why)
+    })
+}
 
 /// Up to where every event is committed.
 pub(crate) async fn floor(connection: &Connection) -> anyhow::Result<u64> {

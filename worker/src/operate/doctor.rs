@@ -1,111 +1,180 @@
-//! `worker doctor`: is everything as it must be, and how to mend what is not.
+//! `worker doctor`: is everything as it must be, and how to fix what is not.
 //! It changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
+use clap::Args;
 use domain::seal::KeyRing;
 use eventlog::breach::Breach;
+use eventlog::connect::Connection;
 use eventlog::contract::ServerStatus;
 use eventlog::status::{self, StreamStatus};
 use eventlog::{keys as data_keys, message};
 use jiff::Timestamp;
 use serde::Serialize;
+use service::config::Config;
 use service::http_client;
-use sqlx::PgConnection;
-use tokio_util::sync::CancellationToken;
+use sqlx::{PgConnection, PgPool};
+use tokio::time::timeout;
 
-use crate::operate::backends::Backends;
-use crate::operate::keys;
+use crate::operate::backends;
+use crate::operate::context::{Command, Context};
+use crate::operate::exit::Differs;
+use crate::operate::keys::{self, KeyUse};
 use crate::operate::migrate;
+use crate::operate::output::Format;
+use crate::settings::BackendSettings;
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::log_identity::{self, OtherLog};
 use crate::store::rebuilds;
 
+mod fix;
+
 const POSTGRES_VERSION_MIN: i32 = 150_000;
 /// Times are compared with those of platforms; signatures allow some minutes.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(2);
 const FULL_PERCENT_MAX: u64 = 80;
+/// Whoever waits for the answer is not helped by a longer wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Check configuration, streams, database, clocks, keys and rights; says how to fix it
+#[derive(Args)]
+#[command(
+    after_help = "Exit code 3: a check failed. Warnings leave it at 0. It needs the rights of `worker migrate`."
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    format: Format,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+enum Verdict {
     Ok,
     /// It works, and should be looked at.
     Warning,
     Failed,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Finding {
-    pub check: &'static str,
-    pub verdict: Verdict,
-    pub found: String,
-    /// How to mend it.
-    pub mend: Option<String>,
+#[derive(Debug, Clone, Serialize)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    found: String,
+    /// How to fix it, where that is known.
+    fix: Option<String>,
 }
 
 impl Finding {
     fn ok(check: &'static str, found: impl ToString) -> Self {
-        Self { check, verdict: Verdict::Ok, found: found.to_string(), mend: None }
+        Self { check, verdict: Verdict::Ok, found: found.to_string(), fix: None }
     }
 
-    fn warning(check: &'static str, found: impl ToString, mend: impl ToString) -> Self {
-        let mend = Some(mend.to_string());
-        Self { check, verdict: Verdict::Warning, found: found.to_string(), mend }
+    fn warning(check: &'static str, found: impl ToString, fix: impl ToString) -> Self {
+        let fix = Some(fix.to_string());
+        Self { check, verdict: Verdict::Warning, found: found.to_string(), fix }
     }
 
-    fn failed(check: &'static str, found: impl ToString, mend: impl ToString) -> Self {
-        let mend = Some(mend.to_string());
-        Self { check, verdict: Verdict::Failed, found: found.to_string(), mend }
+    fn failed(check: &'static str, found: impl ToString, fix: impl ToString) -> Self {
+        let fix = Some(fix.to_string());
+        Self { check, verdict: Verdict::Failed, found: found.to_string(), fix }
+    }
+
+    /// The check could not be made.
+    fn error(check: &'static str, error: &anyhow::Error) -> Self {
+        let (found, fix) = (format!("{error:#}"), fix::of(error).map(str::to_owned));
+        Self { check, verdict: Verdict::Failed, found, fix }
     }
 }
 
-/// What the doctor is told of the configuration.
-pub struct Patient<'a> {
-    pub backends: &'a Backends,
-    pub ring: &'a KeyRing,
-    pub monitor_url: Option<String>,
-    /// Breaches that the configuration allows by name.
-    pub accepted: Vec<Breach>,
+impl Command for Arguments {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let findings = examine(context).await?;
+        self.format.print(findings.as_slice(), render)?;
+        let failed = findings.iter().filter(|found| found.verdict == Verdict::Failed).count();
+        if failed > 0 {
+            bail!(Differs(format!("{failed} checks failed")));
+        }
+        Ok(())
+    }
 }
 
-/// Every check, whatever came of the others.
-pub async fn examine(patient: &Patient<'_>, shutdown: &CancellationToken) -> Vec<Finding> {
+fn render(findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for Finding { check, verdict, found, fix } in findings {
+        let verdict = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "WARNING",
+            Verdict::Failed => "FAILED",
+        };
+        lines.push(format!("{verdict:<8} {check:<16} {found}"));
+        lines.extend(fix.as_ref().map(|fix| format!("{:25} fix: {fix}", "")));
+    }
+    lines.join("\n")
+}
+
+/// Every check that can be made, whatever came of the others.
+async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
+    let config = &context.config;
+    let BackendSettings { nats, postgres, .. } = context.backend_settings()?;
+    let (pool, ring) = (database::pool(&postgres), context.key_ring()?);
+    let (nats, postgres) =
+        tokio::join!(backends::connect(&nats, "doctor"), database::acquire(&pool));
     let mut findings = Vec::new();
-    findings.push(nats(patient).await);
-    findings.push(clock_of_nats(patient).await);
-    findings.extend(stream(patient, message::STREAM).await);
-    findings.extend(stream(patient, data_keys::STREAM).await);
-    findings.push(consumer(patient).await);
-    match database::acquire(&patient.backends.pool).await {
-        Ok(mut connection) => findings.extend(postgres(patient, &mut connection, shutdown).await),
-        Err(error) => findings.push(Finding::failed(
-            "postgres",
-            error,
-            "is it up, and are postgres.url and postgres.password right?",
-        )),
+    match &nats {
+        Ok(connection) => findings.extend(log(connection, config).await),
+        Err(error) => {
+            findings.push(Finding::error("nats", error));
+            findings.push(durability(config).await);
+        }
     }
-    findings
+    match postgres {
+        Ok(mut connection) => {
+            findings.extend(tables(&mut connection).await);
+            if let Ok(nats) = &nats {
+                findings.push(identity(nats, &pool).await);
+                findings.push(sealing(nats, &pool, &ring, context).await);
+            }
+        }
+        Err(error) => findings.push(Finding::error("postgres", &error.into())),
+    }
+    Ok(findings)
 }
 
-async fn nats(patient: &Patient<'_>) -> Finding {
+/// What NATS says of itself and of the streams.
+async fn log(connection: &Connection, config: &Config) -> Vec<Finding> {
+    let (nats, durability, log, keys, consumer) = tokio::join!(
+        answers(connection),
+        durability(config),
+        stream(connection, config, message::STREAM),
+        stream(connection, config, data_keys::STREAM),
+        consumer(connection),
+    );
+    [vec![nats, durability], log, keys, vec![consumer]].concat()
+}
+
+async fn in_time<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    match timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => bail!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+    }
+}
+
+async fn answers(connection: &Connection) -> Finding {
     let started = Instant::now();
-    match status::log(&patient.backends.connection).await {
+    match in_time(status::log(connection)).await {
         Ok(_) => Finding::ok("nats", format!("answers in {} ms", started.elapsed().as_millis())),
-        Err(error) => Finding::failed(
-            "nats",
-            format!("{error:#}"),
-            "is it up, are nats.url, nats.user and nats.password right, and was `worker migrate` run?",
-        ),
+        Err(error) => Finding::error("nats", &error),
     }
 }
 
 /// What the server says of itself on its monitoring endpoint.
-async fn clock_of_nats(patient: &Patient<'_>) -> Finding {
+async fn durability(config: &Config) -> Finding {
     const CHECK: &str = "nats durability";
-    let Some(monitor_url) = &patient.monitor_url else {
+    let Some(monitor_url) = &config.nats.monitor_url else {
         return Finding::warning(
             CHECK,
             "whether sync_interval is 'always' is not known",
@@ -119,8 +188,8 @@ async fn clock_of_nats(patient: &Patient<'_>) -> Finding {
     match asked.await {
         Err(error) => Finding::failed(CHECK, error, "is nats.monitor_url right?"),
         Ok(server) if !server.sync_always => {
-            let mend = "set `sync_interval: always` in the server's jetstream section";
-            Finding::failed(CHECK, "a power loss takes acknowledged events", mend)
+            let fix = "set `sync_interval: always` in the server's jetstream section";
+            Finding::failed(CHECK, "a power loss takes acknowledged events", fix)
         }
         Ok(server) => match server.now.and_then(skew) {
             Some(skew) => Finding::warning(CHECK, skew, "synchronise the clocks (NTP)"),
@@ -134,13 +203,13 @@ fn skew(theirs: Timestamp) -> Option<String> {
     (skew > CLOCK_SKEW_MAX).then(|| format!("the clocks differ by {:.1} s", skew.as_secs_f64()))
 }
 
-async fn stream(patient: &Patient<'_>, name: &'static str) -> Vec<Finding> {
-    let stream = match status::stream(&patient.backends.connection, name).await {
+async fn stream(connection: &Connection, config: &Config, name: &'static str) -> Vec<Finding> {
+    let stream = match in_time(status::stream(connection, name)).await {
         Ok(stream) => stream,
-        Err(error) => return vec![Finding::failed(name, format!("{error:#}"), "`worker migrate`")],
+        Err(error) => return vec![Finding::error(name, &error)],
     };
     let broken: BTreeSet<Breach> = stream.breaches.iter().copied().collect();
-    let accepted: BTreeSet<Breach> = patient.accepted.iter().copied().collect();
+    let accepted: BTreeSet<Breach> = config.stream.allow.iter().copied().collect();
     let mut findings = Vec::new();
     for breach in broken.difference(&accepted) {
         findings.push(Finding::failed(
@@ -167,64 +236,54 @@ fn filling(name: &'static str, stream: &StreamStatus) -> Finding {
     if percent < FULL_PERCENT_MAX {
         return Finding::ok(name, format!("{found}, {percent} % full"));
     }
-    let mend = "raise stream.max_bytes and run `worker migrate`: a full log refuses callbacks";
-    Finding::warning(name, format!("{found}, {percent} % full"), mend)
+    let fix = "raise stream.max_bytes and run `worker migrate`: a full log refuses callbacks";
+    Finding::warning(name, format!("{found}, {percent} % full"), fix)
 }
 
-async fn consumer(patient: &Patient<'_>) -> Finding {
+async fn consumer(connection: &Connection) -> Finding {
     const CHECK: &str = "worker";
-    let consumer = match status::consumer(&patient.backends.connection).await {
+    let consumer = match in_time(status::consumer(connection)).await {
         Ok(consumer) => consumer,
-        Err(error) => return Finding::failed(CHECK, format!("{error:#}"), "`worker migrate`"),
+        Err(error) => return Finding::error(CHECK, &error),
     };
     if !consumer.redelivers {
-        let mend = "`worker migrate`: events that were not applied would not come again";
-        return Finding::failed(CHECK, "the consumer has other settings than ours", mend);
+        let fix = "`worker migrate`: events that were not applied would not come again";
+        return Finding::failed(CHECK, "the consumer has other settings than ours", fix);
     }
     let behind = consumer.behind();
     let floor = consumer.acknowledged_up_to;
     let found = format!("{behind} events behind, applied up to sequence {floor}");
     if behind > 0 && consumer.pulls_waiting == 0 && consumer.unacknowledged == 0 {
-        return Finding::failed(CHECK, format!("{found}; nobody asks for more"), "start a worker");
+        let found = format!("{found}; no worker is pulling");
+        return Finding::failed(CHECK, found, "start a worker");
     }
     Finding::ok(CHECK, found)
 }
 
-async fn postgres(
-    patient: &Patient<'_>,
-    connection: &mut PgConnection,
-    shutdown: &CancellationToken,
-) -> Vec<Finding> {
+/// What Postgres says of itself and of our tables.
+async fn tables(connection: &mut PgConnection) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match schema(connection).await {
-        Ok(finding) => findings.push(finding),
-        Err(error) => findings.push(unasked("postgres", error)),
-    }
-    findings.push(
-        match log_identity::check(&patient.backends.connection, &patient.backends.pool).await {
-            Ok(()) => Finding::ok("log and journal", "the journal was filled from this log"),
-            Err(error) if error.is::<OtherLog>() => Finding::failed(
-                "log and journal",
-                error,
-                "restore the newest backup of the stream; the workers refuse to go on until then",
-            ),
-            Err(error) => Finding::failed("log and journal", format!("{error:#}"), "see above"),
-        },
-    );
-    match privileges(connection).await {
-        Ok(finding) => findings.push(finding),
-        Err(error) => findings.push(unasked("privileges", error)),
-    }
+    let error = |check, error: sqlx::Error| Finding::error(check, &error.into());
+    findings.push(schema(connection).await.unwrap_or_else(|cause| error("postgres", cause)));
+    findings.push(privileges(connection).await.unwrap_or_else(|cause| error("privileges", cause)));
     match unfinished(connection).await {
         Ok(found) => findings.extend(found),
-        Err(error) => findings.push(unasked("operations", error)),
+        Err(cause) => findings.push(error("operations", cause)),
     }
-    findings.push(sealing(patient, shutdown).await);
     findings
 }
 
-fn unasked(check: &'static str, error: sqlx::Error) -> Finding {
-    Finding::failed(check, error, "was `worker migrate` run with this version?")
+async fn identity(connection: &Connection, pool: &PgPool) -> Finding {
+    const CHECK: &str = "log and journal";
+    match in_time(log_identity::check(connection, pool)).await {
+        Ok(()) => Finding::ok(CHECK, "the journal was filled from this log"),
+        Err(error) if error.is::<OtherLog>() => Finding::failed(
+            CHECK,
+            error,
+            "restore the newest backup of the stream; the workers refuse to go on until then",
+        ),
+        Err(error) => Finding::error(CHECK, &error),
+    }
 }
 
 async fn schema(connection: &mut PgConnection) -> Result<Finding, sqlx::Error> {
@@ -284,32 +343,55 @@ async fn unfinished(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx:
         findings.push(Finding::ok("dead letters", "none is open"));
     }
     if rebuilds::unfinished(connection).await?.is_some() {
-        let mend = "`worker rebuild` goes on with it, `worker rebuild --abandon` drops it";
-        findings.push(Finding::warning("rebuild", "one is not finished", mend));
+        let fix = "`worker rebuild` continues it, `worker rebuild --abandon` drops it";
+        findings.push(Finding::warning("rebuild", "one is not finished", fix));
     }
     Ok(findings)
 }
 
-async fn sealing(patient: &Patient<'_>, shutdown: &CancellationToken) -> Finding {
+async fn sealing(
+    connection: &Connection,
+    pool: &PgPool,
+    ring: &KeyRing,
+    context: &Context,
+) -> Finding {
+    match keys::list(connection, pool, ring, &context.shutdown).await {
+        Ok(found) => judge_keys(&found),
+        Err(error) => Finding::error("keys", &error),
+    }
+}
+
+fn judge_keys(found: &BTreeMap<String, KeyUse>) -> Finding {
     const CHECK: &str = "keys";
-    let found = match keys::list(patient.backends, patient.ring, shutdown).await {
-        Ok(found) => found,
-        Err(error) => return Finding::failed(CHECK, format!("{error:#}"), "see above"),
+    let ids = |is_meant: fn(&KeyUse) -> bool| {
+        let meant: Vec<&str> =
+            found.iter().filter(|(_, key)| is_meant(key)).map(|(id, _)| id.as_str()).collect();
+        meant.join(", ")
     };
-    let missing: Vec<&str> =
-        found.iter().filter(|(_, key)| !key.configured).map(|(id, _)| id.as_str()).collect();
+    let missing = ids(|key| !key.configured);
     if !missing.is_empty() {
-        let found =
-            format!("secrets are sealed with keys that are not configured: {}", missing.join(", "));
+        let found = format!("secrets are sealed with keys that are not configured: {missing}");
         return Finding::failed(CHECK, found, "put them back into sealing.keys");
     }
-    let old = found.values().any(|key| !key.active && key.pages > 0);
-    if old {
-        return Finding::warning(
-            CHECK,
-            "pages are sealed with a retired key",
-            "`worker keys reseal`",
-        );
+    if found.values().any(|key| !key.active && key.pages > 0) {
+        let found = "pages are sealed with a retired key";
+        return Finding::warning(CHECK, found, "`worker keys reseal`");
     }
-    Finding::ok(CHECK, format!("{} seals all data keys", patient.ring.active()))
+    Finding::ok(CHECK, format!("{} seals all data keys", ids(|key| key.active)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    #[test]
+    fn findings_are_listed_with_how_to_fix_them() {
+        let findings = [
+            Finding::ok("nats", "answers in 1 ms"),
+            Finding::warning("nats durability", "the clocks differ by 3.0 s", "synchronise them"),
+            Finding::failed("worker", "7 events behind; no worker is pulling", "start a worker"),
+        ];
+        assert_view("doctor", &render(&findings));
+    }
 }

@@ -1,7 +1,8 @@
 //! `worker explain`: why an installation is in the state that it is in, from
-//! everything that is known of it. `worker callbacks`: what was not logged.
+//! everything that is known of it.
 
 use anyhow::Context as _;
+use clap::Args;
 use domain::fold::{Installation, Recorded, Status, fold};
 use domain::id::{InstallationId, SourceName};
 use eventlog::audit::{self, Outcome};
@@ -10,6 +11,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::operate::backends::Backends;
+use crate::operate::context::{Command, Context};
+use crate::operate::installations::WhichArguments;
+use crate::operate::output::Format;
 use crate::store::database;
 use crate::store::dead_letters::{self, DeadLetterView};
 use crate::store::find::{self, Which};
@@ -17,28 +21,66 @@ use crate::store::fold_unit::FoldUnit;
 use crate::store::installations::InstallationView;
 use crate::store::journal::{self, HistoryEntry};
 
+/// Everything that is known of an installation, and why it is in its state
+#[derive(Args)]
+#[command(after_help = "\
+Shows events, repeated callbacks, conflicts, dead letters and notes about answers in one timeline,
+with the trace of each. Refused callbacks name no installation: see `worker callbacks`.")]
+pub(crate) struct Arguments {
+    /// The platform's id of the installation
+    #[arg(value_parser = |text: &str| InstallationId::parse(text))]
+    installation: InstallationId,
+    #[command(flatten)]
+    which: WhichArguments,
+    #[command(flatten)]
+    format: Format,
+}
+
 #[derive(Debug, Serialize)]
-pub struct Explanation {
-    pub installation: InstallationView,
+struct Explanation {
+    installation: InstallationView,
     /// In one sentence.
-    pub because: String,
-    pub credential: String,
-    pub timeline: Vec<Entry>,
+    because: String,
+    credential: String,
+    timeline: Vec<Entry>,
 }
 
 /// Something that happened to it, or with it.
 #[derive(Debug, Serialize)]
-pub struct Entry {
-    pub at: Timestamp,
-    pub what: String,
+struct Entry {
+    at: Timestamp,
+    what: String,
     /// Its place in the log.
-    pub sequence: Option<u64>,
-    pub trace_id: Option<String>,
+    sequence: Option<u64>,
+    trace_id: Option<String>,
     /// The status that it led to, where that changed.
-    pub status: Option<String>,
+    status: Option<String>,
 }
 
-pub async fn explain(
+impl Command for Arguments {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let backends = context.backends().await?;
+        let found = explain(&backends, &self.which.into(), &self.installation).await?;
+        self.format.print(&found, render)
+    }
+}
+
+fn render(explanation: &Explanation) -> String {
+    let Explanation { installation, because, credential, timeline } = explanation;
+    let mut lines = vec![
+        format!("{} of {}", installation.installation_id, installation.source),
+        because.clone(),
+        format!("{credential}\n"),
+    ];
+    lines.extend(timeline.iter().map(|entry| {
+        let sequence = entry.sequence.map(|sequence| sequence.to_string()).unwrap_or_default();
+        let trace = entry.trace_id.as_ref().map(|id| format!("  trace {id}")).unwrap_or_default();
+        format!("{:<30} {sequence:>8}  {}{trace}", entry.at.to_string(), entry.what)
+    }));
+    lines.join("\n")
+}
+
+async fn explain(
     backends: &Backends,
     which: &Which,
     id: &InstallationId,
@@ -68,7 +110,8 @@ pub async fn explain(
 
 fn events(history: &[HistoryEntry]) -> Vec<Entry> {
     let entry = |event: &HistoryEntry| {
-        let conflict = if event.conflict { "; contradicts another, which counts" } else { "" };
+        let conflict =
+            if event.conflict { "; conflicts with another event, which wins" } else { "" };
         let occurred = event.occurred_at.map(|at| format!(", of {at}")).unwrap_or_default();
         Entry {
             at: event.received_at,
@@ -201,5 +244,34 @@ fn credential(now: &Installation, history: &[HistoryEntry]) -> String {
         }
         (None, None, Some(_)) => "its credential was removed when it ended".to_owned(),
         (None, None, None) => "no credential of it is known".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::installations::tests::installation;
+    use crate::operate::tests::assert_view;
+
+    #[test]
+    fn a_state_is_explained_with_its_timeline() {
+        let entry = |what: &str, sequence, trace_id: Option<&str>| Entry {
+            at: Timestamp::UNIX_EPOCH,
+            what: what.to_owned(),
+            sequence,
+            trace_id: trace_id.map(str::to_owned),
+            status: None,
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let explanation = Explanation {
+            installation: installation("instapp_1", "superseded"),
+            because: "superseded: instapp_2 was installed later in the same place".to_owned(),
+            credential: "its credential was removed when it ended".to_owned(),
+            timeline: vec![
+                entry("event installed: blnk:install:instapp_1", Some(7), Some(trace)),
+                entry("the callback came again (installed): a duplicate of 7", None, None),
+            ],
+        };
+        assert_view("explain", &render(&explanation));
     }
 }

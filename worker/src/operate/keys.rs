@@ -1,38 +1,194 @@
-//! `worker keys`: which keys are in use, sealing anew under the active one, and
+//! `worker keys`: which keys are in use, sealing again under the active one, and
 //! whether one can be retired.
 //!
 //! The log holds nothing that a key of the ring seals, but for secrets from
-//! before there were data keys; so to rotate is to seal the pages anew.
+//! before there were data keys; so to rotate is to seal the pages again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, Subcommand};
 use domain::id::KeyId;
-use domain::seal::{KeyRing, SealedUnder};
+use domain::seal::{KeyRing, SealedUnder, new_key};
+use eventlog::connect::Connection;
 use eventlog::keys::{self as data_keys, Pages, StoredPage};
+use secrecy::ExposeSecret as _;
 use serde::Serialize;
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::operate::backends::{Backends, Interrupted};
+use crate::operate::backends::Backends;
+use crate::operate::context::{self, Context};
+use crate::operate::exit::{Differs, Interrupted};
+use crate::operate::output::Format;
 use crate::operate::progress::Progress;
 use crate::store::database;
 use crate::store::journal;
 
+/// The keys that seal: list, rotate, reseal, retire
+#[derive(Args)]
+#[command(after_help = "\
+Each secret is sealed under a data key of its own, in the stream DATA_KEYS. The keys of the ring
+(`sealing` in the configuration) seal the data keys. To rotate, under live traffic and without a
+replay:
+  1. worker keys rotate --id k2 --file /run/secrets/sealing-key-k2
+     makes a key, and says what to put into the configuration; ingest and worker read it again
+     by themselves
+  2. worker keys reseal
+  3. worker keys retire k1, and take k1 out of the configuration")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the keys of the ring, and what each of them seals
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make a new key, and say how to make it the active one
+    Rotate {
+        /// The id of the new key
+        #[arg(long, value_parser = |text: &str| KeyId::parse(text))]
+        id: KeyId,
+        /// Where to write it; must not exist
+        #[arg(long)]
+        file: PathBuf,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Seal every data key under the active key; if interrupted, run it again
+    Reseal {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Say whether anything needs a key; exit code 3 if so
+    Retire {
+        /// The id of the key
+        #[arg(value_parser = |text: &str| KeyId::parse(text))]
+        id: KeyId,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct KeyUse {
+pub(crate) struct KeyUse {
     /// In the configuration.
-    pub configured: bool,
-    pub active: bool,
+    pub(crate) configured: bool,
+    pub(crate) active: bool,
     /// Pages of data keys that it seals.
-    pub pages: u64,
+    pub(crate) pages: u64,
     /// Events with secrets that it seals itself, from before there were data
     /// keys.
-    pub events: u64,
+    pub(crate) events: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Rotated {
+    id: KeyId,
+    /// Holds the new key.
+    file: PathBuf,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Resealed {
+    active: String,
+    resealed: u64,
+    /// Sealed under the active key before.
+    up_to_date: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Retirable {
+    id: KeyId,
+    /// What still needs the key, if anything does.
+    needed: Option<String>,
+}
+
+impl context::Command for Arguments {
+    const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let ring = context.key_ring()?;
+        let shutdown = &context.shutdown;
+        match self.command {
+            Command::List { format } => {
+                let Backends { connection, pool, .. } = context.backends().await?;
+                let found = list(&connection, &pool, &ring, shutdown).await?;
+                format.print(&found, render)?;
+                if found.values().any(|found| !found.configured) {
+                    bail!(Differs("a key that is needed is not in the configuration".to_owned()));
+                }
+                Ok(())
+            }
+            Command::Rotate { id, file, format } => {
+                format.print(&rotate(&ring, id, file)?, render_rotated)
+            }
+            Command::Reseal { format } => {
+                let backends = context.backends().await?;
+                let report = reseal(&backends, &ring, shutdown).await?;
+                format.print(&report, render_resealed)
+            }
+            Command::Retire { id, format } => {
+                let backends = context.backends().await?;
+                let needed = needed(&backends, &ring, &id, shutdown).await?;
+                let report = Retirable { id, needed };
+                format.print(&report, render_retirable)?;
+                report.needed.map_or(Ok(()), |why| bail!(Differs(why)))
+            }
+        }
+    }
+}
+
+fn render(found: &BTreeMap<String, KeyUse>) -> String {
+    let line = |(id, found): (&String, &KeyUse)| {
+        let state = match (found.active, found.configured) {
+            (true, _) => "active",
+            (false, true) => "retired",
+            (false, false) => "MISSING",
+        };
+        format!("{id:<32} {state:<8} {} pages, {} events", found.pages, found.events)
+    };
+    let lines: Vec<String> = found.iter().map(line).collect();
+    lines.join("\n")
+}
+
+fn render_rotated(rotated: &Rotated) -> String {
+    let Rotated { id, file } = rotated;
+    format!(
+        "a new key is in {path} (mode 0600). Put into the configuration, on every host:\n\n\
+         [sealing]\nactive = \"{id}\"\n\n[sealing.keys]\n{id} = {{ file = \"{path}\" }}\n\n\
+         and keep the other keys. Ingest and worker read it within seconds; then run\n\
+         `worker keys reseal`.",
+        path = file.display(),
+    )
+}
+
+fn render_resealed(report: &Resealed) -> String {
+    let Resealed { active, resealed, up_to_date } = report;
+    format!("resealed {resealed} pages under {active}; {up_to_date} were up to date")
+}
+
+fn render_retirable(report: &Retirable) -> String {
+    let Retirable { id, needed } = report;
+    match needed {
+        None => format!("nothing needs {id}: take it out of sealing.keys, then destroy it"),
+        Some(_) => format!("{id} is needed"),
+    }
 }
 
 /// Every key that is configured or needed.
-pub async fn list(
-    backends: &Backends,
+pub(crate) async fn list(
+    connection: &Connection,
+    pool: &PgPool,
     ring: &KeyRing,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<BTreeMap<String, KeyUse>> {
@@ -41,16 +197,15 @@ pub async fn list(
         let active = id == ring.active();
         found.insert(id.to_string(), KeyUse { configured: true, active, ..KeyUse::default() });
     }
-    let mut pages = Pages::open(&backends.connection).await?;
+    let mut pages = Pages::open(connection).await?;
     while let Some(page) = pages.next().await? {
         found.entry(sealed_by(&page)?.to_string()).or_default().pages += 1;
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
     }
-    let mut connection =
-        database::acquire(&backends.pool).await.context("connecting to Postgres")?;
-    for (id, events) in journal::sealed_by_ring_keys(&mut connection).await? {
+    let mut postgres = database::acquire(pool).await.context("connecting to Postgres")?;
+    for (id, events) in journal::sealed_by_ring_keys(&mut postgres).await? {
         found.entry(id).or_default().events = events;
     }
     Ok(found)
@@ -63,21 +218,25 @@ fn sealed_by(page: &StoredPage) -> anyhow::Result<KeyId> {
     }
 }
 
-#[derive(Debug, Default, Serialize)]
-pub struct ResealReport {
-    pub active: String,
-    pub resealed: u64,
-    /// Sealed under the active key before.
-    pub up_to_date: u64,
+fn rotate(ring: &KeyRing, id: KeyId, file: PathBuf) -> anyhow::Result<Rotated> {
+    ensure!(ring.key_ids().all(|known| *known != id), "there is a key {id} in the ring already");
+    write_new_key(&file).with_context(|| format!("making {}", file.display()))?;
+    Ok(Rotated { id, file })
+}
+
+fn write_new_key(file: &Path) -> anyhow::Result<()> {
+    let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
+    writeln!(opened, "{}", new_key().expose_secret())?;
+    Ok(opened.sync_all()?)
 }
 
 /// Seals every page under the active key that is not. Run again it goes on.
-pub async fn reseal(
+async fn reseal(
     backends: &Backends,
     ring: &KeyRing,
     shutdown: &CancellationToken,
-) -> anyhow::Result<ResealReport> {
-    let mut report = ResealReport { active: ring.active().to_string(), ..ResealReport::default() };
+) -> anyhow::Result<Resealed> {
+    let mut report = Resealed { active: ring.active().to_string(), ..Resealed::default() };
     let mut pages = Pages::open(&backends.connection).await?;
     let mut progress = Progress::new("resealing pages", pages.count());
     // Of one that was interrupted.
@@ -117,31 +276,64 @@ async fn reseal_page(
     }
 }
 
-/// An error that says what still needs the key, if anything does.
-pub async fn check_retirable(
+/// What still needs the key. An error if nobody knows the key.
+async fn needed(
     backends: &Backends,
     ring: &KeyRing,
     id: &KeyId,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Result<(), String>> {
-    if id == ring.active() {
-        return Ok(Err(format!("{id} is the active key: make another one active first")));
-    }
-    let found = list(backends, ring, shutdown).await?;
-    let KeyUse { pages, events, .. } = found.get(id.as_str()).cloned().unwrap_or_default();
-    if pages > 0 {
-        return Ok(Err(format!(
-            "{pages} pages of data keys are sealed with {id}: `worker keys reseal`"
-        )));
-    }
-    if data_keys::former_versions(&backends.connection).await? > 0 {
-        let why = "former versions of pages are stored still: `worker keys reseal` destroys them";
-        return Ok(Err(why.to_owned()));
-    }
-    if events > 0 {
-        return Ok(Err(format!(
+) -> anyhow::Result<Option<String>> {
+    let Backends { connection, pool, .. } = backends;
+    let found = list(connection, pool, ring, shutdown).await?;
+    let Some(KeyUse { active, pages, events, .. }) = found.get(id.as_str()) else {
+        let known: Vec<&str> = found.keys().map(String::as_str).collect();
+        bail!("there is no key {id}: the keys are {}", known.join(", "));
+    };
+    let former_versions = data_keys::former_versions(connection).await?;
+    Ok(if *active {
+        Some(format!("{id} is the active key: make another one active first"))
+    } else if *pages > 0 {
+        Some(format!("{pages} pages of data keys are sealed with {id}: `worker keys reseal`"))
+    } else if former_versions > 0 {
+        let why = "former versions of pages are still stored: `worker keys reseal` destroys them";
+        Some(why.to_owned())
+    } else if *events > 0 {
+        Some(format!(
             "{events} events hold a secret sealed with {id} itself, from before there were data keys"
-        )));
+        ))
+    } else {
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    fn key(id: &str) -> KeyId {
+        KeyId::parse(id).unwrap()
     }
-    Ok(Ok(()))
+
+    #[test]
+    fn keys_are_listed_with_what_they_seal() {
+        let used = |configured, active, pages| KeyUse { configured, active, pages, events: 0 };
+        let found = BTreeMap::from([
+            ("k1".to_owned(), used(false, false, 2)),
+            ("k2".to_owned(), used(true, false, 0)),
+            ("k3".to_owned(), used(true, true, 40)),
+        ]);
+        assert_view("keys-list", &render(&found));
+    }
+
+    #[test]
+    fn each_step_of_a_rotation_says_what_it_did() {
+        let rotated = Rotated { id: key("k2"), file: "/run/secrets/sealing-key-k2".into() };
+        assert_view("keys-rotate", &render_rotated(&rotated));
+        let resealed = Resealed { active: "k2".to_owned(), resealed: 40, up_to_date: 2 };
+        assert_view("keys-reseal", &render_resealed(&resealed));
+        let retirable = |needed| render_retirable(&Retirable { id: key("k1"), needed });
+        assert_view("keys-retire", &retirable(None));
+        assert_view("keys-retire-needed", &retirable(Some("2 pages".to_owned())));
+    }
 }

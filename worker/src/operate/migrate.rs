@@ -1,40 +1,132 @@
-//! `worker migrate`: brings schema, stream and consumer to this version. Safe
+//! `worker migrate`: brings schema, streams and consumer to this version. Safe
 //! to run again and again.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
-use eventlog::connect::Connection;
-use eventlog::topology;
+use backon::{ConstantBuilder, Retryable as _};
+use clap::Args;
+use eventlog::connect::{ConnectError, ConnectErrorKind, Endpoint};
+use eventlog::{audit, consume, keys, message, topology};
+use serde::Serialize;
+use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::postgres::PgPoolOptions;
 
-use crate::settings::MigrateSettings;
+use crate::operate::backends;
+use crate::operate::context::{Command, Context};
+use crate::operate::output::Format;
+use crate::settings::{BackendSettings, Postgres};
 
-pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
-    migrate_schema(settings).await.context("migrating the Postgres schema")?;
-    migrate_log(settings).await.context("setting up the JetStream stream and consumer")
-}
-
-async fn migrate_schema(settings: &MigrateSettings) -> anyhow::Result<()> {
-    // Not of the pool: a migration names every schema, and its own table is in the default one.
-    let connection = PgConnection::connect_with(&settings.postgres.options).await;
-    let mut connection = connection.context("connecting to Postgres")?;
-    MIGRATIONS.run(&mut connection).await?;
-    tracing::info!("the Postgres schema is up to date");
-    Ok(())
-}
+/// NATS may start together with us.
+const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const CONNECT_ATTEMPTS: usize = 40;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
+/// Create or update the Postgres schema, the JetStream streams and their consumer
+///
+/// Needs a Postgres role that owns the database and a NATS user that may
+/// manage streams: set MOORING__POSTGRES__URL and MOORING__NATS__USER for
+/// this one command. Safe to run again.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What is there, and what of it is new.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema_version: i64,
+    /// Those that were not applied before.
+    applied_migrations: Vec<i64>,
+    streams: [&'static str; 3],
+    consumer: &'static str,
+}
+
+impl Command for Arguments {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let BackendSettings { nats, postgres, .. } = context.backend_settings()?;
+        let applied = migrate_schema(&postgres).await.context("migrating the Postgres schema")?;
+        let log = migrate_log(context, &nats).await;
+        log.context("setting up the JetStream streams and their consumer")?;
+        let report = Report {
+            schema_version: MIGRATIONS.iter().map(|it| it.version).max().unwrap_or_default(),
+            applied_migrations: applied,
+            streams: [message::STREAM, keys::STREAM, audit::STREAM],
+            consumer: consume::CONSUMER,
+        };
+        self.format.print(&report, render)
+    }
+}
+
+fn render(report: &Report) -> String {
+    let Report { schema_version, applied_migrations, streams, consumer } = report;
+    format!(
+        "the Postgres schema is at version {schema_version}; {} migrations were applied now\n\
+         the streams {} and the consumer {consumer} are up to date",
+        applied_migrations.len(),
+        streams.join(", "),
+    )
+}
+
+async fn migrate_schema(postgres: &Postgres) -> anyhow::Result<Vec<i64>> {
+    // Not our usual pool: a migration names every schema, and its own table is in the default one.
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(postgres.options.clone());
+    let pool = pool.await.context("connecting to Postgres")?;
+    // An empty database has no table of them.
+    let before = applied(&mut *pool.acquire().await?).await.unwrap_or_default();
+    MIGRATIONS.run(&pool).await?;
+    let mut now = applied(&mut *pool.acquire().await?).await?;
+    now.retain(|version| !before.contains(version));
+    Ok(now)
+}
+
 /// How many migrations of this version are not applied.
 pub(crate) async fn pending(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
-    let applied: Vec<i64> =
-        sqlx::query_scalar("SELECT version FROM public._sqlx_migrations WHERE success")
-            .fetch_all(connection)
-            .await?;
+    let applied = applied(connection).await?;
     Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
 }
 
-async fn migrate_log(settings: &MigrateSettings) -> anyhow::Result<()> {
-    let connection = Connection::open(&settings.nats, "migrate").await?;
-    topology::migrate(&connection, &settings.stream, settings.ack_wait).await
+async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT version FROM public._sqlx_migrations WHERE success ORDER BY version")
+        .fetch_all(connection)
+        .await
+}
+
+async fn migrate_log(context: &Context, nats: &Endpoint) -> anyhow::Result<()> {
+    let connect = || backends::connect(nats, "migrate");
+    let connection = connect
+        .retry(
+            ConstantBuilder::new().with_delay(CONNECT_AGAIN_AFTER).with_max_times(CONNECT_ATTEMPTS),
+        )
+        .when(is_away)
+        .notify(|error, _| tracing::warn!("waiting for NATS: {error:#}"))
+        .await?;
+    let ack_wait = Duration::from_millis(context.config.worker.ack_wait_ms);
+    topology::migrate(&connection, &context.config.stream, ack_wait).await
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    use ConnectErrorKind::{Dns, Io, TimedOut};
+    let kind = error.downcast_ref::<ConnectError>().map(ConnectError::kind);
+    matches!(kind, Some(Dns | Io | TimedOut))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    #[test]
+    fn what_is_there_is_told() {
+        let report = Report {
+            schema_version: 6,
+            applied_migrations: vec![5, 6],
+            streams: ["INSTALLATIONS", "DATA_KEYS", "CALLBACKS"],
+            consumer: "worker",
+        };
+        assert_view("migrate", &render(&report));
+    }
 }

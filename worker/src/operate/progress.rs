@@ -1,7 +1,7 @@
-//! How far a long command is: a bar on a terminal, a line now and then elsewhere.
-#![expect(clippy::print_stderr, reason = "progress is for people, results go to standard output")]
+//! How far a long command is, on standard error: a bar on a terminal, a line now
+//! and then elsewhere.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,7 +26,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(what: &str, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(STYLE);
             let bar = ProgressBar::new(total);
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -59,7 +59,7 @@ impl Progress {
             Some(bar) => bar.inc(count),
             None if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                eprintln!("{}", self.line());
+                note(&self.line());
             }
             None => {}
         }
@@ -82,11 +82,12 @@ impl Progress {
             bar.finish_and_clear();
         }
         let seconds = self.started.elapsed().as_secs_f64();
-        eprintln!("{} {} in {seconds:.1} s, {}/s", self.what, self.done, self.rate());
+        note(&format!("{} {} in {seconds:.1} s, {}/s", self.what, self.done, self.rate()));
     }
 }
 
-/// One line about what is going on.
+/// One line about what is going on, on standard error. Nobody may be left to
+/// read it.
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    writeln!(io::stderr(), "{text}").ok();
 }

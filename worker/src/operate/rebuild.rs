@@ -10,79 +10,167 @@
 //!
 //! Readers see the one or the other. Nothing but the new schema and the record
 //! in `mooring.rebuilds` is written before the swap, and an interrupted rebuild
-//! goes on where it was.
+//! continues where it was.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use domain::fold::Retention;
+use clap::{Args, ValueEnum};
 use eventlog::status;
-use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
+mod catch_up;
 mod load;
 mod pace;
+mod report;
 mod spill;
+mod swap;
 
-use crate::operate::backends::{Backends, Interrupted, floor, wait_for_workers};
+pub(crate) use catch_up::catch_up;
+pub(crate) use load::Loaded;
+pub(crate) use report::{left_out, render_comparison};
+
+use crate::operate::backends::{Backends, wait_for_workers};
+use crate::operate::context::{Command, Context};
+use crate::operate::exit::Differs;
+use crate::operate::output::Format;
 use crate::operate::progress::note;
-pub(crate) use crate::operate::rebuild::load::Loaded;
+use crate::operate::rebuild::report::{Abandoned, Report, RolledBack};
 use crate::store::database;
-use crate::store::fold_unit::FoldUnit;
-use crate::store::installations::compare::{self, Scope};
 use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
-use crate::store::rebuilds::{self, Rebuild};
+use crate::store::rebuilds::{self, Origin, Rebuild};
 use crate::store::schema::{self, Schema};
 
-pub use crate::store::installations::compare::{Comparison, Difference};
-pub use crate::store::rebuilds::Origin;
+/// Build a new projection beside the live one, compare the two, and swap it in
+#[derive(Args)]
+#[command(after_long_help = "\
+What it does:
+  1. loads every event into the schema projection_next, while workers and readers continue
+  2. catches up with what has arrived since
+  3. compares the result with the live projection, column by column
+  4. swaps the schemas in one transaction: readers see the one or the other
 
-/// So few places are caught up with while the workers wait.
-const FEW_PLACES: usize = 2_000;
-const CATCH_UP_ROUNDS_MAX: usize = 50;
+If it is interrupted, start it again: it continues where it was. The former projection stays as
+projection_previous, for --rollback, until the next swap.
 
-#[derive(Debug, Clone)]
-pub struct RebuildOptions {
-    pub origin: Origin,
-    /// Ranges of the log that are read, and partitions that are folded, at a time.
-    pub parallel: usize,
-    /// Events a second, of reading and of folding.
-    pub rate_max: Option<u64>,
-    /// Columns that may differ, `added` and `removed` rows among them.
-    pub expected: BTreeSet<String>,
-    pub swap: bool,
-    pub temp_dir: PathBuf,
+A difference stops it before the swap (exit code 3), unless its columns are named with --expect;
+`added` and `removed` stand for whole rows. It needs the rights of `worker migrate`.
+
+Examples:
+  worker rebuild                                    repair the projection from the log
+  worker rebuild --no-swap                          only build and compare
+  worker rebuild --expect details                   after a change to how details are read
+  worker rebuild --from journal                     when the log was trimmed
+  worker rebuild --rollback                         take the last swap back")]
+pub(crate) struct Arguments {
+    /// What to read the events from
+    #[arg(long, value_enum, default_value_t = ReadFrom::Log)]
+    from: ReadFrom,
+    /// A column that may differ from the live projection; may be given several times
+    #[arg(long, value_name = "COLUMN")]
+    expect: Vec<String>,
+    /// Stop after the comparison; the next rebuild continues from there
+    #[arg(long)]
+    no_swap: bool,
+    /// Swap the former projection in again
+    #[arg(long, conflicts_with_all = ["expect", "no_swap", "abandon"])]
+    rollback: bool,
+    /// Drop what an unfinished rebuild has built
+    #[arg(long, conflicts_with_all = ["expect", "no_swap"])]
+    abandon: bool,
+    #[command(flatten)]
+    effort: Effort,
+    #[command(flatten)]
+    format: Format,
 }
 
-/// What a rebuild did.
-#[derive(Debug, Serialize)]
-pub struct RebuildReport {
-    pub origin: Origin,
-    pub target_sequence: u64,
-    pub resumed: bool,
-    pub events: u64,
-    /// Left out: they are dead letters, of which the projection knows nothing.
-    pub dead_letters: u64,
-    pub installations: u64,
-    pub load_seconds: f64,
-    pub events_per_second: u64,
-    pub caught_up_places: usize,
-    pub comparison: Comparison,
-    pub swapped: bool,
-    /// How long the workers waited for the swap.
-    pub paused_ms: Option<u64>,
+/// How much of the machine it may take.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Effort {
+    /// How many ranges of the log to read, then partitions to fold, at a time; not for the journal
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    parallel: usize,
+    /// At most so many events of the log per second, to leave more of the machine to live traffic
+    #[arg(long, value_name = "EVENTS")]
+    max_rate: Option<u64>,
+    /// Where the log is sorted; it may take as much space there as the log
+    #[arg(
+        long,
+        default_value_os_t = std::env::temp_dir(),
+        hide_default_value = true,
+        value_name = "DIR"
+    )]
+    temp_dir: PathBuf,
+}
+
+/// An [`Origin`], as it is said on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum ReadFrom {
+    Log,
+    Journal,
+}
+
+impl From<ReadFrom> for Origin {
+    fn from(said: ReadFrom) -> Self {
+        match said {
+            ReadFrom::Log => Self::Log,
+            ReadFrom::Journal => Self::Journal,
+        }
+    }
+}
+
+/// What is wanted of a rebuild.
+pub(crate) struct Options {
+    pub(crate) origin: Origin,
+    /// Columns that may differ, `added` and `removed` rows among them.
+    pub(crate) expected: BTreeSet<String>,
+    pub(crate) swap: bool,
+    pub(crate) effort: Effort,
+}
+
+impl Command for Arguments {
+    const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+    fn service(&self) -> &'static str {
+        "mooring-rebuild"
+    }
+
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self { from, expect, no_swap, rollback, abandon, effort, format } = self;
+        let backends = context.backends().await?;
+        if abandon {
+            let abandoned = self::abandon(&backends).await?;
+            return format.print(&Abandoned { abandoned }, report::render_abandoned);
+        }
+        if rollback {
+            let paused_ms = swap::roll_back(&backends, &context.shutdown).await?;
+            return format.print(&RolledBack { paused_ms }, report::render_rolled_back);
+        }
+        let expected = expect.into_iter().collect();
+        let options = Options { origin: from.into(), expected, swap: !no_swap, effort };
+        let report = rebuild(&backends, &options, &context.shutdown).await?;
+        format.print(&report, report::render)?;
+        if options.swap && !report.swapped {
+            let unexpected = report.comparison.unexpected(&options.expected);
+            bail!(Differs(format!(
+                "{unexpected} installations differ from the live projection in columns that were \
+                 not named with --expect; nothing was swapped"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Builds, compares and, unless told otherwise, swaps.
-pub async fn rebuild(
+async fn rebuild(
     backends: &Backends,
-    options: &RebuildOptions,
+    options: &Options,
     shutdown: &CancellationToken,
-) -> anyhow::Result<RebuildReport> {
+) -> anyhow::Result<Report> {
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     alone_or_bail(&mut alone).await?;
     log_identity::check(&backends.connection, &backends.pool).await?;
@@ -99,18 +187,18 @@ pub async fn rebuild(
     let unexpected = comparison.unexpected(&options.expected);
     let mut paused_ms = None;
     if options.swap && unexpected == 0 {
-        let near = approach(backends, Schema::Next, caught_up.mark, shutdown).await?;
+        let near = catch_up::approach(backends, Schema::Next, caught_up.mark, shutdown).await?;
         places += near.places;
         comparison.add(near.comparison);
         let (id, expected) = (rebuild.id(), &options.expected);
-        let swap = Swap { new: Schema::Next, id, mark: near.mark, expected };
+        let swap = swap::Swap { new: Schema::Next, id, mark: near.mark, expected };
         let swapped = swap.run(backends).await?;
         places += swapped.places;
         paused_ms =
             swapped.paused.map(|paused| u64::try_from(paused.as_millis()).unwrap_or(u64::MAX));
         comparison.add(swapped.comparison);
     }
-    Ok(RebuildReport {
+    Ok(Report {
         origin: rebuild.origin,
         target_sequence: rebuild.target.sequence,
         resumed,
@@ -126,28 +214,8 @@ pub async fn rebuild(
     })
 }
 
-/// Takes the last swap back: the former projection is caught up with and
-/// swapped in again.
-pub async fn roll_back(backends: &Backends, shutdown: &CancellationToken) -> anyhow::Result<u64> {
-    let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
-    alone_or_bail(&mut alone).await?;
-    let Some(last) = rebuilds::last_swap(&mut alone).await? else {
-        bail!("no rebuild was swapped in, so there is nothing to go back to");
-    };
-    if !schema::exists(&mut alone, Schema::Previous).await? {
-        bail!("schema {} is gone, so there is nothing to go back to", Schema::Previous);
-    }
-    let caught_up = catch_up(backends, Schema::Previous, last.former, shutdown).await?;
-    let expected = &caught_up.comparison.all_columns();
-    let near = approach(backends, Schema::Previous, caught_up.mark, shutdown).await?;
-    let swap = Swap { new: Schema::Previous, id: Some(last.id), mark: near.mark, expected };
-    let swapped = swap.run(backends).await?;
-    let paused = swapped.paused.context("the former projection changed while it was compared")?;
-    Ok(u64::try_from(paused.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// Drops what an unfinished rebuild has built.
-pub async fn abandon(backends: &Backends) -> anyhow::Result<bool> {
+async fn abandon(backends: &Backends) -> anyhow::Result<bool> {
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     alone_or_bail(&mut alone).await?;
     let mut transaction = alone.begin().await?;
@@ -174,13 +242,13 @@ async fn begin(
     if let Some(unfinished) = rebuilds::unfinished(connection).await? {
         if unfinished.origin != origin {
             bail!(
-                "an unfinished rebuild from the {} is there: go on with `--from {}`, or drop it with `--abandon`",
+                "an unfinished rebuild from the {} is there: continue with `--from {}`, or drop it with `--abandon`",
                 unfinished.origin,
                 unfinished.origin
             );
         }
         note(&format!(
-            "going on with the rebuild that was begun up to sequence {}",
+            "continuing the unfinished rebuild up to sequence {}",
             unfinished.target.sequence
         ));
         return Ok((unfinished, true));
@@ -188,15 +256,15 @@ async fn begin(
     let views = schema::dependent_views(connection).await?;
     if !views.is_empty() {
         bail!(
-            "{} would go on to read the former projection after a swap: drop what is built on \
-             projection.installations, and make it anew afterwards",
+            "{} would keep reading the old projection after a swap: drop it now and create it \
+             again afterwards",
             views.join(", ")
         );
     }
     let log = status::log(&backends.connection).await?;
     if origin == Origin::Log && log.first_sequence > 1 {
         bail!(
-            "the log begins at sequence {}: what was before is only in the journal; use `--from journal`",
+            "the log begins at sequence {}: what was before is only in the journal; pass `--from journal`",
             log.first_sequence
         );
     }
@@ -214,7 +282,7 @@ async fn begin(
 
 async fn load(
     backends: &Backends,
-    options: &RebuildOptions,
+    options: &Options,
     rebuild: &mut Rebuild,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Loaded> {
@@ -230,7 +298,7 @@ async fn load(
 pub(crate) async fn load_into(
     backends: &Backends,
     schema: Schema,
-    options: &RebuildOptions,
+    options: &Options,
     rebuild: &mut Rebuild,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Loaded> {
@@ -246,148 +314,6 @@ pub(crate) async fn load_into(
     Ok(loaded)
 }
 
-pub(crate) struct CaughtUp {
-    places: usize,
-    /// Everything up to here is in the new projection.
-    mark: Mark,
-    pub(crate) comparison: Comparison,
-}
-
-/// Round by round until few places are left, then once more in one snapshot
-/// with the comparison.
-pub(crate) async fn catch_up(
-    backends: &Backends,
-    schema: Schema,
-    mut mark: Mark,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<CaughtUp> {
-    let mut total = 0;
-    let mut connection = database::acquire(&backends.pool).await?;
-    for _ in 0..CATCH_UP_ROUNDS_MAX {
-        let floor = floor(&backends.connection).await?;
-        let mut transaction = connection.begin().await?;
-        let round = Round::fold(&mut transaction, schema, mark, backends.retention).await?;
-        transaction.commit().await?;
-        total += round.units.len();
-        mark = Mark { sequence: floor, late: round.late };
-        if round.units.len() <= FEW_PLACES {
-            break;
-        }
-        if shutdown.is_cancelled() {
-            bail!(Interrupted);
-        }
-    }
-    let floor = floor(&backends.connection).await?;
-    let started = Instant::now();
-    let mut transaction = connection.begin().await?;
-    database::see_one_moment(&mut transaction).await?;
-    let round = Round::fold(&mut transaction, schema, mark, backends.retention).await?;
-    let comparison = compare::compare(&mut transaction, schema, Scope::All).await?;
-    transaction.commit().await?;
-    note(&format!("compared in {:.1} s", started.elapsed().as_secs_f64()));
-    let mark = Mark { sequence: floor, late: round.late };
-    Ok(CaughtUp { places: total + round.units.len(), mark, comparison })
-}
-
-/// The comparison of everything took its time: catches up again, and compares
-/// what changed, until few places are left for the swap.
-async fn approach(
-    backends: &Backends,
-    schema: Schema,
-    mut mark: Mark,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<CaughtUp> {
-    let (mut places, mut comparison) = (0, Comparison::default());
-    let mut connection = database::acquire(&backends.pool).await?;
-    for _ in 0..CATCH_UP_ROUNDS_MAX {
-        let floor = floor(&backends.connection).await?;
-        let mut transaction = connection.begin().await?;
-        database::see_one_moment(&mut transaction).await?;
-        let round = Round::find(&mut transaction, mark).await?;
-        if round.units.len() <= FEW_PLACES {
-            break;
-        }
-        load::save_places(&mut transaction, schema, &round.units, backends.retention).await?;
-        let scope = Scope::Places(&round.units);
-        comparison.add(compare::compare(&mut transaction, schema, scope).await?);
-        transaction.commit().await?;
-        places += round.units.len();
-        mark = Mark { sequence: floor, late: round.late };
-        if shutdown.is_cancelled() {
-            bail!(Interrupted);
-        }
-    }
-    Ok(CaughtUp { places, mark, comparison })
-}
-
-/// The places that changed since some mark.
-struct Round {
-    units: Vec<FoldUnit>,
-    /// With the late places up to this one.
-    late: i64,
-}
-
-impl Round {
-    async fn find(transaction: &mut PgConnection, mark: Mark) -> Result<Self, sqlx::Error> {
-        let late = late_places::last(transaction).await?.max(mark.late);
-        Ok(Self { units: late_places::changed_since(transaction, mark).await?, late })
-    }
-
-    /// Finds them and folds them from the journal.
-    async fn fold(
-        transaction: &mut PgConnection,
-        schema: Schema,
-        mark: Mark,
-        retention: Retention,
-    ) -> anyhow::Result<Self> {
-        let round = Self::find(transaction, mark).await?;
-        load::save_places(transaction, schema, &round.units, retention).await?;
-        Ok(round)
-    }
-}
-
-struct Swap<'a> {
-    new: Schema,
-    /// Of the record of the rebuild.
-    id: Option<i64>,
-    mark: Mark,
-    expected: &'a BTreeSet<String>,
-}
-
-struct Swapped {
-    places: usize,
-    comparison: Comparison,
-    /// `None` if there was a difference, so that nothing was swapped.
-    paused: Option<Duration>,
-}
-
-impl Swap<'_> {
-    async fn run(self, backends: &Backends) -> anyhow::Result<Swapped> {
-        let mut connection = database::acquire(&backends.pool).await?;
-        let mut transaction = connection.begin().await?;
-        let locked = database::lock_out_workers(&mut transaction).await;
-        locked.context("waiting for a moment in which no worker commits; try again")?;
-        let paused = Instant::now();
-        let round = Round::fold(&mut transaction, self.new, self.mark, backends.retention).await?;
-        let scope = Scope::Places(&round.units);
-        let comparison = compare::compare(&mut transaction, self.new, scope).await?;
-        if comparison.unexpected(self.expected) > 0 {
-            transaction.rollback().await?;
-            return Ok(Swapped { places: 0, comparison, paused: None });
-        }
-        // What is live until now has every late place, too.
-        let former = Mark { sequence: self.mark.sequence, late: round.late };
-        rebuilds::mark_swapped(&mut transaction, self.id, former).await?;
-        schema::swap(&mut transaction, self.new).await?;
-        late_places::forget(&mut transaction).await?;
-        transaction.commit().await?;
-        let paused = Some(paused.elapsed());
-        // Not under the lock: whoever reads it still would hold up the workers.
-        schema::drop(&mut connection, Schema::Dropped).await?;
-        Ok(Swapped { places: round.units.len(), comparison, paused })
-    }
-}
-
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -396,4 +322,9 @@ impl Swap<'_> {
 )]
 pub(crate) fn per_second(count: u64, seconds: f64) -> u64 {
     if seconds > 0.0 { (count as f64 / seconds) as u64 } else { 0 }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::report::tests::comparison;
 }

@@ -2,13 +2,17 @@
 //! Applying is what a worker does: what is in the journal already changes
 //! nothing.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use domain::event::KINDS;
 use domain::id::{InstallationId, SourceName};
 use eventlog::delivery::Delivery;
 use eventlog::message::{all_subjects, header_subject, subjects_of};
-use eventlog::read::{self, Reader};
+use eventlog::read::{self, Reader, Start};
 use eventlog::status;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,47 +20,123 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::live::commit::{self, Arrival, Committed};
-use crate::operate::backends::{Backends, Interrupted};
+use crate::operate::backends::Backends;
+use crate::operate::context::{Command, Context};
+use crate::operate::exit::Interrupted;
+use crate::operate::output::{Format, unwritten};
 use crate::operate::progress::Progress;
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::log_identity;
 
-pub use eventlog::read::Start;
-
 const BATCH_EVENTS: usize = 500;
 /// Events read between two looks at Ctrl-C.
 const REPORT_EVERY: u64 = 1_000;
 
+/// Read the log again: print events, or apply them
+#[derive(Args)]
+#[command(after_long_help = "\
+Without --apply each event is printed as a line of JSON. Sealed secrets stay sealed.
+With --apply each event is appended to the journal as a worker would do it. An event that the
+journal has already changes nothing, so this repairs a journal that lost events, and is safe to
+repeat. If it is interrupted, what came before is applied. It needs the rights of `worker migrate`.
+
+Examples:
+  worker replay --installation instapp_1
+  worker replay --since 2026-11-01T00:00:00Z --type uninstalled --source blnk | jq .event
+  worker replay --from 1000 --to 2000 --apply --dry-run     what would it change?
+  worker replay --apply                                     after Postgres was restored")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    /// Apply the events to journal and projection
+    #[arg(long)]
+    apply: bool,
+    /// With --apply: only say what would change
+    #[arg(long, requires = "apply")]
+    dry_run: bool,
+    // With --apply: without it every line is JSON.
+    #[command(flatten)]
+    format: Format,
+}
+
 /// Which events.
-#[derive(Debug, Clone)]
-pub struct Selection {
-    pub start: Start,
-    /// With this sequence; the end of the log without.
-    pub end: Option<u64>,
-    pub source: Option<SourceName>,
-    pub installation: Option<InstallationId>,
-    /// `installed`, `uninstalled`, …
-    pub kind: Option<String>,
+#[derive(Args)]
+struct Selection {
+    /// The first sequence [default: the start of the log]
+    #[arg(long, value_name = "SEQUENCE", conflicts_with = "since")]
+    from: Option<u64>,
+    /// The first time of publishing, such as 2026-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// The last sequence [default: the end of the log]
+    #[arg(long, value_name = "SEQUENCE")]
+    to: Option<u64>,
+    /// Only events of this source
+    #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
+    source: Option<SourceName>,
+    /// Only events about this installation, by the platform's id
+    #[arg(long, value_name = "ID", value_parser = |text: &str| InstallationId::parse(text))]
+    installation: Option<InstallationId>,
+    /// Only events of this type
+    #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(KINDS))]
+    kind: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Apply {
+enum Apply {
     Commit,
     DryRun,
 }
 
 /// What was applied, or would be.
 #[derive(Debug, Default, Serialize)]
-pub struct ReplayReport {
-    pub selected: u64,
+struct Report {
+    selected: u64,
     #[serde(flatten)]
-    pub committed: Committed,
+    committed: Committed,
     /// Left out: `worker dead-letters redrive` is for them.
-    pub dead_before: u64,
+    dead_before: u64,
     /// Of a dry run: the installations that would change, each once a batch.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub would_change: Vec<String>,
+    would_change: Vec<String>,
+}
+
+impl Command for Arguments {
+    const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self { selection, apply, dry_run, format } = self;
+        let backends = context.backends().await?;
+        if !apply {
+            return print(&backends, &selection, &context.shutdown).await;
+        }
+        let how = if dry_run { Apply::DryRun } else { Apply::Commit };
+        let report = self::apply(&backends, &selection, how, &context.shutdown).await?;
+        format.print(&report, |report| render(report, how))
+    }
+}
+
+fn render(report: &Report, how: Apply) -> String {
+    let Report { selected, committed, dead_before, would_change } = report;
+    let Committed { appended, duplicates, conflicts, dead_letters, .. } = committed;
+    let would = if how == Apply::DryRun { "would be " } else { "" };
+    let mut lines = vec![
+        format!("{selected} events selected"),
+        format!("{appended} {would}appended to the journal, {duplicates} are there already"),
+    ];
+    if *conflicts > 0 {
+        lines.push(format!("{conflicts} conflict with another event, which wins"));
+    }
+    if *dead_letters > 0 {
+        let became = if how == Apply::DryRun { "would become" } else { "became" };
+        lines.push(format!("{dead_letters} {became} dead letters"));
+    }
+    if *dead_before > 0 {
+        lines.push(format!("left out {dead_before} dead letters: `worker dead-letters redrive`"));
+    }
+    lines.extend(would_change.iter().map(|installation| format!("would change: {installation}")));
+    lines.join("\n")
 }
 
 /// A line of the output.
@@ -71,6 +151,10 @@ struct Line<'a> {
 }
 
 impl Selection {
+    fn start(&self) -> Start {
+        self.since.map_or(Start::Sequence(self.from.unwrap_or(1)), Start::Time)
+    }
+
     fn takes(&self, delivery: &Delivery) -> bool {
         let about = self.installation.as_ref().map(header_subject);
         about.is_none_or(|about| delivery.about() == Some(about.as_str()))
@@ -95,14 +179,15 @@ impl<'a> Replay<'a> {
         with_progress: bool,
     ) -> anyhow::Result<Self> {
         let state = status::log(&backends.connection).await?;
-        let end = selection.end.unwrap_or(state.last_sequence).min(state.last_sequence);
+        let (start, end) = (selection.start(), selection.to);
+        let end = end.unwrap_or(state.last_sequence).min(state.last_sequence);
         let subjects = match &selection.source {
             Some(source) => subjects_of(source),
             None => all_subjects(),
         };
-        let log = read::Selection::of_log(subjects, selection.start, end);
+        let log = read::Selection::of_log(subjects, start, end);
         let reader = Reader::open(&backends.connection, log).await?;
-        let first = match selection.start {
+        let first = match start {
             Start::Sequence(first) => first.max(state.first_sequence),
             Start::Time(_) | Start::LastOfEachSubject => state.first_sequence,
         };
@@ -135,25 +220,17 @@ impl<'a> Replay<'a> {
 }
 
 /// Writes each event as a line of JSON. Secrets stay sealed.
-pub async fn print(
+async fn print(
     backends: &Backends,
     selection: &Selection,
-    mut output: impl Write,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let mut output = BufWriter::new(io::stdout());
     let mut replay = Replay::open(backends, selection, shutdown, false).await?;
     while let Some(delivery) = replay.next().await? {
-        match print_line(&mut output, &delivery) {
-            // Whoever read it has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            written => written.context("writing to standard output")?,
-        }
+        print_line(&mut output, &delivery).or_else(unwritten)?;
     }
-    output.flush().or_else(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(error),
-    })?;
-    Ok(())
+    output.flush().or_else(unwritten)
 }
 
 fn print_line(mut output: impl Write, delivery: &Delivery) -> io::Result<()> {
@@ -169,19 +246,19 @@ fn print_line(mut output: impl Write, delivery: &Delivery) -> io::Result<()> {
 }
 
 /// Applies each event as a worker does, or says what that would do.
-pub async fn apply(
+async fn apply(
     backends: &Backends,
     selection: &Selection,
     how: Apply,
     shutdown: &CancellationToken,
-) -> anyhow::Result<ReplayReport> {
+) -> anyhow::Result<Report> {
     log_identity::check(&backends.connection, &backends.pool).await?;
     let mut connection =
         database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     let dead = dead_letters::left_out(&mut connection).await?;
     drop(connection);
     let mut replay = Replay::open(backends, selection, shutdown, true).await?;
-    let mut report = ReplayReport::default();
+    let mut report = Report::default();
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
     while let Some(delivery) = replay.next().await? {
         report.selected += 1;
@@ -199,7 +276,7 @@ pub async fn apply(
     Ok(report)
 }
 
-impl ReplayReport {
+impl Report {
     async fn apply(
         &mut self,
         backends: &Backends,
@@ -221,5 +298,26 @@ impl ReplayReport {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    #[test]
+    fn what_was_applied_and_what_would_be_is_told() {
+        let committed = Committed {
+            appended: 3,
+            duplicates: 40,
+            dead_letters: 1,
+            conflicts: 2,
+            ..Committed::default()
+        };
+        let mut report = Report { selected: 45, committed, dead_before: 1, would_change: vec![] };
+        assert_view("replay-apply", &render(&report, Apply::Commit));
+        report.would_change = vec!["instapp_1".to_owned(), "instapp_2".to_owned()];
+        assert_view("replay-dry-run", &render(&report, Apply::DryRun));
     }
 }

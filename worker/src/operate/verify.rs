@@ -1,9 +1,10 @@
 //! `worker verify`: are log, journal and projection of one mind? It repairs
 //! nothing and leaves nothing behind.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use eventlog::message::all_subjects;
 use eventlog::read::{Reader, Selection, Start};
 use eventlog::status;
@@ -11,53 +12,104 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::operate::backends::{Backends, Interrupted, wait_for_workers};
+use crate::operate::backends::{Backends, wait_for_workers};
+use crate::operate::context::{Command, Context};
+use crate::operate::exit::{Differs, Interrupted};
+use crate::operate::output::Format;
 use crate::operate::progress::{Progress, note};
-use crate::operate::rebuild::{self, Loaded, RebuildOptions};
+use crate::operate::rebuild::{self, Effort, Loaded, Options};
 use crate::store::database;
 use crate::store::installations::compare::Comparison;
 use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
-use crate::store::log_index::{self, Entries};
+use crate::store::log_index::{self, Entries, JournalFindings};
 use crate::store::rebuilds::{Origin, Rebuild};
 use crate::store::schema::{self, Schema};
 
-pub use crate::store::log_index::JournalFindings;
-
-#[derive(Debug, Clone)]
-pub struct VerifyOptions {
-    pub parallel: usize,
-    pub rate_max: Option<u64>,
-    pub temp_dir: PathBuf,
+/// Compare log, journal and projection; repairs nothing
+#[derive(Args)]
+#[command(after_long_help = "\
+It folds every event of the log in a schema of its own, which it drops at the end, and compares
+the result with the live projection. It also compares each body in the log with the journal.
+Workers and readers continue. Exit code 0: all agree, 3: there is a difference, 1: it could not
+be found out, for example because the stream was recreated or truncated. It needs the rights of
+`worker migrate`.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    effort: Effort,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Serialize)]
-pub struct VerifyReport {
+struct Report {
     /// Up to here everything was compared.
-    pub sequence: u64,
+    sequence: u64,
     /// Where the log begins. What is older is only in the journal.
-    pub first_sequence: u64,
+    first_sequence: u64,
     /// What the projection was folded from anew.
-    pub folded_from: Origin,
-    pub events: u64,
-    pub dead_letters: u64,
-    pub journal: JournalFindings,
-    pub projection: Comparison,
+    folded_from: Origin,
+    events: u64,
+    dead_letters: u64,
+    journal: JournalFindings,
+    projection: Comparison,
 }
 
-impl VerifyReport {
-    pub fn is_sound(&self) -> bool {
+impl Command for Arguments {
+    /// The schema is dropped first.
+    const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let backends = context.backends().await?;
+        let report = verify(&backends, &self.effort, &context.shutdown).await?;
+        self.format.print(&report, render)?;
+        if !report.is_sound() {
+            bail!(Differs("log, journal and projection do not agree".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn is_sound(&self) -> bool {
         let JournalFindings { missing, different, only_in_journal } = &self.journal;
         let journal = missing.is_empty() && different.is_empty() && only_in_journal.is_empty();
         journal && self.projection.different == 0
     }
 }
 
-pub async fn verify(
+fn render(report: &Report) -> String {
+    let mut lines = vec![format!(
+        "compared {} events up to sequence {}, and {} installations",
+        report.events, report.sequence, report.projection.live_rows
+    )];
+    if report.first_sequence > 1 {
+        lines.push(format!(
+            "the log begins at sequence {}: the projection was folded from the journal",
+            report.first_sequence
+        ));
+    }
+    lines.extend(rebuild::left_out(report.dead_letters));
+    let JournalFindings { missing, different, only_in_journal } = &report.journal;
+    for (what, sequences) in [
+        ("in the log, not in the journal", missing),
+        ("in the journal, not in the log", only_in_journal),
+        ("different in the journal and in the log", different),
+    ] {
+        if !sequences.is_empty() {
+            let listed: Vec<String> = sequences.iter().map(ToString::to_string).collect();
+            lines.push(format!("{what}, at sequence {}", listed.join(", ")));
+        }
+    }
+    lines.push(rebuild::render_comparison(&report.projection));
+    lines.join("\n")
+}
+
+async fn verify(
     backends: &Backends,
-    options: &VerifyOptions,
+    effort: &Effort,
     shutdown: &CancellationToken,
-) -> anyhow::Result<VerifyReport> {
+) -> anyhow::Result<Report> {
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     rebuild::alone_or_bail(&mut alone).await?;
     log_identity::check(&backends.connection, &backends.pool).await?;
@@ -67,7 +119,7 @@ pub async fn verify(
     wait_for_workers(backends, target, shutdown).await?;
     schema::drop(&mut alone, Schema::Scratch).await?;
     schema::create(&mut alone, Schema::Scratch).await?;
-    let report = compare(backends, options, &mut alone, first, target, shutdown).await;
+    let report = compare(backends, effort, &mut alone, first, target, shutdown).await;
     // Whatever came of it.
     schema::drop(&mut alone, Schema::Scratch).await?;
     report
@@ -75,19 +127,19 @@ pub async fn verify(
 
 async fn compare(
     backends: &Backends,
-    options: &VerifyOptions,
+    effort: &Effort,
     connection: &mut PgConnection,
     first: u64,
     target: u64,
     shutdown: &CancellationToken,
-) -> anyhow::Result<VerifyReport> {
+) -> anyhow::Result<Report> {
     let origin = if first > 1 { Origin::Journal } else { Origin::Log };
     let mark = Mark { sequence: target, late: late_places::last(connection).await? };
-    let (loaded, projection) = projection(backends, options, origin, mark, shutdown).await?;
+    let (loaded, projection) = projection(backends, effort, origin, mark, shutdown).await?;
     index_log(backends, connection, target, shutdown).await?;
     note("comparing with the journal");
     let journal = log_index::compare_with_journal(connection, first, target).await?;
-    Ok(VerifyReport {
+    Ok(Report {
         sequence: target,
         first_sequence: first,
         folded_from: origin,
@@ -101,14 +153,13 @@ async fn compare(
 /// Folds a projection anew and compares the live one with it, at one moment.
 async fn projection(
     backends: &Backends,
-    options: &VerifyOptions,
+    effort: &Effort,
     origin: Origin,
     target: Mark,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Loaded, Comparison)> {
-    let VerifyOptions { parallel, rate_max, temp_dir } = options.clone();
-    let expected = Default::default();
-    let options = RebuildOptions { origin, parallel, rate_max, expected, swap: false, temp_dir };
+    let options =
+        Options { origin, expected: Default::default(), swap: false, effort: effort.clone() };
     let mut unrecorded = Rebuild::unrecorded(origin, target);
     let into = Schema::Scratch;
     let loaded = rebuild::load_into(backends, into, &options, &mut unrecorded, shutdown).await?;
@@ -142,4 +193,37 @@ async fn index_log(
     progress.add(entries.save(connection).await?);
     progress.finish();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    fn report(journal: JournalFindings, projection: Comparison) -> Report {
+        Report {
+            sequence: 31,
+            first_sequence: 1,
+            folded_from: Origin::Log,
+            events: 31,
+            dead_letters: 0,
+            journal,
+            projection,
+        }
+    }
+
+    #[test]
+    fn agreement_and_differences_are_told() {
+        let equal = Comparison { live_rows: 10, built_rows: 10, ..Comparison::default() };
+        assert_view("verify", &render(&report(JournalFindings::default(), equal)));
+        let journal =
+            JournalFindings { missing: vec![3, 4], different: vec![5], only_in_journal: vec![6] };
+        let differs = Report {
+            first_sequence: 2,
+            folded_from: Origin::Journal,
+            dead_letters: 1,
+            ..report(journal, rebuild::tests::comparison())
+        };
+        assert_view("verify-differences", &render(&differs));
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) const LATE_LOCK: i32 = 3;
 
 /// A pool that connects when it is first used, so that a worker starts, and
 /// says that it is not ready, while Postgres is away.
-pub fn pool(settings: &settings::Postgres) -> PgPool {
+pub(crate) fn pool(settings: &settings::Postgres) -> PgPool {
     PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -26,6 +26,9 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// What [`Reason::name`] may say.
+    pub(crate) const NAMES: [&'static str; 2] = ["undecodable", "unappliable"];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable",
@@ -109,33 +112,33 @@ pub(crate) async fn bodies(
 
 /// A dead letter as operators see it. Its body holds only sealed secrets.
 #[derive(Debug, Serialize)]
-pub struct DeadLetterView {
-    pub sequence: u64,
-    pub source: String,
-    pub installation_id: Option<String>,
-    pub r#type: Option<String>,
-    pub message_id: Option<String>,
-    pub reason: String,
-    pub detail: String,
-    pub published_at: jiff::Timestamp,
-    pub dead_lettered_at: jiff::Timestamp,
-    pub resolution: Option<String>,
-    pub resolved_at: Option<jiff::Timestamp>,
-    pub resolved_by: Option<String>,
-    pub resolved_why: Option<String>,
+pub(crate) struct DeadLetterView {
+    pub(crate) sequence: u64,
+    pub(crate) source: String,
+    pub(crate) installation_id: Option<String>,
+    pub(crate) r#type: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) reason: String,
+    pub(crate) detail: String,
+    pub(crate) published_at: jiff::Timestamp,
+    pub(crate) dead_lettered_at: jiff::Timestamp,
+    pub(crate) resolution: Option<String>,
+    pub(crate) resolved_at: Option<jiff::Timestamp>,
+    pub(crate) resolved_by: Option<String>,
+    pub(crate) resolved_why: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
+    pub(crate) body: Option<String>,
 }
 
 /// Which dead letters.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Empty for all.
-    pub sequences: Vec<u64>,
-    pub source: Option<String>,
-    pub reason: Option<String>,
+    pub(crate) sequences: Vec<u64>,
+    pub(crate) source: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Those that were redriven or discarded, too.
-    pub resolved: bool,
+    pub(crate) resolved: bool,
 }
 
 struct Stored {
@@ -219,7 +222,7 @@ async fn select(
 }
 
 /// Oldest first.
-pub async fn list(
+pub(crate) async fn list(
     pool: &PgPool,
     selection: &Selection,
     limit: u32,
@@ -239,7 +242,7 @@ pub(crate) async fn deliveries(
 }
 
 /// One, with its body.
-pub async fn show(pool: &PgPool, sequence: u64) -> anyhow::Result<DeadLetterView> {
+pub(crate) async fn show(pool: &PgPool, sequence: u64) -> anyhow::Result<DeadLetterView> {
     let selection = Selection { sequences: vec![sequence], resolved: true, ..Selection::default() };
     let mut connection = database::acquire(pool).await?;
     let letter = select(&mut connection, &selection, 1).await?.pop();

@@ -9,11 +9,11 @@ use crate::store::find::Which;
 
 /// What is to be erased.
 #[derive(Debug, Clone)]
-pub struct ErasureOrder {
-    pub installation: InstallationId,
-    pub which: Which,
-    pub by: String,
-    pub why: String,
+pub(crate) struct ErasureOrder {
+    pub(crate) installation: InstallationId,
+    pub(crate) which: Which,
+    pub(crate) by: String,
+    pub(crate) why: String,
 }
 
 /// Before the first key is destroyed, so that an interrupted erasure is known.

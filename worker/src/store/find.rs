@@ -11,48 +11,48 @@ use crate::store::database;
 use crate::store::installations::{self, InstallationView, PageEnd, Selection};
 use crate::store::journal::{self, EventsOf, HistoryEntry, Known};
 
-pub const PAGE_DEFAULT: u16 = 50;
-pub const PAGE_MAX: u16 = 200;
+pub(crate) const PAGE_DEFAULT: u16 = 50;
+pub(crate) const PAGE_MAX: u16 = 200;
 /// So many are named where an id is ambiguous.
 const CANDIDATES_MAX: usize = 100;
 
 /// Which installations to list.
 #[derive(Debug, Default, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Filter {
-    pub source: Option<String>,
-    pub status: Option<String>,
+pub(crate) struct Filter {
+    pub(crate) source: Option<String>,
+    pub(crate) status: Option<String>,
     /// The platform's id of a plan.
-    pub plan: Option<String>,
-    pub cursor: Option<String>,
-    pub limit: Option<u16>,
+    pub(crate) plan: Option<String>,
+    pub(crate) cursor: Option<String>,
+    pub(crate) limit: Option<u16>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Page {
-    pub installations: Vec<InstallationView>,
+pub(crate) struct Page {
+    pub(crate) installations: Vec<InstallationView>,
     /// Give it as `cursor` for the next page; null at the end.
-    pub next_cursor: Option<String>,
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// Which of the installations that have the same id. Several sources may know an
 /// id, and one source may have it in several places, such as one for each app.
 #[derive(Debug, Default, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Which {
-    pub source: Option<String>,
-    pub app_id: Option<String>,
-    pub place: Option<String>,
+pub(crate) struct Which {
+    pub(crate) source: Option<String>,
+    pub(crate) app_id: Option<String>,
+    pub(crate) place: Option<String>,
 }
 
 /// One of several installations with the same id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Candidate {
-    pub source: String,
-    pub app_id: String,
-    pub place: String,
+pub(crate) struct Candidate {
+    pub(crate) source: String,
+    pub(crate) app_id: String,
+    pub(crate) place: String,
     /// Null if only events of unknown types are known.
-    pub status: Option<String>,
+    pub(crate) status: Option<String>,
 }
 
 /// The one that is meant.
@@ -65,14 +65,14 @@ pub(crate) struct Chosen {
 }
 
 #[derive(Debug, Serialize)]
-pub struct HistoryPage {
-    pub events: Vec<HistoryEntry>,
+pub(crate) struct HistoryPage {
+    pub(crate) events: Vec<HistoryEntry>,
     /// Give it as `after` for the next page; null at the end.
-    pub next_after: Option<u64>,
+    pub(crate) next_after: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum FindError {
+pub(crate) enum FindError {
     #[error("there is no installation with this id")]
     NotFound,
     #[error(
@@ -92,7 +92,7 @@ pub enum FindError {
     Postgres(#[from] sqlx::Error),
 }
 
-pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
+pub(crate) async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
     if let Some(status) = &filter.status
         && !Status::NAMES.contains(&status.as_str())
     {
@@ -117,7 +117,7 @@ pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
     Ok(Page { installations, next_cursor })
 }
 
-pub async fn show(
+pub(crate) async fn show(
     pool: &PgPool,
     which: &Which,
     id: &InstallationId,
@@ -133,7 +133,7 @@ pub async fn show(
 
 /// The events of one installation. One that only has events of unknown kinds
 /// has a history and no state.
-pub async fn history(
+pub(crate) async fn history(
     pool: &PgPool,
     which: &Which,
     id: &InstallationId,

@@ -7,7 +7,7 @@
 //! takes the columns from Postgres. A new column is a migration and an entry here,
 //! and a field of [`InstallationView`] if the read API shows it.
 
-pub mod compare;
+pub(crate) mod compare;
 mod read;
 mod write;
 
@@ -16,9 +16,11 @@ use domain::id::{PlatformName, SourceName};
 use jiff::Timestamp;
 use serde_json::value::{RawValue, to_raw_value};
 
-pub use read::{InstallationView, LastEventView};
+#[cfg(test)]
+pub(crate) use read::LastEventView;
 pub(crate) use read::{
-    PageEnd, Selection, by_id, can_be_read, counts, credential, digests, expired_tokens, page,
+    InstallationView, PageEnd, Selection, by_id, can_be_read, counts, credential, digests,
+    expired_tokens, page,
 };
 pub(crate) use write::{copy_in, save};
 

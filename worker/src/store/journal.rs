@@ -280,19 +280,19 @@ pub(crate) async fn sealed_by_ring_keys(
 
 /// One event as the read API shows it: history without sealed bytes.
 #[derive(Debug, Serialize)]
-pub struct HistoryEntry {
-    pub sequence: StreamSequence,
-    pub source: SourceName,
-    pub r#type: &'static str,
-    pub idempotency_key: String,
-    pub message_id: String,
-    pub received_at: jiff::Timestamp,
-    pub occurred_at: Option<jiff::Timestamp>,
-    pub traceparent: Option<String>,
+pub(crate) struct HistoryEntry {
+    pub(crate) sequence: StreamSequence,
+    pub(crate) source: SourceName,
+    pub(crate) r#type: &'static str,
+    pub(crate) idempotency_key: String,
+    pub(crate) message_id: String,
+    pub(crate) received_at: jiff::Timestamp,
+    pub(crate) occurred_at: Option<jiff::Timestamp>,
+    pub(crate) traceparent: Option<String>,
     /// Another event with this key and secret says otherwise, and counts.
-    pub conflict: bool,
+    pub(crate) conflict: bool,
     /// As received; null where it is sealed as a whole.
-    pub payload: serde_json::Value,
+    pub(crate) payload: serde_json::Value,
 }
 
 /// The history of one installation, in log order, from after `after`.

@@ -16,13 +16,13 @@ const LISTED_MAX: i64 = 100;
 
 /// Sequences at which log and journal disagree, at the most a hundred of each.
 #[derive(Debug, Default, Serialize)]
-pub struct JournalFindings {
+pub(crate) struct JournalFindings {
     /// In the log, neither in the journal nor a dead letter.
-    pub missing: Vec<u64>,
+    pub(crate) missing: Vec<u64>,
     /// The bodies differ.
-    pub different: Vec<u64>,
+    pub(crate) different: Vec<u64>,
     /// In the journal, not in the log.
-    pub only_in_journal: Vec<u64>,
+    pub(crate) only_in_journal: Vec<u64>,
 }
 
 pub(crate) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

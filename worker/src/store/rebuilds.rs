@@ -15,7 +15,7 @@ use crate::store::late_places::Mark;
 /// What a rebuild reads the events from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub(crate) enum Origin {
     Log,
     Journal,
 }

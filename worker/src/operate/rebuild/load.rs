@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::commit::fold_places;
 use crate::metrics::METRICS;
-use crate::operate::backends::{Backends, Interrupted};
+use crate::operate::backends::Backends;
+use crate::operate::exit::Interrupted;
 use crate::operate::progress::Progress;
-use crate::operate::rebuild::RebuildOptions;
+use crate::operate::rebuild::Options;
 use crate::operate::rebuild::pace::Pace;
 use crate::operate::rebuild::spill::{Events, Spill};
 use crate::store::database;
@@ -49,7 +50,7 @@ pub(crate) struct Loaded {
 pub(crate) async fn from_log(
     backends: &Backends,
     schema: Schema,
-    options: &RebuildOptions,
+    options: &Options,
     rebuild: &Rebuild,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Loaded> {
@@ -63,21 +64,21 @@ pub(crate) async fn from_log(
 
 async fn sort(
     backends: &Backends,
-    options: &RebuildOptions,
+    options: &Options,
     rebuild: &Rebuild,
     dead: BTreeSet<u64>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Vec<Spill>, Loaded)> {
     let sorting = Arc::new(Sorting {
-        temp_dir: options.temp_dir.clone(),
+        temp_dir: options.effort.temp_dir.clone(),
         partitions_done: rebuild.partitions_done.clone(),
         dead,
-        pace: Pace::new(options.rate_max),
+        pace: Pace::new(options.effort.max_rate),
         shutdown: shutdown.clone(),
     });
     let (done, mut read) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
-    for (from, to) in ranges(rebuild.target.sequence, options.parallel) {
+    for (from, to) in ranges(rebuild.target.sequence, options.effort.parallel) {
         let connection = Connection::open(&backends.endpoint, "rebuild").await?;
         tasks.spawn(Arc::clone(&sorting).run(connection, from, to, done.clone()));
     }
@@ -173,7 +174,7 @@ struct Folding {
 async fn fold(
     backends: &Backends,
     schema: Schema,
-    options: &RebuildOptions,
+    options: &Options,
     rebuild: &Rebuild,
     spills: Vec<Spill>,
     shutdown: &CancellationToken,
@@ -187,7 +188,7 @@ async fn fold(
         retention: backends.retention,
         spills,
         partitions: Mutex::new(partitions.clone()),
-        pace: Pace::new(options.rate_max),
+        pace: Pace::new(options.effort.max_rate),
         shutdown: shutdown.clone(),
     });
     let events = partitions.iter().map(|partition| folding.events_of(*partition)).sum();
@@ -196,7 +197,7 @@ async fn fold(
     // The rebuild itself holds connections, too.
     let connections = backends.pool.options().get_max_connections().saturating_sub(3);
     let tasks_max = usize::try_from(connections).unwrap_or(1).max(1);
-    for _ in 0..options.parallel.clamp(1, tasks_max) {
+    for _ in 0..options.effort.parallel.clamp(1, tasks_max) {
         tasks.spawn(Arc::clone(&folding).run(done.clone()));
     }
     drop(done);

@@ -19,28 +19,28 @@ pub(crate) enum Scope<'a> {
 }
 
 #[derive(Debug, Default, Clone, Serialize)]
-pub struct Comparison {
-    pub live_rows: u64,
-    pub built_rows: u64,
+pub(crate) struct Comparison {
+    pub(crate) live_rows: u64,
+    pub(crate) built_rows: u64,
     /// Installations that differ.
-    pub different: u64,
+    pub(crate) different: u64,
     /// How many differ in which columns; `added` and `removed` for whole rows.
-    pub by_columns: BTreeMap<String, u64>,
+    pub(crate) by_columns: BTreeMap<String, u64>,
     /// The first of them.
-    pub differences: Vec<Difference>,
+    pub(crate) differences: Vec<Difference>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    pub source: String,
-    pub place: String,
-    pub installation_id: String,
-    pub columns: Vec<String>,
+pub(crate) struct Difference {
+    pub(crate) source: String,
+    pub(crate) place: String,
+    pub(crate) installation_id: String,
+    pub(crate) columns: Vec<String>,
 }
 
 impl Comparison {
     /// How many differ in a way that nobody announced.
-    pub fn unexpected(&self, expected: &BTreeSet<String>) -> u64 {
+    pub(crate) fn unexpected(&self, expected: &BTreeSet<String>) -> u64 {
         let is_expected =
             |columns: &str| columns.split(',').all(|column| expected.contains(column));
         let unexpected = self.by_columns.iter().filter(|(columns, _)| !is_expected(columns));

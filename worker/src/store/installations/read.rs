@@ -15,40 +15,40 @@ use crate::store::fold_unit::{FoldUnit, arrays};
 /// One installation as it is read. It holds no sealed bytes. Each field is the
 /// column of its name.
 #[derive(Debug, Serialize, FromRow)]
-pub struct InstallationView {
-    pub source: String,
-    pub installation_id: String,
-    pub platform: String,
-    pub app_id: String,
-    pub place: String,
+pub(crate) struct InstallationView {
+    pub(crate) source: String,
+    pub(crate) installation_id: String,
+    pub(crate) platform: String,
+    pub(crate) app_id: String,
+    pub(crate) place: String,
     #[sqlx(json)]
-    pub scope: BTreeMap<String, String>,
-    pub status: String,
-    pub generation: i32,
-    pub granted_permissions: Vec<String>,
-    pub credential_prefix: Option<String>,
-    pub has_credential: bool,
+    pub(crate) scope: BTreeMap<String, String>,
+    pub(crate) status: String,
+    pub(crate) generation: i32,
+    pub(crate) granted_permissions: Vec<String>,
+    pub(crate) credential_prefix: Option<String>,
+    pub(crate) has_credential: bool,
     /// When its access token ends, where it has one.
     #[sqlx(try_from = "SqlTime")]
-    pub credential_expires_at: Option<jiff::Timestamp>,
+    pub(crate) credential_expires_at: Option<jiff::Timestamp>,
     #[sqlx(try_from = "SqlTime")]
-    pub installed_at: Option<jiff::Timestamp>,
+    pub(crate) installed_at: Option<jiff::Timestamp>,
     #[sqlx(try_from = "SqlTime")]
-    pub uninstalled_at: Option<jiff::Timestamp>,
-    pub superseded_by: Option<String>,
+    pub(crate) uninstalled_at: Option<jiff::Timestamp>,
+    pub(crate) superseded_by: Option<String>,
     /// What the platform says of plan, trial, company and user, if anything.
     #[sqlx(json)]
-    pub details: Details,
+    pub(crate) details: Details,
     #[sqlx(flatten)]
-    pub last_event: LastEventView,
+    pub(crate) last_event: LastEventView,
 }
 
 #[derive(Debug, Serialize, FromRow)]
-pub struct LastEventView {
+pub(crate) struct LastEventView {
     #[sqlx(rename = "last_event_sequence", try_from = "i64")]
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     #[sqlx(rename = "last_event_type")]
-    pub r#type: String,
+    pub(crate) r#type: String,
 }
 
 /// What [`InstallationView`] is read from, up to the condition.
