@@ -193,7 +193,7 @@ async fn of_two_apps_with_one_id_only_the_named_one_is_erased() {
     // It is erased with what was installed. Its payload is sealed, too.
     in_shop(&world, "uninstalled", "app_1", "7", "there").await;
     world.wait_applied().await;
-    let erase = ["erase", "7", "--source", "shop", "--why", "asked for", "--json"];
+    let erase = ["erase", "7", "--source", "shop", "--why", "asked for", "--yes", "--json"];
     let refused = world.operate(&erase).await;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("app app_2, place app_2/here: active"), "{refused:?}");
