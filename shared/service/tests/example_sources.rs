@@ -37,7 +37,7 @@ struct Source {
 
 /// The one source of an example, as ingest would take it.
 fn source(name: &str) -> Source {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/sources");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/sources");
     let path = folder.join(format!("{name}.toml"));
     let file = config::File::from(path.clone()).format(config::FileFormat::Toml);
     let file = config::Config::builder().add_source(file).build().unwrap();

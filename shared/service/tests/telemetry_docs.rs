@@ -67,7 +67,7 @@ fn document() -> String {
 
 #[test]
 fn docs_telemetry_md_says_what_the_code_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/telemetry.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/telemetry.md");
     if std::env::var_os("MOORING_WRITE_DOCS").is_some() {
         fs::write(&path, document()).unwrap();
     }
