@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -27,13 +28,16 @@ pub mod securityscorecard;
 use fields::Fields;
 
 /// A marketplace whose callbacks we read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Platform {
+    /// Blnk Cloud.
     Blnk,
+    /// HighLevel (GoHighLevel).
     HighLevel,
+    /// SecurityScorecard.
     SecurityScorecard,
-    /// Any other one, read as its source's configuration says.
+    /// Any other platform, read as the source's `mapping` says.
     Generic,
 }
 
@@ -53,16 +57,17 @@ pub struct AckContract {
 }
 
 /// The body of a success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SuccessBody {
-    /// `{"ok":true,"duplicate":false}`
+    /// `{"ok":true,"duplicate":false}`.
     Json,
+    /// No body.
     Empty,
 }
 
 /// What the platform does when no success arrives in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedAck {
     /// What it told us of may not have come to be: the installation is unconfirmed.

@@ -4,14 +4,18 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// `{ env = "NAME" }` or `{ file = "/path" }`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum SecretRef {
+    /// The environment variable that holds the secret.
     Env(String),
+    /// The file that holds the secret. A newline at its end is not part of it.
     File(PathBuf),
 }
 

@@ -54,6 +54,29 @@ fn a_secret_in_the_file_is_refused_and_not_echoed() {
 }
 
 #[test]
+fn a_variable_overrides_the_setting_that_it_is_named_after() {
+    let variables = [
+        ("MOORING__INGEST__LISTEN", "0.0.0.0:9000"),
+        ("MOORING__NATS__PASSWORD__FILE", "/run/secrets/nats"),
+        ("MOORING__SEALING__KEYS__K2__ENV", "KEY_2"),
+        ("MOORING__SOURCES__BLNK__CALLBACKS_MAX", "100"),
+        ("MOORING__WORKER__KEEP_ENDED_CREDENTIALS", "true"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config: Config = config::Config::builder()
+        .add_source(config::File::from_str(MINIMAL, config::FileFormat::Toml))
+        .add_source(environment().source(Some(variables.into())))
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .unwrap();
+    assert_eq!(config.ingest.listen.to_string(), "0.0.0.0:9000");
+    assert_eq!(config.nats.password, Some(SecretRef::File("/run/secrets/nats".into())));
+    assert_eq!(config.sealing.keys.len(), 2);
+    assert_eq!(config.sources.values().next().unwrap().callbacks_max, 100);
+    assert!(config.worker.keep_ended_credentials);
+}
+
+#[test]
 fn a_misspelt_setting_is_named() {
     let refused = read(&MINIMAL.replace("verification.path_tokens", "verification.path_token"));
     assert!(refused.unwrap_err().contains("path_token"));
