@@ -1,8 +1,8 @@
-//! One child process that we own: started with a log file, stopped by us, never left behind.
+//! One child process that we own. It writes to a log file, we stop it, and it is never left behind.
 //!
-//! A handle stops its child when dropped, but a test runner may kill us with SIGKILL, and then
-//! nothing is dropped. So beside each child stands a *guard*: a shell that waits for the end of a
-//! pipe only we hold. However we die, the pipe closes, and the guard asks the child to stop.
+//! A handle stops its child when it is dropped. But a test runner may kill us with SIGKILL, and then
+//! nothing is dropped. So each child has a *guard*: a shell that reads from a pipe that only we hold
+//! open. However we die, the pipe closes and the guard asks the child to stop.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,17 +14,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
-use crate::{processes, wait};
+use crate::{http, processes, wait};
 
-/// Lines of a log that an error shows.
+/// How many lines of a log an error shows.
 const TAIL_LINES: usize = 15;
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a child ended when it was asked to.
+/// How a child ended after it was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// By itself, inside the deadline.
+    /// By itself, before the deadline.
     Cleanly(ExitStatus),
-    /// It did not, so it was killed.
+    /// It did not end in time and was killed.
     ByForce,
 }
 
@@ -37,8 +38,8 @@ pub(crate) struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts it with stdout and stderr appended to `log`. It gets a process group of its own, so
-    /// that Ctrl-C reaches only us and we decide the order in which things stop.
+    /// Starts it with stdout and stderr appended to `log`. It gets its own process group, so Ctrl-C
+    /// reaches only us and we decide in which order things stop.
     pub(crate) fn start(
         name: &str,
         command: &mut Command,
@@ -56,7 +57,7 @@ impl ChildProcess {
             .with_context(|| {
             format!("starting {name} ({})", command.get_program().display())
         })?;
-        // Made first, so that the child is killed with it if the guard can't be had.
+        // The handle comes first: if the guard cannot start, dropping the handle kills the child.
         let mut this = Self { name: name.to_owned(), child, guard: None, stop_signal };
         this.guard = Some(guard(this.pid(), stop_signal)?);
         Ok(this)
@@ -68,10 +69,12 @@ impl ChildProcess {
 
     /// How it ended, if it has.
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
-        let ended =
-            self.child.try_wait().with_context(|| format!("looking after {}", self.name))?;
+        let ended = self
+            .child
+            .try_wait()
+            .with_context(|| format!("asking whether {} has ended", self.name))?;
         if ended.is_some() {
-            self.dismiss_guard(); // the pid may soon be another process's
+            self.dismiss_guard(); // another process may soon have the same pid
         }
         Ok(ended)
     }
@@ -84,7 +87,31 @@ impl ChildProcess {
         Ok(())
     }
 
-    /// SIGKILL, and reaps it.
+    /// Polls `url` until it answers 200. Fails, with the end of its log, at the deadline or as soon as
+    /// the child ends.
+    pub(crate) fn wait_ready(&mut self, url: &str, deadline: Duration, log: &Path) -> Result<()> {
+        let mut last = "nothing".to_owned();
+        let ready = wait::until(deadline, || {
+            self.require_running(log)?;
+            match http::get(url, None, PROBE_TIMEOUT) {
+                Ok(answer) if answer.status == 200 => return Ok(Some(())),
+                Ok(answer) => last = format!("{}: {}", answer.status, answer.body.trim_end()),
+                Err(error) => last = format!("{error:#}"),
+            }
+            Ok(None)
+        })?;
+        ready.with_context(|| {
+            format!(
+                "{} was not ready after {} s; {url} last answered: {last}; its log {} ends:\n{}",
+                self.name,
+                deadline.as_secs(),
+                log.display(),
+                tail(log)
+            )
+        })
+    }
+
+    /// Sends SIGKILL and reaps it.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.dismiss_guard();
         self.child.kill().with_context(|| format!("killing {}", self.name))?;
@@ -92,16 +119,16 @@ impl ChildProcess {
         Ok(())
     }
 
-    /// Asks it to stop and waits. `None`: it is still running at the deadline.
+    /// Asks it to stop and waits. Returns `None` if it still runs at the deadline.
     pub(crate) fn ask_to_stop(&mut self, deadline: Duration) -> Result<Option<ExitStatus>> {
         if self.exited()?.is_none() {
             processes::signal(self.pid(), self.stop_signal)?;
         }
-        // Not `wait::until`: this runs because we were interrupted, and must not be cut short by it.
+        // We are often stopping because of an interrupt, so it must not end this wait.
         wait::until_even_if_interrupted(deadline, || self.exited())
     }
 
-    /// Asks it to stop; kills it at the deadline.
+    /// Asks it to stop, and kills it at the deadline.
     pub(crate) fn stop(&mut self, deadline: Duration) -> Result<Stopped> {
         if let Some(status) = self.ask_to_stop(deadline)? {
             return Ok(Stopped::Cleanly(status));
@@ -112,7 +139,7 @@ impl ChildProcess {
 
     fn dismiss_guard(&mut self) {
         if let Some(mut guard) = self.guard.take() {
-            // It has nothing to lose; an error means that it is gone.
+            // It holds nothing, and an error means that it has ended already.
             drop(guard.kill());
             drop(guard.wait());
         }
@@ -121,7 +148,7 @@ impl ChildProcess {
 
 impl Drop for ChildProcess {
     fn drop(&mut self) {
-        drop(self.kill()); // gone already, or there is nobody left to tell
+        drop(self.kill()); // it has ended already, or nobody is left to read the error
     }
 }
 
@@ -135,10 +162,10 @@ fn guard(pid: u32, stop_signal: Signal) -> Result<Child> {
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
-        .context("starting `sh` to stop the child if we die")
+        .context("starting `sh`, which stops the child if this process dies")
 }
 
-/// Opens a log for appending, and its folder if need be.
+/// Opens a log for appending. Creates its folder if it is missing.
 pub(crate) fn append_to(log: &Path) -> Result<File> {
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -147,13 +174,13 @@ pub(crate) fn append_to(log: &Path) -> Result<File> {
     opened.with_context(|| format!("opening the log {}", log.display()))
 }
 
-/// Moves the log of an earlier run aside, so that the file shows one run and disks don't fill.
+/// Renames the log of an earlier run, so that a file shows one run and the disk does not fill up.
 pub(crate) fn set_aside(log: &Path) -> Result<()> {
     let mut previous = log.as_os_str().to_owned();
     previous.push(".previous");
     match fs::rename(log, &previous) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("moving the old log {} aside", log.display()))
+            Err(error).with_context(|| format!("renaming the old log {}", log.display()))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,5 @@
-//! Makes a Postgres cluster on disk: our roles and the database `mooring`, before it ever listens.
+//! Makes a Postgres cluster on disk, with our roles and the database `mooring`, before a server ever
+//! listens.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -8,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::postgres::PostgresPasswords;
+use crate::credentials::PostgresPasswords;
 use crate::run_as::RunAs;
 use crate::tools::PostgresTools;
 
@@ -19,10 +20,10 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// A command that runs as the right user and does not listen to the caller's `PG…` variables.
+    /// A command that runs as the right user and does not see the caller's `PG…` variables.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        // Postgres looks at its working directory at start; ours may be closed to its user.
+        // Postgres looks at its working directory at start, and its user may not be allowed into ours.
         command.current_dir("/");
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG"))
@@ -40,8 +41,8 @@ impl Programs {
     }
 }
 
-/// Makes `<dir>/cluster` unless it is there. It is built beside and renamed when complete, so a
-/// start that was cut short leaves no cluster without roles.
+/// Makes `<dir>/cluster` unless it exists. It is built under another name and renamed when it is
+/// complete, so a start that is cut short leaves no cluster without roles.
 pub(crate) fn ensure(
     programs: &Programs,
     dir: &Path,
@@ -58,21 +59,21 @@ pub(crate) fn ensure(
     }
     initialise(programs, &partial, passwords)?;
     run_sql(programs, &partial, &roles_and_database(passwords))?;
-    fs::rename(&partial, &cluster).with_context(|| format!("naming {}", cluster.display()))?;
+    fs::rename(&partial, &cluster)
+        .with_context(|| format!("renaming the new {}", cluster.display()))?;
     Ok(cluster)
 }
 
-fn require_same_major(cluster: &Path, found: u32) -> Result<()> {
+fn require_same_major(cluster: &Path, installed: u32) -> Result<()> {
     let file = cluster.join("PG_VERSION");
     let made_by =
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-    if made_by.trim() != found.to_string() {
+    if made_by.trim() != installed.to_string() {
         bail!(
-            "{} was made by Postgres {}, but the one found here is {found}: put {} in PATH, or delete the data \
-             with `cargo dev reset`",
+            "{} was made by Postgres {major}, but Postgres {installed} is installed: put {major} in PATH, or \
+             delete the data with `cargo dev reset`",
             cluster.display(),
-            made_by.trim(),
-            made_by.trim()
+            major = made_by.trim(),
         );
     }
     Ok(())
@@ -80,7 +81,7 @@ fn require_same_major(cluster: &Path, found: u32) -> Result<()> {
 
 fn initialise(programs: &Programs, cluster: &Path, passwords: &PostgresPasswords) -> Result<()> {
     let password_file = cluster.with_extension("password");
-    drop(fs::remove_file(&password_file)); // of a start that was cut short
+    drop(fs::remove_file(&password_file)); // left by a start that was cut short
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -94,7 +95,7 @@ fn initialise(programs: &Programs, cluster: &Path, passwords: &PostgresPasswords
         .command(&programs.tools.initdb())
         .arg("-D")
         .arg(cluster)
-        // Locale C: the same order on every machine, and no locale package needed.
+        // Locale C sorts the same on every machine and needs no locale package.
         .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
         .arg(format!("--pwfile={}", password_file.display()))
         .output();
@@ -103,7 +104,7 @@ fn initialise(programs: &Programs, cluster: &Path, passwords: &PostgresPasswords
     require_success("initdb", &output.context("running initdb")?)
 }
 
-/// Runs SQL without a server and without a client: single-user mode reads it from stdin.
+/// Runs SQL without a server and without a client: Postgres in single-user mode reads it from stdin.
 fn run_sql(programs: &Programs, cluster: &Path, statements: &[String]) -> Result<()> {
     let mut command = programs.command(&programs.tools.postgres());
     let mut child = command
@@ -116,10 +117,10 @@ fn run_sql(programs: &Programs, cluster: &Path, statements: &[String]) -> Result
         .stderr(Stdio::piped())
         .spawn()
         .context("running postgres --single")?;
-    // `-j`: a statement ends at a semicolon before an empty line.
+    // With `-j` a statement ends at a semicolon followed by an empty line.
     let script: String = statements.iter().map(|statement| format!("{statement};\n\n")).collect();
     let mut stdin = child.stdin.take().context("stdin of postgres --single is piped")?;
-    // It stops reading at the first error, which its output tells better than a broken pipe does.
+    // It stops reading at the first error, which its output explains better than our broken pipe.
     let written = stdin.write_all(script.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().context("waiting for postgres --single")?;
@@ -138,8 +139,8 @@ fn require_success(what: &str, output: &Output) -> Result<()> {
     );
 }
 
-/// Passwords are letters and digits only (checked before), so they need no escaping.
-/// `mooring_worker` gets its rights on tables from the migrations.
+/// The passwords were checked to be letters and digits, so they need no escaping. The migrations give
+/// `mooring_worker` its rights on tables.
 fn roles_and_database(passwords: &PostgresPasswords) -> Vec<String> {
     vec![
         format!("CREATE ROLE mooring_owner LOGIN PASSWORD '{}'", passwords.owner),

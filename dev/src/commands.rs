@@ -1,81 +1,11 @@
-//! One module a command, and the way they all run cargo.
+//! One module for each command, with its arguments, its work and its printing. The other two hold
+//! what commands share.
 
 pub(crate) mod bench;
+mod cargo;
+mod data;
 pub(crate) mod demo;
 pub(crate) mod reset;
 pub(crate) mod test;
 pub(crate) mod up;
 pub(crate) mod worker;
-
-use std::env;
-use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail};
-use dev::{interrupt, workspace_root};
-
-/// For cargo to end what it does after it was asked to stop; then it is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The cargo that runs us, at the workspace's root.
-fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace_root()).args(args);
-    // What cargo tells us of ourselves: build scripts that look at it would run again.
-    for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_")
-            || name.to_string_lossy().starts_with("CARGO_MANIFEST_")
-        {
-            command.env_remove(&name);
-        }
-    }
-    command
-}
-
-/// Runs a command on our own terminal. After Ctrl-C it still waits for the command to end.
-fn run_here(command: &mut Command) -> Result<ExitStatus> {
-    let name = command.get_program().display().to_string();
-    let mut child = command.spawn().with_context(|| format!("running {name}"))?;
-    wait_for(&mut child).with_context(|| format!("waiting for {name}"))
-}
-
-/// Runs a command that has to succeed.
-fn require(command: &mut Command) -> Result<()> {
-    let status = run_here(command)?;
-    if interrupt::requested() {
-        bail!("interrupted");
-    }
-    if !status.success() {
-        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
-        bail!("`cargo {}` failed ({status}): see its output above", args.join(" "));
-    }
-    Ok(())
-}
-
-/// The command's own code; it has none if a signal ended it.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    code.map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-fn wait_for(child: &mut Child) -> Result<ExitStatus> {
-    let mut interrupted_at: Option<Instant> = None;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if interrupt::requested() {
-            match interrupted_at {
-                None => {
-                    interrupt::pass_on(child.id())?;
-                    interrupted_at = Some(Instant::now());
-                }
-                Some(since) if since.elapsed() > PATIENCE => child.kill()?,
-                Some(_) => {}
-            }
-        }
-        thread::sleep(POLL_INTERVAL);
-    }
-}

@@ -1,4 +1,4 @@
-//! The folder that `cargo dev up` keeps everything in, and who may use it now.
+//! The folder in which `cargo dev up` keeps everything, and the lock that says who uses it.
 //!
 //! ```text
 //! .mooring/
@@ -9,7 +9,8 @@
 //!   nats/          the log (JetStream's files) and nats-server.log
 //!   postgres/      cluster/ and postgres.log
 //!   ingest/ worker/   their logs
-//!   tools/         binaries obtained for this workspace; not data, kept by `reset`
+//!   observe/       Prometheus and otelite: configuration, data and logs
+//!   tools/         downloaded binaries; they are not data, and `reset` keeps them
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -19,18 +20,28 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::workspace_root;
+use crate::{durable, workspace_root};
 
-/// All that `up` makes and `reset` deletes: by name, so that a wrong `--data-dir` costs nothing.
-const MADE_BY_UP: [&str; 8] =
-    ["state.json", "mooring.toml", "secrets", "nats", "postgres", "ingest", "worker", "up.pid"];
+/// Everything that `up` makes and `reset` deletes. It goes by name, so that `reset` with a wrong
+/// `--data-dir` deletes nothing else.
+const MADE_BY_UP: [&str; 9] = [
+    "state.json",
+    "mooring.toml",
+    "secrets",
+    "nats",
+    "postgres",
+    "ingest",
+    "worker",
+    "observe",
+    "up.pid",
+];
 
-/// The folder; it need not exist.
+/// The folder, which need not exist yet.
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
-    /// As the person named it (from where they are), or `.mooring` in the workspace.
+    /// The folder that the person named, or `.mooring` in the workspace.
     pub fn at(named: Option<&Path>) -> Result<Self> {
         let path = named.map_or_else(|| workspace_root().join(".mooring"), Path::to_path_buf);
         let path =
@@ -63,6 +74,11 @@ impl DataDir {
         self.0.join("postgres")
     }
 
+    #[must_use]
+    pub fn observe(&self) -> PathBuf {
+        self.0.join("observe")
+    }
+
     /// The log of one of our services.
     #[must_use]
     pub fn log_of(&self, service: &str) -> PathBuf {
@@ -77,10 +93,15 @@ impl DataDir {
         self.0.join("up.pid")
     }
 
-    /// Takes the folder for this process, or fails with the pid of the `up` that has it.
+    /// Whether there is a log or a database in it.
+    pub fn holds_data(&self) -> Result<bool> {
+        Ok(!is_fresh(&self.nats())? || !is_fresh(&self.postgres().join("cluster"))?)
+    }
+
+    /// Locks the folder for this process, or fails with the pid of the `up` that has it.
     ///
-    /// The lock is the truth, the pid in the file only tells who: the system drops the lock with
-    /// its process, so a pid file that was left behind never stands in the way.
+    /// Only the lock counts; the pid in the file merely says who holds it. The system releases the
+    /// lock when its process ends, so a pid file that was left behind is harmless.
     pub fn lock(&self) -> Result<Lock> {
         fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
         let path = self.pid_file();
@@ -89,7 +110,7 @@ impl DataDir {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!(
-                "`cargo dev up` already runs on {} ({}): stop it with Ctrl-C or `kill`, or choose another --data-dir",
+                "`cargo dev up` already uses {} ({}): stop it with Ctrl-C or `kill`, or choose another --data-dir",
                 self.0.display(),
                 self.owner()
             ),
@@ -99,26 +120,26 @@ impl DataDir {
         }
         file.set_len(0).context("emptying the pid file")?;
         write!(file, "{}", std::process::id()).context("writing the pid file")?;
-        drop(fs::remove_file(self.state())); // of an `up` that was killed
+        drop(fs::remove_file(self.state())); // left by an `up` that was killed
         Ok(Lock { _file: file, state: self.state() })
     }
 
     /// Where the services of the running `up` listen.
     pub fn running(&self) -> Result<Running> {
-        let nothing =
-            || format!("nothing runs on {}: start it with `cargo dev up`", self.0.display());
+        let not_running =
+            || format!("no `cargo dev up` uses {}: start one first", self.0.display());
         let path = self.pid_file();
         let file = match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => bail!(nothing()),
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(not_running()),
             other => other.with_context(|| format!("opening {}", path.display()))?,
         };
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
                 return Err(error)
-                    .with_context(|| format!("looking at the lock of {}", path.display()));
+                    .with_context(|| format!("testing the lock of {}", path.display()));
             }
-            Ok(()) => bail!(nothing()),
+            Ok(()) => bail!(not_running()),
         }
         match fs::read_to_string(self.state()) {
             Err(error) if error.kind() == ErrorKind::NotFound => bail!(
@@ -145,7 +166,7 @@ impl DataDir {
             }
         }
         drop(lock);
-        drop(fs::remove_dir(&self.0)); // only if nothing else is in it, such as the tools
+        drop(fs::remove_dir(&self.0)); // it stays if something else, such as the tools, is in it
         Ok(())
     }
 
@@ -155,6 +176,21 @@ impl DataDir {
     }
 }
 
+/// Whether nothing was ever stored in a folder: it is missing or empty, as a mount is at first.
+fn is_fresh(folder: &Path) -> Result<bool> {
+    let listing = || format!("listing {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        other => other.with_context(listing)?,
+    };
+    for entry in entries {
+        if entry.with_context(listing)?.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Held while the folder is ours.
 pub struct Lock {
     _file: File,
@@ -162,25 +198,24 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Tells `cargo dev demo` that everything is ready, and where.
+    /// Tells other commands that everything is ready, and where it listens.
     pub fn announce(&self, running: &Running) -> Result<()> {
-        fs::write(&self.state, running.render())
-            .with_context(|| format!("writing {}", self.state.display()))
+        durable::write(&self.state, &running.render())
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.state)); // there is none before `announce`
+        drop(fs::remove_file(&self.state)); // it is missing before `announce`
     }
 }
 
-/// What `state.json` says.
+/// The content of `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
     pub ingest_url: String,
     pub worker_url: String,
-    /// Of the owner of the database, without a password.
+    /// The database's URL for its owner, without a password.
     pub postgres_owner_url: String,
 }
 
@@ -233,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_file_left_behind_does_not_stand_in_the_way() {
+    fn a_pid_file_left_behind_is_harmless() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("up.pid"), "1").unwrap(); // alive, but not an `up`
         DataDir::at(Some(folder.path())).unwrap().lock().unwrap();
@@ -243,13 +278,36 @@ mod tests {
     fn the_state_is_there_from_announce_until_the_lock_goes() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::at(Some(folder.path())).unwrap();
-        assert!(data.running().unwrap_err().to_string().contains("nothing runs"));
+        assert!(data.running().unwrap_err().to_string().contains("no `cargo dev up` uses"));
         let lock = data.lock().unwrap();
         assert!(data.running().unwrap_err().to_string().contains("still starting"));
         lock.announce(&running()).unwrap();
         assert_eq!(data.running().unwrap(), running());
         drop(lock);
-        assert!(data.running().unwrap_err().to_string().contains("nothing runs"));
+        assert!(data.running().unwrap_err().to_string().contains("no `cargo dev up` uses"));
+    }
+
+    #[test]
+    fn a_mount_without_data_is_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::at(Some(folder.path())).unwrap();
+        assert!(!data.holds_data().unwrap(), "an empty data folder");
+        fs::create_dir_all(data.nats()).unwrap();
+        assert!(!data.holds_data().unwrap(), "an empty nats/");
+        fs::create_dir_all(data.nats().join("lost+found")).unwrap();
+        assert!(!data.holds_data().unwrap(), "nats/ with nothing but lost+found");
+        fs::create_dir_all(data.nats().join("jetstream")).unwrap();
+        assert!(data.holds_data().unwrap(), "nats/ with a log");
+    }
+
+    #[test]
+    fn a_cluster_of_postgres_is_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::at(Some(folder.path())).unwrap();
+        fs::create_dir_all(data.postgres()).unwrap();
+        assert!(!data.holds_data().unwrap(), "an empty postgres/");
+        fs::create_dir_all(data.postgres().join("cluster/base")).unwrap();
+        assert!(data.holds_data().unwrap());
     }
 
     #[test]
@@ -257,6 +315,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::at(Some(folder.path())).unwrap();
         fs::create_dir_all(folder.path().join("secrets")).unwrap();
+        fs::create_dir_all(folder.path().join("observe/prometheus")).unwrap();
         fs::create_dir_all(folder.path().join("tools")).unwrap();
         fs::write(folder.path().join("precious"), "").unwrap();
         data.delete(data.lock().unwrap()).unwrap();

@@ -1,6 +1,5 @@
 //! Everything that `cargo dev up` runs, started and stopped in order.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -8,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::child::Stopped;
 use crate::config::{self, Ports};
 use crate::data_dir::DataDir;
+use crate::durable;
 use crate::nats::{NatsOptions, NatsServer};
 use crate::observe::Observers;
 use crate::postgres::{Postgres, PostgresOptions};
@@ -16,11 +16,15 @@ use crate::secrets::Secrets;
 use crate::services::{self, Profile, Service};
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-/// Both finish what they hold; the database and the log are still up for it.
+/// Ingest and worker finish what they hold, while the database and the log still run.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 
-/// The running environment. Fields are dropped in this order, which is the order to stop in:
-/// first who writes, last who keeps.
+/// The programs of ours that [`Environment::start`] needs: the two services, and `simulate` for the
+/// public half of the key that it signs HighLevel's callbacks with.
+pub const PROGRAMS: [&str; 3] = ["ingest", "worker", "simulate"];
+
+/// The running environment. Fields are dropped in this order, which is the order to stop in: those
+/// that write come before those that store.
 pub struct Environment {
     observers: Option<Observers>,
     ingest: Service,
@@ -30,46 +34,27 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Starts everything; returns when both services say that they are ready.
+    /// Starts everything, and returns when both services report that they are ready.
     pub fn start(data: &DataDir, ports: &Ports, profile: Profile, observe: bool) -> Result<Self> {
-        let data_exists = data.nats().exists() || data.postgres().join("cluster").exists();
-        let secrets = Secrets::ensure(data.secrets(), data_exists)?;
+        let secrets = Secrets::ensure(data.secrets(), data.holds_data()?)?;
         let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
-        fs::write(data.config(), config::render(ports, &secrets) + &sources)
-            .with_context(|| format!("writing {}", data.config().display()))?;
+        durable::write(&data.config(), &(config::render(ports, &secrets) + &sources))?;
 
-        let postgres = step("Postgres", || {
-            let passwords = secrets.postgres()?;
-            Postgres::start(PostgresOptions {
-                dir: data.postgres(),
-                port: ports.postgres,
-                passwords,
-            })
-        })?;
-        let nats = step("nats-server", || {
-            NatsServer::start(NatsOptions {
-                dir: data.nats(),
-                port: ports.nats,
-                monitor_port: ports.nats_monitor,
-                credentials: secrets.nats()?,
-                cluster: None,
-                sync_always: true,
-            })
-        })?;
-        let start = StartServices { data, ports, secrets: &secrets, profile };
-        step("schema, stream and consumer (worker migrate)", || start.migrate())?;
+        let launch = Launch { data, ports, secrets: &secrets, profile };
+        let postgres = step("Postgres", || launch.postgres())?;
+        let nats = step("nats-server", || launch.nats())?;
+        step("schema, stream and consumer (worker migrate)", || launch.migrate())?;
         let observers = if observe {
-            let folder = data.path().join("observe");
-            Some(step("what shows telemetry", || Observers::start(&folder))?)
+            Some(step("Prometheus and otelite", || Observers::start(&data.observe()))?)
         } else {
             None
         };
         let mut worker_envs = config::worker_envs(&secrets);
         worker_envs.extend(observers.iter().flat_map(|it| it.worker_envs.clone()));
         let ingest_envs: Vec<_> = observers.iter().flat_map(|it| it.ingest_envs.clone()).collect();
-        // Both at once: each waits for itself.
-        let mut worker = start.service("worker", &worker_envs)?;
-        let mut ingest = start.service("ingest", &ingest_envs)?;
+        // Both start at once, and then we wait for each.
+        let mut worker = launch.service("worker", &worker_envs)?;
+        let mut ingest = launch.service("ingest", &ingest_envs)?;
         step("worker", || {
             worker.wait_ready(&format!("{}/readyz", ports.worker_url()), READY_DEADLINE)
         })?;
@@ -79,9 +64,9 @@ impl Environment {
         Ok(Self { observers, ingest, worker, nats, postgres })
     }
 
-    /// Where telemetry is shown.
+    /// Where telemetry is shown, line by line.
     #[must_use]
-    pub fn where_to_look(&self) -> &[String] {
+    pub fn telemetry_guide(&self) -> &[String] {
         self.observers.as_ref().map_or(&[], |observers| &observers.guide)
     }
 
@@ -93,7 +78,8 @@ impl Environment {
         self.postgres.require_running()
     }
 
-    /// Stops all in order, each with time to finish. Goes on if one of them fails, and tells it.
+    /// Stops everything in order, each with time to finish. A failure is reported when all the others
+    /// are stopped, too.
     pub fn stop(mut self) -> Result<()> {
         let results = [
             step("ingest stopped", || self.ingest.stop(STOP_DEADLINE)),
@@ -102,7 +88,7 @@ impl Environment {
             step("Postgres stopped", || self.postgres.stop()),
         ];
         if let Some(observers) = &mut self.observers {
-            observers.stop().context("stopping what shows telemetry")?;
+            observers.stop().context("stopping Prometheus and otelite")?;
         }
         let names = ["ingest", "worker", "nats-server", "Postgres"];
         for (name, result) in names.iter().zip(results) {
@@ -119,21 +105,41 @@ fn highlevel_key(secrets: &Secrets, profile: Profile) -> Result<String> {
     let mut simulate = services::command(&services::binary_of("simulate", profile)?);
     simulate.args(["highlevel", "install", "--public-key", "--secret-file"]);
     let output = simulate.arg(secrets.path("highlevel-signing-seed")).output();
-    let output = output.context("asking `simulate` for its key")?;
+    let output = output.context("asking `simulate` for its public key")?;
     if !output.status.success() {
-        bail!("`simulate` has no key: {}", String::from_utf8_lossy(&output.stderr));
+        bail!("`simulate` gave no public key: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-struct StartServices<'a> {
+/// What every start needs to know.
+struct Launch<'a> {
     data: &'a DataDir,
     ports: &'a Ports,
     secrets: &'a Secrets,
     profile: Profile,
 }
 
-impl StartServices<'_> {
+impl Launch<'_> {
+    fn postgres(&self) -> Result<Postgres> {
+        Postgres::start(PostgresOptions {
+            dir: self.data.postgres(),
+            port: self.ports.postgres,
+            passwords: self.secrets.postgres()?,
+        })
+    }
+
+    fn nats(&self) -> Result<NatsServer> {
+        NatsServer::start(NatsOptions {
+            dir: self.data.nats(),
+            port: self.ports.nats,
+            monitor_port: self.ports.nats_monitor,
+            credentials: self.secrets.nats()?,
+            cluster: None,
+            sync_always: true,
+        })
+    }
+
     fn config(&self) -> String {
         self.data.config().to_string_lossy().into_owned()
     }
@@ -146,7 +152,7 @@ impl StartServices<'_> {
         Service::start_program(name, program, &args, &envs, &self.data.log_of(name))
     }
 
-    /// With the rights that no service has while it runs.
+    /// Makes tables and stream, with rights that no service has while it runs.
     fn migrate(&self) -> Result<()> {
         let worker = services::binary_of("worker", self.profile)?;
         let envs = config::migrate_envs(self.ports, self.secrets);

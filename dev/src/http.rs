@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ureq::Agent;
+use minreq::Request;
 
-/// What came back, whatever its status.
+/// A response, whatever its status.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -19,34 +19,46 @@ impl Answer {
     }
 }
 
-/// GET, with a bearer token if one is given.
+/// GET, with a bearer token if one is given. The timeout is in whole seconds, at least one.
 pub fn get(url: &str, bearer: Option<&str>, timeout: Duration) -> Result<Answer> {
-    let mut request = agent(timeout).get(url);
+    let mut request = minreq::get(url);
     if let Some(token) = bearer {
-        request = request.header("Authorization", format!("Bearer {token}"));
+        request = request.with_header("Authorization", format!("Bearer {token}"));
     }
-    // No context with the URL here: a callback URL holds a token, and the caller knows what it asked.
-    read(request.call().context("sending the request")?)
+    send(request, timeout)
 }
 
-/// POST of a JSON text.
+/// POST of a JSON text. The timeout is as for [`get`].
 pub fn post_json(url: &str, body: &str, timeout: Duration) -> Result<Answer> {
-    let request = agent(timeout).post(url).header("Content-Type", "application/json");
-    read(request.send(body).context("sending the request")?)
+    let request = minreq::post(url).with_header("Content-Type", "application/json");
+    send(request.with_body(body), timeout)
 }
 
-fn agent(timeout: Duration) -> Agent {
-    let config = Agent::config_builder()
-        .timeout_global(Some(timeout))
-        .http_status_as_error(false)
-        .proxy(None) // HTTP_PROXY must not see what we say to ourselves
-        .build();
-    Agent::new_with_config(config)
+/// The error does not name the URL: a callback URL holds a token, and the caller knows what it asked.
+fn send(request: Request, timeout: Duration) -> Result<Answer> {
+    let request = request.with_timeout(timeout.as_secs().max(1)).with_follow_redirects(false);
+    let response = request.send().map_err(cause).context("sending the request")?;
+    let body = String::from_utf8_lossy(response.as_bytes()).into_owned();
+    Ok(Answer { status: response.status_code, body })
 }
 
-fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
-    Ok(Answer {
-        status: response.status().as_u16(),
-        body: response.body_mut().read_to_string().context("reading the answer")?,
-    })
+/// minreq both prints an I/O error and names it as the source, so a chain would show it twice.
+fn cause(error: minreq::Error) -> anyhow::Error {
+    match error {
+        minreq::Error::IoError(error) => error.into(),
+        other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::free_port;
+
+    #[test]
+    fn a_refused_connection_is_reported_once() {
+        let url = format!("http://127.0.0.1:{}", free_port().unwrap());
+        let error = format!("{:#}", get(&url, None, Duration::from_secs(1)).unwrap_err());
+        assert_eq!(error.matches("refused").count(), 1, "{error}");
+    }
 }

@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM. The first one sets a flag that every wait looks at, so that whoever waits
-//! returns an error and the handles on its stack stop their children in order.
+//! Ctrl-C, SIGTERM and SIGHUP. A signal sets a flag that every wait checks. The wait then fails, and
+//! the handles on the stack stop their children in order.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,10 +10,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::processes;
 
-/// Zero until a signal came, then its number.
+/// Zero until a signal arrives, then the signal's number.
 static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// Starts to watch for signals. Only the command line does this: in a test, the runner decides.
+/// Starts to watch for signals. Only the command line does this; in tests, the runner handles them.
 pub fn watch() -> Result<()> {
     let signal = SIGNAL.get_or_init(Arc::default);
     for number in [SIGINT, SIGTERM, SIGHUP] {
@@ -30,8 +30,8 @@ pub fn requested() -> bool {
     SIGNAL.get().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0)
 }
 
-/// Passes the signal on to a child in our own process group. Not Ctrl-C: the terminal sends that to
-/// the whole group, and twice means "at once" to test runners.
+/// Passes the signal on to a child in our own process group, unless it was Ctrl-C. The terminal sends
+/// Ctrl-C to the whole group, and to test runners a second one means "stop at once".
 pub fn pass_on(pid: u32) -> Result<()> {
     let signal = SIGNAL.get().map_or(0, |signal| signal.load(Ordering::Relaxed));
     if signal == 0 || usize::try_from(SIGINT) == Ok(signal) {

@@ -1,14 +1,16 @@
 //! The development environment: real nats-server and Postgres, and our own services, as child
 //! processes on loopback. `cargo dev` is the command line; the pipeline tests use this library.
 //!
-//! It is blocking on purpose: threads and `std::process` are enough, and a test that kills a
-//! server must not share a runtime with what it tests. Every handle stops its child when dropped,
-//! and no child outlives this process, however it dies (see `child`).
+//! It is blocking on purpose. Threads and `std::process` are enough, and a test that kills a server
+//! must not share a runtime with what it tests. Every handle stops its child when it is dropped, and
+//! no child outlives this process, however this process dies (see `child`).
 
 mod child;
 mod cluster;
 pub mod config;
+pub mod credentials;
 pub mod data_dir;
+mod durable;
 pub mod environment;
 pub mod http;
 pub mod interrupt;

@@ -10,25 +10,16 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use crate::child::{self, ChildProcess, Stopped};
-use crate::secrets::require_plain;
-use crate::{http, tools, wait, workspace_root};
+use crate::credentials::NatsCredentials;
+use crate::{tools, workspace_root};
 
 const READY_DEADLINE: Duration = Duration::from_secs(15);
-/// Time to write its state; then it is killed, which a log that syncs always must survive anyway.
+/// How long it may take to write its state before it is killed. A log with `sync_interval: always`
+/// survives that, too.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const MAX_FILE_ENV: &str = "MOORING_NATS_MAX_FILE";
 const DEFAULT_MAX_FILE: &str = "8GB";
-
-/// The passwords of the three users in `nats.conf`. No `Debug`: they are secrets.
-#[derive(Clone)]
-pub struct NatsCredentials {
-    pub admin: String,
-    pub ingest: String,
-    pub worker: String,
-    pub renewer: String,
-}
 
 pub struct NatsOptions {
     /// Holds the streams (`jetstream/`) and `nats-server.log`. Created if missing.
@@ -36,7 +27,7 @@ pub struct NatsOptions {
     pub port: u16,
     pub monitor_port: u16,
     pub credentials: NatsCredentials,
-    /// False only to compare with: such a log loses what it acknowledged on power loss.
+    /// False only for comparison: such a log loses acknowledged messages when the power fails.
     pub sync_always: bool,
     /// `None` for a server that stands alone.
     pub cluster: Option<ClusterNode>,
@@ -52,7 +43,7 @@ pub struct ClusterNode {
     pub routes: Vec<u16>,
 }
 
-/// A nats-server: running, or stopped and ready to start again on the same ports and data.
+/// A nats-server. It runs, or it is stopped and can start again on the same ports and data.
 pub struct NatsServer {
     options: NatsOptions,
     program: PathBuf,
@@ -70,7 +61,7 @@ impl NatsServer {
     /// Starts the nodes of a cluster and waits until JetStream is ready on each.
     pub fn start_cluster(nodes: Vec<NatsOptions>) -> Result<Vec<Self>> {
         let mut nodes = nodes.into_iter().map(Self::prepare).collect::<Result<Vec<_>>>()?;
-        // None is ready before most of them run.
+        // No node is ready before most of them run, so all start before the first wait.
         for node in &mut nodes {
             node.spawn()?;
         }
@@ -81,24 +72,20 @@ impl NatsServer {
     }
 
     fn prepare(options: NatsOptions) -> Result<Self> {
-        for password in
-            [&options.credentials.admin, &options.credentials.ingest, &options.credentials.worker]
-        {
-            require_plain("a NATS password", password)?;
-        }
+        options.credentials.require_plain()?;
         fs::create_dir_all(&options.dir)
             .with_context(|| format!("creating {}", options.dir.display()))?;
         let this = Self { program: tools::nats_server()?, options, running: None };
         child::set_aside(&this.log_path())?;
-        if this.options.is_special() {
-            let config = this.special_config();
+        if this.options.changes_config() {
+            let config = this.changed_config();
             fs::write(&config, this.options.render()?)
                 .with_context(|| format!("writing {}", config.display()))?;
         }
         Ok(this)
     }
 
-    /// Starts it after `kill` or `stop`: same ports, same data.
+    /// Starts it after `kill` or `stop`, on the same ports and data.
     pub fn start_again(&mut self) -> Result<()> {
         if self.running.is_some() {
             bail!("nats-server is still running: kill or stop it first");
@@ -106,17 +93,17 @@ impl NatsServer {
         self.launch()
     }
 
-    /// SIGKILL, as a crash would.
+    /// Sends SIGKILL: it ends as in a crash.
     pub fn kill(&mut self) -> Result<()> {
         self.running.take().map_or(Ok(()), |mut child| child.kill())
     }
 
-    /// SIGTERM; SIGKILL if it takes too long.
+    /// Sends SIGTERM, then SIGKILL if it takes too long.
     pub fn stop(&mut self) -> Result<Option<Stopped>> {
         self.running.take().map(|mut child| child.stop(STOP_DEADLINE)).transpose()
     }
 
-    /// Fails, with the end of its log, if it ended without being asked.
+    /// Fails, with the end of its log, if it ended without being asked to.
     pub fn require_running(&mut self) -> Result<()> {
         let log = self.log_path();
         self.running.as_mut().map_or(Ok(()), |child| child.require_running(&log))
@@ -152,7 +139,7 @@ impl NatsServer {
         self.spawn()?;
         let ready = self.wait_ready();
         if ready.is_err() {
-            self.running = None; // which stops it
+            self.running = None; // dropping it stops it
         }
         ready
     }
@@ -165,37 +152,20 @@ impl NatsServer {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let log = self.log_path();
         let health = format!("{}/healthz?js-server-only=true", self.monitor_url());
-        let mut last = "no answer yet".to_owned();
-        let ready = wait::until(READY_DEADLINE, || {
-            self.require_running()?;
-            match http::get(&health, None, PROBE_TIMEOUT) {
-                Ok(answer) if answer.status == 200 => return Ok(Some(())),
-                Ok(answer) => last = format!("{}: {}", answer.status, answer.body),
-                Err(error) => last = format!("{error:#}"),
-            }
-            Ok(None)
-        })?;
-        if ready.is_none() {
-            bail!(
-                "nats-server was not ready after {} s; {health} last answered: {last}; its log {} ends:\n{}",
-                READY_DEADLINE.as_secs(),
-                log.display(),
-                child::tail(&log)
-            );
-        }
-        Ok(())
+        let log = self.log_path();
+        let child = self.running.as_mut().context("nats-server is stopped")?;
+        child.wait_ready(&health, READY_DEADLINE, &log)
     }
 
-    fn special_config(&self) -> PathBuf {
+    fn changed_config(&self) -> PathBuf {
         self.options.dir.join("nats.conf")
     }
 
     fn command(&self) -> Command {
         let NatsOptions { dir, port, monitor_port, credentials, .. } = &self.options;
         let config =
-            if self.options.is_special() { self.special_config() } else { repository_config() };
+            if self.options.changes_config() { self.changed_config() } else { repository_config() };
         let mut command = Command::new(&self.program);
         command
             .arg("-c")
@@ -207,22 +177,22 @@ impl NatsServer {
             .env(
                 MAX_FILE_ENV,
                 env::var(MAX_FILE_ENV).unwrap_or_else(|_| DEFAULT_MAX_FILE.to_owned()),
-            )
-            .env("MOORING_NATS_ADMIN_PASSWORD", quoted(&credentials.admin))
-            .env("MOORING_NATS_INGEST_PASSWORD", quoted(&credentials.ingest))
-            .env("MOORING_NATS_WORKER_PASSWORD", quoted(&credentials.worker))
-            .env("MOORING_NATS_RENEWER_PASSWORD", quoted(&credentials.renewer));
+            );
+        for (user, password) in credentials.users() {
+            let name = format!("MOORING_NATS_{}_PASSWORD", user.to_uppercase());
+            command.env(name, quoted(password));
+        }
         command
     }
 }
 
 impl NatsOptions {
-    fn is_special(&self) -> bool {
+    fn changes_config(&self) -> bool {
         self.cluster.is_some() || !self.sync_always
     }
 
-    /// The repository's configuration, changed. It is copied, because an `include` takes no path
-    /// outside its own folder.
+    /// The repository's configuration with our changes. It is a copy because nats-server includes no
+    /// file from outside the folder of its configuration.
     fn render(&self) -> Result<String> {
         let mut text = fs::read_to_string(repository_config()).context("reading nats.conf")?;
         if !self.sync_always {
@@ -237,7 +207,7 @@ fn repository_config() -> PathBuf {
 }
 
 impl ClusterNode {
-    /// What makes a server a node.
+    /// The settings that make a server a node of the cluster.
     fn render(&self) -> String {
         let routes: Vec<String> =
             self.routes.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
@@ -250,8 +220,8 @@ impl ClusterNode {
     }
 }
 
-/// The server reads a variable's value as configuration text: unquoted, a space ends it and
-/// something like a number becomes one. JSON's quoting is a part of its own.
+/// nats-server reads a variable's value as configuration text. Without quotes, a space would end it
+/// and digits would become a number. A JSON string is a valid quoted value.
 fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }

@@ -1,5 +1,5 @@
-//! What shows the telemetry of the services, as far as it is installed: Prometheus with the rules of
-//! deploy/prometheus, and otelite, a page for traces and logs.
+//! Prometheus (with the rules of deploy/prometheus) and otelite (a page for traces and logs), which
+//! show the services' telemetry. Each is started if it is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::workspace_root;
 
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// otelite listens there, and takes no other ports.
+/// otelite listens there, and its port cannot be changed.
 const OTLP_ENDPOINT: &str = "http://127.0.0.1:4317";
 
 type Envs = Vec<(&'static str, String)>;
@@ -24,15 +24,15 @@ type Envs = Vec<(&'static str, String)>;
 pub struct Observers {
     prometheus: Option<Service>,
     otelite: Option<Service>,
-    /// For each service, what makes it tell.
+    /// The variables that make each service send its telemetry.
     pub ingest_envs: Envs,
     pub worker_envs: Envs,
-    /// Where to look, and what is missing.
+    /// Lines that say where each kind of telemetry is shown, or what to install.
     pub guide: Vec<String>,
 }
 
 impl Observers {
-    /// Starts what is there; below `folder` is its data.
+    /// Starts those that are installed, with their data in `folder`.
     pub fn start(folder: &Path) -> Result<Self> {
         let (ingest_port, worker_port) = (free_port()?, free_port()?);
         let (prometheus_port, otelite_port) = (free_port()?, free_port()?);
@@ -44,7 +44,7 @@ impl Observers {
                 let scraped = [ingest_port, worker_port];
                 let started = start_prometheus(program, &folder, prometheus_port, scraped)?;
                 guide.push(format!(
-                    "metrics        {url}/graph (in: mooring_callback_ack_duration_seconds_count)"
+                    "metrics        {url}/graph (for example mooring_callback_ack_duration_seconds_count)"
                 ));
                 guide.push(format!("alerts         {url}/alerts"));
                 Some(started)
@@ -70,8 +70,8 @@ impl Observers {
                 None
             }
         };
-        let tells_traces = otelite.is_some();
-        let envs = |port: u16| envs(port, tells_traces);
+        let has_otelite = otelite.is_some();
+        let envs = |port: u16| envs(port, has_otelite);
         let (ingest_envs, worker_envs) = (envs(ingest_port), envs(worker_port));
         Ok(Self { prometheus, otelite, ingest_envs, worker_envs, guide })
     }
@@ -84,9 +84,9 @@ impl Observers {
     }
 }
 
-fn envs(metrics_port: u16, tells_traces: bool) -> Envs {
+fn envs(metrics_port: u16, has_otelite: bool) -> Envs {
     let mut envs = vec![("OTEL_EXPORTER_PROMETHEUS_PORT", metrics_port.to_string())];
-    if tells_traces {
+    if has_otelite {
         envs.push(("OTEL_METRICS_EXPORTER", "prometheus,otlp".to_owned()));
         envs.push(("OTEL_EXPORTER_OTLP_ENDPOINT", OTLP_ENDPOINT.to_owned()));
         envs.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()));

@@ -8,16 +8,17 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-/// Below the ports that the system gives to outgoing connections (Linux: from 32768), so that no
-/// client takes one between our look and the server's start.
+/// Below the ports that the system gives to outgoing connections (from 32768 on Linux), so no client
+/// takes one between our check and the server's start.
 const CANDIDATES: RangeInclusive<u16> = 10_000..=32_000;
 const ATTEMPTS: usize = 100;
 
-/// Locked while this process lives: nobody else of us gets its ports.
+/// Lock files of the ports we gave out. They are locked while this process lives, so no other of our
+/// processes gets the same port.
 static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// A free port that no other test gets while this process lives. Tests run side by side and start
-/// their servers some time after they asked.
+/// A free port that no other test gets while this process lives. Tests run side by side, and each
+/// starts its servers some time after it asked for their ports.
 pub fn free_port() -> Result<u16> {
     for _ in 0..ATTEMPTS {
         let port = rand::random_range(CANDIDATES);
@@ -25,7 +26,7 @@ pub fn free_port() -> Result<u16> {
             return Ok(port);
         }
     }
-    bail!("none of {ATTEMPTS} ports tried on 127.0.0.1 is free");
+    bail!("no free port on 127.0.0.1 was found in {ATTEMPTS} attempts");
 }
 
 fn reserve(port: u16) -> Result<bool> {
@@ -46,7 +47,7 @@ fn reserve(port: u16) -> Result<bool> {
     }
 }
 
-/// A port that somebody needs, and the flag that changes it.
+/// A port, what needs it, and the flag that changes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Needed {
     pub port: u16,
@@ -54,12 +55,12 @@ pub struct Needed {
     pub flag: &'static str,
 }
 
-/// Fails unless every port can be had, and all are different.
+/// Fails unless all ports are different and free.
 pub fn require_all_free(needed: &[Needed]) -> Result<()> {
     for (index, one) in needed.iter().enumerate() {
         if let Some(other) = needed.iter().take(index).find(|other| other.port == one.port) {
             bail!(
-                "port {} is wanted twice, for {} and for {}: change {} or {}",
+                "port {} is given twice, for {} and for {}: change {} or {}",
                 one.port,
                 other.by,
                 one.by,
@@ -77,10 +78,10 @@ pub fn require_free(port: u16, needed_by: &str, flag: &str) -> Result<()> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AddrInUse => Err(anyhow!(
-            "port {port} is taken (needed for {needed_by}): stop what uses it or choose another with {flag}"
+            "port {port}, which {needed_by} needs, is in use: stop what uses it, or choose another with {flag}"
         )),
         Err(error) => Err(anyhow!(error).context(format!(
-            "listening on port {port} (needed for {needed_by}): choose another with {flag}"
+            "listening on port {port}, which {needed_by} needs: choose another with {flag}"
         ))),
     }
 }
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "port {port} is taken (needed for ingest): stop what uses it or choose another with --ingest-port"
+                "port {port}, which ingest needs, is in use: stop what uses it, or choose another with --ingest-port"
             )
         );
     }
@@ -114,6 +115,6 @@ mod tests {
         let ingest = Needed { port, by: "ingest", flag: "--ingest-port" };
         let worker = Needed { port, by: "worker", flag: "--worker-port" };
         let error = require_all_free(&[ingest, worker]).unwrap_err().to_string();
-        assert!(error.contains("wanted twice, for ingest and for worker"), "{error}");
+        assert!(error.contains("given twice, for ingest and for worker"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! A real Postgres server on loopback, with its default durability: what we test must survive.
+//! A real Postgres server on loopback. It keeps its default durability, because tests kill it and
+//! expect the data to survive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,61 +10,18 @@ use rustix::process::Signal;
 
 use crate::child::{self, ChildProcess, Stopped};
 use crate::cluster::{self, Programs};
-use crate::secrets::{new_password, require_plain};
+use crate::credentials::PostgresPasswords;
 use crate::{processes, run_as, tools, wait};
 
-/// Recovery after a kill is part of it.
+pub use crate::credentials::Role;
+
+/// Includes the recovery after a kill.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
-/// For the children of a killed postmaster to be gone.
+/// How long the children of a killed postmaster may take to end.
 const GONE_DEADLINE: Duration = Duration::from_secs(10);
-/// Many tests share one server, each with pools of its own.
+/// Many tests share one server, and each has its own pools.
 const MAX_CONNECTIONS: &str = "max_connections=200";
-
-/// Who connects. No other role can log in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `postgres`: makes and drops databases.
-    Superuser,
-    /// `mooring_owner`: owns the database and runs the migrations.
-    Owner,
-    /// `mooring_worker`: reads and writes rows, as far as the migrations grant it.
-    Worker,
-}
-
-impl Role {
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Superuser => "postgres",
-            Self::Owner => "mooring_owner",
-            Self::Worker => "mooring_worker",
-        }
-    }
-}
-
-/// Set when the cluster is made, and the same ever after. No `Debug`: they are secrets.
-#[derive(Clone)]
-pub struct PostgresPasswords {
-    pub superuser: String,
-    pub owner: String,
-    pub worker: String,
-}
-
-impl PostgresPasswords {
-    #[must_use]
-    pub fn generate() -> Self {
-        Self { superuser: new_password(), owner: new_password(), worker: new_password() }
-    }
-
-    fn of(&self, role: Role) -> &str {
-        match role {
-            Role::Superuser => &self.superuser,
-            Role::Owner => &self.owner,
-            Role::Worker => &self.worker,
-        }
-    }
-}
 
 pub struct PostgresOptions {
     /// Holds `cluster/` and `postgres.log`. Created if missing.
@@ -72,7 +30,7 @@ pub struct PostgresOptions {
     pub passwords: PostgresPasswords,
 }
 
-/// A Postgres server: running, or stopped and ready to start again on the same port and data.
+/// A Postgres server. It runs, or it is stopped and can start again on the same port and data.
 pub struct Postgres {
     options: PostgresOptions,
     programs: Programs,
@@ -81,12 +39,10 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes the cluster if there is none (roles, database `mooring`), starts it and waits until
-    /// it accepts connections.
+    /// Makes the cluster (with roles and the database `mooring`) if there is none, starts the server
+    /// and waits until it accepts connections.
     pub fn start(mut options: PostgresOptions) -> Result<Self> {
-        for role in [Role::Superuser, Role::Owner, Role::Worker] {
-            require_plain(&format!("the password of {}", role.name()), options.passwords.of(role))?;
-        }
+        options.passwords.require_plain()?;
         options.dir =
             std::path::absolute(&options.dir).context("finding the folder for Postgres")?;
         let programs = Programs { tools: tools::postgres()?, run_as: run_as::unprivileged()? };
@@ -98,7 +54,7 @@ impl Postgres {
         Ok(this)
     }
 
-    /// Starts it after `kill` or `stop`: same port, same data.
+    /// Starts it after `kill` or `stop`, on the same port and data.
     pub fn start_again(&mut self) -> Result<()> {
         if self.running.is_some() {
             bail!("Postgres is still running: kill or stop it first");
@@ -106,12 +62,12 @@ impl Postgres {
         self.launch()
     }
 
-    /// SIGKILL to the server and all its processes, as a power cut would. When this returns none
-    /// of them is left, so the data can be started again at once.
+    /// Sends SIGKILL to the server and all its processes, as if the power failed. None of them is left
+    /// when this returns, so the server can start again at once.
     pub fn kill(&mut self) -> Result<()> {
         let Some(mut child) = self.running.take() else { return Ok(()) };
-        // Stopped first: it forks nothing while we look, and reaps nothing while we kill, so no pid
-        // of a child can come to mean another process.
+        // A stopped postmaster neither forks nor reaps, so the list stays complete and no pid in it
+        // can come to mean another process.
         processes::signal(child.pid(), Signal::STOP)?;
         let backends = processes::children(child.pid())?;
         for backend in &backends {
@@ -122,11 +78,15 @@ impl Postgres {
             Ok((!backends.iter().any(|backend| processes::alive(*backend))).then_some(()))
         })?;
         gone.with_context(|| {
-            format!("processes of the killed Postgres are left after {} s", GONE_DEADLINE.as_secs())
+            format!(
+                "processes of the killed Postgres still run after {} s",
+                GONE_DEADLINE.as_secs()
+            )
         })
     }
 
-    /// SIGINT, a "fast" shutdown: open transactions are rolled back. Killed if it takes too long.
+    /// Sends SIGINT, which rolls back open transactions (a "fast" shutdown). Kills it if that takes too
+    /// long.
     pub fn stop(&mut self) -> Result<Option<Stopped>> {
         let Some(child) = self.running.as_mut() else { return Ok(None) };
         if let Some(status) = child.ask_to_stop(STOP_DEADLINE)? {
@@ -137,13 +97,13 @@ impl Postgres {
         Ok(Some(Stopped::ByForce))
     }
 
-    /// Fails, with the end of its log, if it ended without being asked.
+    /// Fails, with the end of its log, if it ended without being asked to.
     pub fn require_running(&mut self) -> Result<()> {
         let log = self.log_path();
         self.running.as_mut().map_or(Ok(()), |child| child.require_running(&log))
     }
 
-    /// With the password: for tests and for `superuser_url`. Not for configuration or logs.
+    /// A URL with the password in it. It is for tests, and never for configuration or logs.
     #[must_use]
     pub fn url(&self, role: Role, database: &str) -> String {
         let password = self.options.passwords.of(role);
@@ -179,7 +139,7 @@ impl Postgres {
             .arg("-D")
             .arg(&self.cluster)
             .args(["-p", &self.options.port.to_string()])
-            // No socket file: its folder would have to be writable, and its path short.
+            // No Unix socket: it would need a writable folder with a short path.
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c", MAX_CONNECTIONS, "-c", "timezone=UTC", "-c", "log_timezone=UTC"]);
         let mut child = ChildProcess::start("Postgres", &mut command, &log, Signal::INT)?;
@@ -205,7 +165,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        drop(self.stop()); // nobody is left to tell
+        drop(self.stop()); // nobody is left to read the error
     }
 }
 
@@ -214,17 +174,17 @@ fn prepare_folder(programs: &Programs, dir: &Path) -> Result<()> {
     let Some(run_as) = &programs.run_as else { return Ok(()) };
     run_as.require_way_to(
         dir,
-        "choose a folder that everyone may pass through, with --data-dir (in tests: TMPDIR), or `chmod o+x` this one",
+        "run `chmod o+x` on it, or choose another folder with --data-dir (in tests, with TMPDIR)",
     )?;
     run_as.require_way_to(
         &programs.tools.postgres(),
-        "`chmod o+x` it, move the repository, or install Postgres on the system",
+        "run `chmod o+x` on it, move the repository, or install Postgres on the system",
     )?;
     run_as.give(dir)
 }
 
-/// What `pg_ctl --wait` looks at: line 1 of postmaster.pid is the pid, line 8 the state. An old
-/// file of a killed server has another pid.
+/// Reads what `pg_ctl --wait` reads: line 1 of postmaster.pid is the pid, and line 8 is the state. A
+/// file left by a killed server has another pid.
 fn says_ready(postmaster_pid: &str, pid: &str) -> bool {
     let mut lines = postmaster_pid.lines();
     lines.next().map(str::trim) == Some(pid) && lines.nth(6).map(str::trim) == Some("ready")

@@ -1,4 +1,4 @@
-//! Questions about other processes: is it alive, which are its children.
+//! Other processes: signals to them, whether they run, and which children they have.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-/// Sends a signal; a process that is gone already is no error.
+/// Sends a signal. It is no error if the process has ended already.
 pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
     let Some(raw) = to_pid(pid) else { return Ok(()) };
     match kill_process(raw, signal) {
@@ -16,8 +16,8 @@ pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
     }
 }
 
-/// Whether the process still runs. A zombie does not: it holds no file, port or memory. (It may
-/// stay one for long in a container whose first process does not reap.)
+/// Whether the process still runs. A zombie does not: it holds no file, port or memory, and in a
+/// container whose first process does not reap, it may stay for long.
 pub(crate) fn alive(pid: u32) -> bool {
     if Path::new("/proc/self/stat").exists() {
         return fs::read_to_string(format!("/proc/{pid}/stat"))
@@ -45,7 +45,7 @@ fn children_in_proc(parent: u32) -> Result<Vec<u32>> {
     for entry in fs::read_dir("/proc").context("listing /proc")? {
         let name = entry.context("listing /proc")?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may have ended since it was listed.
+        // The process may have ended since it was listed.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         if state_and_parent(&stat).is_some_and(|(_, of)| of == parent) {
             found.push(pid);
@@ -54,7 +54,8 @@ fn children_in_proc(parent: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// From `/proc/<pid>/stat`. The name before it is in parentheses and may itself hold any of them.
+/// Reads `/proc/<pid>/stat`. The process's name comes before the state, in parentheses, and may contain
+/// parentheses and spaces itself.
 fn state_and_parent(stat: &str) -> Option<(char, u32)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut words = rest.split(' ');

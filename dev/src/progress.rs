@@ -1,16 +1,18 @@
-//! What the person at the terminal is told while things start. On stderr: stdout is for results.
-#![expect(clippy::print_stderr, reason = "telling the person at the terminal is its purpose")]
+//! Messages to the person at the terminal while things start and stop. They go to stderr, because
+//! stdout is for results.
+#![expect(clippy::print_stderr, reason = "this module writes to the terminal for all others")]
 
 use std::time::Instant;
 
 use anyhow::Result;
 
-/// One line.
+/// Prints one line.
 pub fn say(line: &str) {
     eprintln!("{line}");
 }
 
-/// Does one step of a list and says how long it took. A step that fails leaves the line to the error.
+/// Runs one step of a list and prints how long it took. A step that fails prints nothing: its error
+/// is shown instead.
 pub fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let done = run()?;
@@ -18,7 +20,7 @@ pub fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(done)
 }
 
-/// Does one step that prints a lot itself: a heading before, its duration after.
+/// Runs a step that prints much itself, with a heading before it and its duration after it.
 pub fn chapter<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     heading(name);
@@ -27,7 +29,7 @@ pub fn chapter<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(done)
 }
 
-/// The heading alone, for the step whose own summary must stay the last thing on the screen.
+/// Prints a heading alone, for a step whose own summary must stay the last thing on the screen.
 pub fn heading(name: &str) {
     eprintln!("\n== {name}");
 }

@@ -1,5 +1,5 @@
-//! Postgres refuses to run as root, rightly. So when we are root (containers often are), it runs
-//! as `postgres`, or `nobody` where there is no such user, and owns its files.
+//! Postgres refuses to run as root. So when we are root, as in many containers, it runs as user
+//! `postgres`, or as `nobody` where there is no such user, and owns its files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-/// The user that Postgres runs as, when it can't be us.
+/// The user that Postgres runs as when we are root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RunAs {
     name: String,
@@ -17,7 +17,7 @@ pub(crate) struct RunAs {
     gid: u32,
 }
 
-/// `None` when we are not root: then it simply runs as us.
+/// `None` when we are not root: Postgres then runs as the same user as we do.
 pub(crate) fn unprivileged() -> Result<Option<RunAs>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -26,7 +26,8 @@ pub(crate) fn unprivileged() -> Result<Option<RunAs>> {
     let found = user(&users, "postgres").or_else(|| user(&users, "nobody"));
     let Some(found) = found else {
         bail!(
-            "Postgres can't run as root, and there is no user `postgres` or `nobody` in /etc/passwd"
+            "Postgres refuses to run as root, and /etc/passwd has no user `postgres` or `nobody`: add one, or run \
+             this as another user"
         );
     };
     Ok(Some(found))
@@ -43,17 +44,17 @@ fn user(passwd: &str, name: &str) -> Option<RunAs> {
 
 impl RunAs {
     pub(crate) fn apply(&self, command: &mut Command) {
-        command.uid(self.uid).gid(self.gid); // drops our supplementary groups too
+        command.uid(self.uid).gid(self.gid); // this drops our supplementary groups, too
     }
 
-    /// Gives it a file or folder (not what is inside).
+    /// Makes the user the owner of a file or folder, but not of what is inside.
     pub(crate) fn give(&self, path: &Path) -> Result<()> {
         chown(path, Some(self.uid), Some(self.gid))
             .with_context(|| format!("giving {} to user {}", path.display(), self.name))
     }
 
-    /// Fails unless the user can pass through every folder above `path`, naming the first that
-    /// stops it. `advice` says what to do.
+    /// Fails unless the user can pass through every folder above `path`. The error names the first
+    /// folder that stops the user, and `advice` says what to do.
     pub(crate) fn require_way_to(&self, path: &Path, advice: &str) -> Result<()> {
         let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
         above.reverse();
@@ -62,12 +63,12 @@ impl RunAs {
                 fs::metadata(folder).with_context(|| format!("looking at {}", folder.display()))?;
             if !self.may_pass(found.mode(), found.uid(), found.gid()) {
                 bail!(
-                    "Postgres runs as user `{}` (it refuses root), who can't pass through {} (mode {:o}) on the \
-                     way to {}: {advice}",
+                    "Postgres runs as user `{}`, because it refuses root. That user cannot reach {}, because it \
+                     may not enter {} (mode {:o}): {advice}",
                     self.name,
+                    path.display(),
                     folder.display(),
-                    found.mode() & 0o7777,
-                    path.display()
+                    found.mode() & 0o7777
                 );
             }
         }
@@ -108,6 +109,6 @@ mod tests {
         assert!(!postgres().may_pass(0o700, 0, 0));
         assert!(postgres().may_pass(0o711, 0, 0));
         assert!(postgres().may_pass(0o700, 101, 0));
-        assert!(!postgres().may_pass(0o705, 0, 104)); // its group is asked first
+        assert!(!postgres().may_pass(0o705, 0, 104)); // its group decides
     }
 }

@@ -1,21 +1,21 @@
-//! Secrets of the development environment: made once, kept in files that only we can read.
+//! Secrets of the development environment. They are made once and kept in files that only we can read.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::nats::NatsCredentials;
-use crate::postgres::PostgresPasswords;
+use crate::credentials::{NatsCredentials, PostgresPasswords, new_password};
+use crate::durable;
 
-/// A name in the folder, and how the secret is made.
-type Made = (&'static str, fn() -> String);
+/// A secret's file name, and how it is made.
+type Kind = (&'static str, fn() -> String);
 
-const ALL: [Made; 15] = [
+const ALL: [Kind; 15] = [
     ("sealing-key-k1", new_key),
     ("fingerprint-key", new_key),
     ("nats-admin-password", new_password),
@@ -33,36 +33,61 @@ const ALL: [Made; 15] = [
     ("whop-webhook-secret", new_webhook_secret),
 ];
 
-/// What stored data depends on, by the beginning of its name. NATS keeps none of its users'
-/// passwords, nor anyone the tokens of callers.
+/// The secrets that stored data depends on, by how their names begin. The others can be made again:
+/// NATS stores none of its users' passwords, and nothing stores a caller's token.
 const IN_DATA: [&str; 3] = ["sealing-", "fingerprint-", "postgres-"];
 
-/// The folder of secrets, complete.
+/// The folder of secrets, with all of them in it.
 pub struct Secrets {
     folder: PathBuf,
 }
 
 impl Secrets {
-    /// Makes what is missing, if there is no data yet. A secret that went missing later can't be
-    /// made again: the cluster keeps the old password, the log is sealed with the old key.
+    /// Makes the secrets that are missing or empty. Where data depends on one it fails instead: the
+    /// cluster keeps the old password, and what is in the log was sealed with the old key.
     pub fn ensure(folder: PathBuf, data_exists: bool) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.with_context(|| format!("creating {}", folder.display()))?;
-        for (name, generate) in ALL {
-            let path = folder.join(name);
-            if path.exists() {
-                continue;
-            }
-            if data_exists && IN_DATA.iter().any(|kind| name.starts_with(kind)) {
-                bail!(
-                    "{} is missing, and the data beside it was made with it: put it back, or start over with \
-                     `cargo dev reset`",
-                    path.display()
-                );
-            }
-            write_private(&path, &generate())?;
+        folder.parent().map_or(Ok(()), durable::sync_folder)?;
+        let secrets = Self { folder };
+        if data_exists {
+            secrets.require_what_data_depends_on()?;
         }
-        Ok(Self { folder })
+        for (name, generate) in ALL {
+            if secrets.fault(name)?.is_some() {
+                durable::write(&secrets.path(name), &generate())?;
+            }
+        }
+        Ok(secrets)
+    }
+
+    fn require_what_data_depends_on(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        for (name, _) in ALL {
+            if IN_DATA.iter().any(|kind| name.starts_with(kind)) {
+                faults.extend(self.fault(name)?.map(|fault| format!("{name} is {fault}")));
+            }
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "{} in {}, and the data was made with them: put back a copy of these files, or delete the data with \
+             `cargo dev reset`",
+            faults.join(", "),
+            self.folder.display()
+        );
+    }
+
+    /// What is wrong with a secret's file. An earlier version did not sync what it wrote, so a
+    /// power cut left empty files.
+    fn fault(&self, name: &str) -> Result<Option<&'static str>> {
+        let path = self.path(name);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some("missing")),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+            Ok(text) => Ok(text.trim().is_empty().then_some("empty")),
+        }
     }
 
     /// The folder of secrets that an `up` made earlier.
@@ -101,59 +126,27 @@ impl Secrets {
     }
 }
 
-/// 128 random bits. It begins with a letter and has letters and digits only, so it means itself in
-/// SQL, in a URL and in a NATS configuration alike.
-#[must_use]
-pub fn new_password() -> String {
-    format!("p{:032x}", rand::random::<u128>())
-}
-
-/// 256 random bits in base64, as keys are configured.
+/// 256 random bits in base64, the form in which keys are configured.
 #[must_use]
 pub fn new_key() -> String {
     STANDARD.encode(rand::random::<[u8; 32]>())
 }
 
-/// 256 random bits in base64url, fit for a URL's path.
+/// 256 random bits in base64url, which is safe in a URL's path.
 #[must_use]
 pub fn new_token() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-/// As Standard Webhooks writes secrets.
+/// A secret in the form that Standard Webhooks prescribes.
 fn new_webhook_secret() -> String {
     format!("whsec_{}", new_key())
-}
-
-/// Fails unless a password is as [`new_password`] makes them. Does not show it.
-pub(crate) fn require_plain(what: &str, password: &str) -> Result<()> {
-    let begins_well = password.starts_with(|first: char| first.is_ascii_alphabetic());
-    if !begins_well || !password.chars().all(|c| c.is_ascii_alphanumeric()) {
-        bail!(
-            "{what} must be ASCII letters and digits and begin with a letter (it is put into SQL and URLs as it is)"
-        );
-    }
-    Ok(())
-}
-
-fn write_private(path: &Path, secret: &str) -> Result<()> {
-    // Complete or not there: a cut-off key must not be taken for a key.
-    let partial = path.with_extension("partial");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("removing {}", partial.display()));
-        }
-        _ => {}
-    }
-    let opened = File::options().write(true).create_new(true).mode(0o600).open(&partial);
-    let mut file = opened.with_context(|| format!("creating {}", partial.display()))?;
-    file.write_all(secret.as_bytes()).with_context(|| format!("writing {}", partial.display()))?;
-    fs::rename(&partial, path).with_context(|| format!("naming {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -170,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_data_depends_on_is_not_made_anew() {
+    fn a_secret_that_data_depends_on_is_not_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
         Secrets::ensure(path.clone(), false).unwrap();
@@ -180,11 +173,26 @@ mod tests {
     }
 
     #[test]
-    fn made_passwords_are_plain_and_others_are_refused_unshown() {
-        require_plain("a password", &new_password()).unwrap();
-        for bad in ["", "1abc", "a'b", "a b"] {
-            let error = require_plain("a password", bad).unwrap_err().to_string();
-            assert!(bad.is_empty() || !error.contains(bad), "{error}");
+    fn an_empty_secret_that_data_depends_on_is_reported_as_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        Secrets::ensure(path.clone(), false).unwrap();
+        fs::write(path.join("sealing-key-k1"), "").unwrap();
+        let error = Secrets::ensure(path, true).err().expect("an empty key was accepted");
+        let error = error.to_string();
+        assert!(error.contains("sealing-key-k1 is empty"), "{error}");
+        assert!(error.contains("`cargo dev reset`"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_secret_is_made_again_when_no_data_depends_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        Secrets::ensure(path.clone(), false).unwrap();
+        for (name, data_exists) in [("sealing-key-k1", false), ("read-token", true)] {
+            fs::write(path.join(name), "").unwrap();
+            let secrets = Secrets::ensure(path.clone(), data_exists).unwrap();
+            assert!(!secrets.read(name).unwrap().is_empty(), "{name} is still empty");
         }
     }
 

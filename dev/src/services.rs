@@ -10,27 +10,33 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use crate::child::{self, ChildProcess, Stopped};
-use crate::{http, wait};
+use crate::wait;
 
-/// New tables are quick; a migration that rewrites much data is not for a start.
+/// New tables are quick. A migration that rewrites much data has no business at a start.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which build of the binaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// The one this program was built with.
+    /// The profile that this program was built with.
     Own,
     Release,
 }
 
-/// The path of one of our binaries, as cargo last built it. We are in `target/<profile>/` ourselves,
-/// or in `deps/` below it when we are a test.
+impl Profile {
+    #[must_use]
+    pub fn of(release: bool) -> Self {
+        if release { Self::Release } else { Self::Own }
+    }
+}
+
+/// The path of one of our binaries, as cargo last built it. This program is in `target/<profile>/`
+/// itself, or in `deps/` below it when it is a test.
 pub fn binary(name: &str) -> Result<PathBuf> {
     binary_of(name, Profile::Own)
 }
 
-/// The same, for a profile.
+/// As [`binary`], for a profile.
 pub fn binary_of(name: &str, profile: Profile) -> Result<PathBuf> {
     let here = env::current_exe().context("finding out where this program is")?;
     for folder in here.ancestors().skip(1).take(3) {
@@ -44,13 +50,13 @@ pub fn binary_of(name: &str, profile: Profile) -> Result<PathBuf> {
         }
     }
     bail!(
-        "no binary `{name}` beside {}: run `cargo build --workspace` or use `cargo dev test`",
+        "there is no binary `{name}` near {}: run `cargo build --workspace` or use `cargo dev test`",
         here.display()
     );
 }
 
-/// Runs one of our binaries without the variables that are for this crate alone: the tests' include
-/// the database's superuser. `MOORING__…` is configuration, and passes.
+/// A command for one of our binaries, without the variables that are meant for this crate alone: in
+/// tests they include the database's superuser. `MOORING__…` is configuration, and stays.
 #[must_use]
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
@@ -63,8 +69,8 @@ pub fn command(program: &Path) -> Command {
     command
 }
 
-/// Runs one of our commands to its end, with stdout and stderr in `log`. Fails, with the end of the
-/// log, unless it succeeds.
+/// Runs a command of ours to its end, with stdout and stderr in `log`. Unless it succeeds, the error
+/// shows the end of the log.
 pub fn run_to_end(
     program: &Path,
     args: &[&str],
@@ -79,12 +85,12 @@ pub fn run_to_end(
     let outcome = match wait::until(COMMAND_DEADLINE, || child.exited())? {
         Some(status) if status.success() => return Ok(()),
         Some(status) => format!("failed ({status})"),
-        None => format!("was not done after {} s", COMMAND_DEADLINE.as_secs()),
+        None => format!("was still running after {} s", COMMAND_DEADLINE.as_secs()),
     };
     bail!("`{what}` {outcome}; its log {} ends:\n{}", log.display(), child::tail(log));
 }
 
-/// A service: running, or stopped and ready to start again with the same arguments.
+/// A service. It runs, or it is stopped and can start again with the same arguments.
 pub struct Service {
     name: String,
     program: PathBuf,
@@ -95,13 +101,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the binary `name` (see [`binary`]) with stdout and stderr in `log`. Returns at once:
-    /// see [`Service::wait_ready`].
+    /// Starts the binary `name` (see [`binary`]) with stdout and stderr in `log`. Returns before it
+    /// is ready: see [`Service::wait_ready`].
     pub fn start(name: &str, args: &[&str], envs: &[(&str, &str)], log: &Path) -> Result<Self> {
         Self::start_program(name, binary(name)?, args, envs, log)
     }
 
-    /// The same, for a program that is elsewhere.
+    /// As [`Service::start`], for a program that is elsewhere.
     pub fn start_program(
         name: &str,
         program: PathBuf,
@@ -123,7 +129,7 @@ impl Service {
         Ok(this)
     }
 
-    /// Starts it after `kill` or `stop`; the log goes on in the same file.
+    /// Starts it after `kill` or `stop`. It continues the same log file.
     pub fn start_again(&mut self) -> Result<()> {
         if self.running.is_some() {
             bail!("{} is still running: kill or stop it first", self.name);
@@ -131,40 +137,24 @@ impl Service {
         self.launch()
     }
 
-    /// Polls `url` until it answers 200. Fails early if the service ends.
+    /// Polls `url` until it answers 200. Fails, with the end of the log, at the deadline or as soon as
+    /// the service ends.
     pub fn wait_ready(&mut self, url: &str, deadline: Duration) -> Result<()> {
-        let mut last = "no answer yet".to_owned();
-        let ready = wait::until(deadline, || {
-            self.require_running()?;
-            match http::get(url, None, PROBE_TIMEOUT) {
-                Ok(answer) if answer.status == 200 => return Ok(Some(())),
-                Ok(answer) => last = format!("{}: {}", answer.status, answer.body.trim_end()),
-                Err(error) => last = format!("{error:#}"),
-            }
-            Ok(None)
-        })?;
-        ready.with_context(|| {
-            format!(
-                "{} was not ready after {} s; {url} last answered: {last}; its log {} ends:\n{}",
-                self.name,
-                deadline.as_secs(),
-                self.log.display(),
-                child::tail(&self.log)
-            )
-        })
+        let child = self.running.as_mut().with_context(|| format!("{} is stopped", self.name))?;
+        child.wait_ready(url, deadline, &self.log)
     }
 
-    /// SIGKILL, as a crash would.
+    /// Sends SIGKILL: it ends as in a crash.
     pub fn kill(&mut self) -> Result<()> {
         self.running.take().map_or(Ok(()), |mut child| child.kill())
     }
 
-    /// SIGTERM; SIGKILL at the deadline.
+    /// Sends SIGTERM, then SIGKILL at the deadline.
     pub fn stop(&mut self, deadline: Duration) -> Result<Option<Stopped>> {
         self.running.take().map(|mut child| child.stop(deadline)).transpose()
     }
 
-    /// Fails, with the end of its log, if it ended without being asked.
+    /// Fails, with the end of its log, if it ended without being asked to.
     pub fn require_running(&mut self) -> Result<()> {
         self.running.as_mut().map_or(Ok(()), |child| child.require_running(&self.log))
     }
@@ -175,7 +165,7 @@ impl Service {
         self.running.as_ref().map(ChildProcess::pid)
     }
 
-    /// All it wrote since `start`, also before a `start_again`.
+    /// Everything it wrote since `start`, including what it wrote before a `start_again`.
     pub fn log(&self) -> Result<String> {
         let bytes =
             fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;

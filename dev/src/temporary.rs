@@ -1,4 +1,4 @@
-//! Throw-away folders, for tests.
+//! Temporary folders for tests.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-/// A folder that is removed when the value is dropped. Others may pass through it (mode 0711):
-/// when we are root, Postgres runs as another user and must reach its files inside.
+/// A folder that is removed when the value is dropped. Its mode is 0711, so that others may pass
+/// through it: when we are root, Postgres runs as another user and must reach its files inside.
 pub fn folder() -> Result<TempDir> {
     let folder = tempfile::Builder::new()
         .prefix("mooring-")

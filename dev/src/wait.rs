@@ -1,4 +1,4 @@
-//! Waiting for a condition, with a deadline and an ear for Ctrl-C.
+//! Waiting for a condition until a deadline or Ctrl-C.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use anyhow::{Result, bail};
 
 use crate::interrupt;
 
-/// Short enough that waiting is not noticed, long enough to leave the processor to what we wait for.
+/// Short enough to go unnoticed, and long enough to leave the processor to what we wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Calls `attempt` until it answers `Some`, fails, or the deadline passes (`None`).
-/// Fails with "interrupted" on Ctrl-C.
+/// Calls `attempt` until it returns `Some` or fails. Returns `None` when the deadline passes, and fails
+/// with "interrupted" on Ctrl-C.
 pub fn until<T>(
     deadline: Duration,
     mut attempt: impl FnMut() -> Result<Option<T>>,
@@ -24,7 +24,7 @@ pub fn until<T>(
     })
 }
 
-/// The same, deaf to Ctrl-C: for the waits that *are* the stopping.
+/// As [`until`], but Ctrl-C does not end it: for the waits that belong to stopping.
 pub(crate) fn until_even_if_interrupted<T>(
     deadline: Duration,
     mut attempt: impl FnMut() -> Result<Option<T>>,

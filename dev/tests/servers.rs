@@ -1,4 +1,4 @@
-//! The real servers: started, killed, started again, stopped.
+//! The real servers, as they are started, killed, started again and stopped.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -7,28 +7,34 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use dev::nats::{NatsCredentials, NatsOptions, NatsServer};
+use dev::credentials::{NatsCredentials, PostgresPasswords, Role, new_password};
+use dev::nats::{NatsOptions, NatsServer};
 use dev::ports::free_port;
-use dev::postgres::{Postgres, PostgresOptions, PostgresPasswords, Role};
-use dev::secrets::new_password;
+use dev::postgres::{Postgres, PostgresOptions};
 use dev::{Stopped, temporary, tools};
 
-fn nats(dir: &Path) -> NatsServer {
-    let credentials = NatsCredentials {
+fn nats_credentials() -> NatsCredentials {
+    NatsCredentials {
         admin: new_password(),
         ingest: new_password(),
         worker: new_password(),
         renewer: new_password(),
-    };
-    NatsServer::start(NatsOptions {
+    }
+}
+
+fn nats_options(dir: &Path, credentials: NatsCredentials) -> NatsOptions {
+    NatsOptions {
         dir: dir.join("nats"),
         port: free_port().unwrap(),
         monitor_port: free_port().unwrap(),
         credentials,
         cluster: None,
         sync_always: true,
-    })
-    .unwrap()
+    }
+}
+
+fn nats(dir: &Path) -> NatsServer {
+    NatsServer::start(nats_options(dir, nats_credentials())).unwrap()
 }
 
 fn postgres(dir: &Path) -> Postgres {
@@ -40,7 +46,7 @@ fn postgres(dir: &Path) -> Postgres {
     Postgres::start(options).unwrap()
 }
 
-/// A client in plain text, as NATS allows, that says hello and waits to be let in.
+/// A client that speaks the NATS protocol, which is plain text, over a socket.
 struct Client {
     stream: TcpStream,
     lines: BufReader<TcpStream>,
@@ -61,7 +67,7 @@ impl Client {
         client
     }
 
-    /// Publishes with a reply subject and gives back what comes: `MSG …` and its body, or `-ERR …`.
+    /// Publishes with a reply subject and returns what arrives: `MSG …` and its body, or `-ERR …`.
     fn request(&mut self, subject: &str, body: &str) -> String {
         let publish = format!("PUB {subject} {} {}\r\n{body}\r\n", self.inbox, body.len());
         self.stream.write_all(publish.as_bytes()).unwrap();
@@ -79,7 +85,7 @@ impl Client {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the server hung up");
+        assert!(!line.is_empty(), "the server closed the connection");
         line.trim_end().to_owned()
     }
 }
@@ -109,6 +115,24 @@ fn an_acknowledged_message_survives_a_kill_of_nats() {
         .request("$JS.API.STREAM.INFO.INSTALLATIONS", "");
     assert!(info.contains("\"messages\":1"), "{info}");
     assert!(matches!(server.stop().unwrap(), Some(Stopped::Cleanly(_))));
+}
+
+#[test]
+fn nats_does_not_start_with_a_password_that_would_not_survive_its_configuration() {
+    let dir = temporary::folder().unwrap();
+    for user in ["admin", "ingest", "worker", "renewer"] {
+        let mut credentials = nats_credentials();
+        *match user {
+            "admin" => &mut credentials.admin,
+            "ingest" => &mut credentials.ingest,
+            "worker" => &mut credentials.worker,
+            _ => &mut credentials.renewer,
+        } = "two words".to_owned();
+        let refused = NatsServer::start(nats_options(dir.path(), credentials)).err();
+        let error = refused.expect("a password with a space was accepted").to_string();
+        assert!(error.contains(&format!("the password of NATS user {user}")), "{error}");
+        assert!(!error.contains("two words"), "{error}");
+    }
 }
 
 #[test]
@@ -152,7 +176,7 @@ fn postgres_comes_back_after_a_kill_and_stops_when_asked() {
     let first = server.pid().unwrap();
     server.kill().unwrap();
     assert_eq!(server.pid(), None);
-    server.start_again().unwrap(); // fails at once if a process of the killed one is left
+    server.start_again().unwrap(); // fails at once if a process of the killed server still runs
     assert_ne!(server.pid(), Some(first));
     assert!(matches!(server.stop().unwrap(), Some(Stopped::Cleanly(status)) if status.success()));
     server.start_again().unwrap();
@@ -162,7 +186,7 @@ fn postgres_comes_back_after_a_kill_and_stops_when_asked() {
 fn the_database_belongs_to_its_owner_and_is_closed_to_others() {
     let psql = tools::postgres().unwrap().folder.join("psql");
     if !psql.is_file() {
-        return; // a server without its client: nothing to ask with
+        return; // this Postgres came without its client
     }
     let dir = temporary::folder().unwrap();
     let server = postgres(dir.path());

@@ -24,7 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
 use crate::app::{App, internal_error};
-use crate::confirmation::{self, Answer};
+use crate::confirmation::{self, Receipt};
 use crate::metrics::METRICS;
 use crate::publish::{NotAppended, Published};
 use crate::settings::Source;
@@ -81,8 +81,8 @@ pub(crate) async fn receive(
         Err(problem) => Err(problem),
     };
     let result = match sealed {
-        // The place is held until there is an answer.
-        Ok((event, _place)) => append(app, source, event, started, client.as_ref()).await,
+        // The slot is held until there is an answer.
+        Ok((event, _slot)) => append(app, source, event, started, client.as_ref()).await,
         Err(problem) => Err(problem),
     };
     observe(source, started, event_type, &result);
@@ -125,16 +125,16 @@ fn parse(source: &Source, received: &Received) -> Result<Parsed, Problem> {
     Ok((Box::new(callback), received.received_at))
 }
 
-/// To an event that holds only ciphertext, and one of the source's places among
-/// those that wait for the log, and for a data key before.
+/// Turns it into an event that holds only ciphertext, with one of the source's
+/// slots: so many may wait for a data key and for the log.
 async fn seal(
     app: &App,
     source: &Source,
     (callback, received_at): Parsed,
     started: Instant,
 ) -> Result<(Box<Event>, OwnedSemaphorePermit), Problem> {
-    let place = Arc::clone(&source.places).try_acquire_owned();
-    let place = place.map_err(|_| not_appended(source, &NotAppended::SourceBusy))?;
+    let slot = Arc::clone(&source.slots).try_acquire_owned();
+    let slot = slot.map_err(|_| not_appended(source, &NotAppended::SourceBusy))?;
     let data_key = if callback.holds_secret() {
         let budget = source.ack.budget.saturating_sub(started.elapsed());
         let key = app.data_keys.take(budget).await;
@@ -149,7 +149,7 @@ async fn seal(
         let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
         METRICS.secrets_sealed.add(1, &[key_id]);
     }
-    sealed.map(|event| (Box::new(event), place)).map_err(|_| internal_error())
+    sealed.map(|event| (Box::new(event), slot)).map_err(|_| internal_error())
 }
 
 async fn append(
@@ -167,9 +167,9 @@ async fn append(
 
     let has_gone = client.is_some_and(|ClientGone(gone)| gone.is_cancelled());
     let is_late = started.elapsed() >= source.ack.deadline;
-    let answer = if has_gone || is_late { Answer::Missed } else { Answer::InTime };
+    let receipt = if has_gone || is_late { Receipt::Missed } else { Receipt::InTime };
     if source.ack.missed == MissedAck::Cancels {
-        confirmation::note(&app.publisher, &app.notes, &event, &result, answer);
+        confirmation::note(&app.publisher, &app.notes, &event, &result, receipt);
     }
     if let Ok(appended) = &result {
         if appended.duplicate {

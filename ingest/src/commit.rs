@@ -59,12 +59,12 @@ impl Batching {
 
 pub(crate) enum Submission {
     /// An event to be appended, and whom to tell.
-    Append { message: LogMessage, answer: Answer },
+    Append { message: LogMessage, reply: Reply },
     /// Ask the server when this one comes again.
     Forget(MessageId),
 }
 
-pub(crate) type Answer = oneshot::Sender<Result<Published, Failure>>;
+pub(crate) type Reply = oneshot::Sender<Result<Published, Failure>>;
 
 /// The event is in the log, on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub(crate) struct Committer {
     queue: mpsc::Receiver<Submission>,
     acknowledged: LruCache<MessageId, StreamSequence>,
     /// Whom to tell, for each event that is pending or on its way.
-    waiting: HashMap<MessageId, Vec<Answer>>,
+    waiting: HashMap<MessageId, Vec<Reply>>,
     pending: VecDeque<LogMessage>,
     in_flight: JoinSet<Vec<Written>>,
     backoff: ExponentialBackoff,
@@ -149,19 +149,19 @@ impl Committer {
     }
 
     fn admit(&mut self, submission: Submission) {
-        let (message, answer) = match submission {
-            Submission::Append { message, answer } => (message, answer),
+        let (message, reply) = match submission {
+            Submission::Append { message, reply } => (message, reply),
             Submission::Forget(id) => {
                 self.acknowledged.pop(&id);
                 return;
             }
         };
         if let Some(&sequence) = self.acknowledged.get(&message.id) {
-            answer.send(Ok(Published::again(sequence))).ok();
+            reply.send(Ok(Published::again(sequence))).ok();
             return;
         }
         let waiting = self.waiting.entry(message.id.clone()).or_default();
-        waiting.push(answer);
+        waiting.push(reply);
         // Equal events are appended once.
         if waiting.len() == 1 {
             self.pending.push_back(message);
@@ -212,7 +212,7 @@ impl Committer {
     }
 
     fn is_awaited(&self, id: &MessageId) -> bool {
-        self.waiting.get(id).is_some_and(|waiting| waiting.iter().any(|answer| !answer.is_closed()))
+        self.waiting.get(id).is_some_and(|waiting| waiting.iter().any(|reply| !reply.is_closed()))
     }
 
     fn settle(&mut self, message: LogMessage, result: Result<Appended, Failure>) {
@@ -224,8 +224,8 @@ impl Committer {
         }
         let mut outcome = result.map(Published::first);
         let mut told = false;
-        for answer in self.waiting.remove(&message.id).unwrap_or_default() {
-            told |= answer.send(outcome).is_ok();
+        for reply in self.waiting.remove(&message.id).unwrap_or_default() {
+            told |= reply.send(outcome).is_ok();
             outcome = outcome.map(|published| Published::again(published.sequence));
         }
         if let Ok(Appended { sequence, .. }) = result {

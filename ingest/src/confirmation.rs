@@ -22,33 +22,33 @@ use crate::publish::{Published, Publisher};
 /// Nobody waits for a note, and the log may be away when it is needed.
 const NOTE_BUDGET: Duration = Duration::from_secs(60);
 
-/// What became of an answer, as far as we can know.
+/// Whether the platform got our answer, as far as we can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Receipt {
     /// The client was there in time. Whether it read the answer nobody knows.
     InTime,
     /// It had hung up, or its deadline had passed.
     Missed,
 }
 
-/// Notes what has to be known of an answer, if anything has.
+/// Appends a note about a missed answer, or one that settles it, where there is one.
 pub(crate) fn note(
     publisher: &Arc<Publisher>,
     notes: &TaskTracker,
     event: &Event,
     result: &Result<Published, Problem>,
-    answer: Answer,
+    receipt: Receipt,
 ) {
     let now = Timestamp::now();
-    let about = match (result, answer) {
-        (Ok(_), Answer::Missed) => missed(publisher, event, now),
+    let about = match (result, receipt) {
+        (Ok(_), Receipt::Missed) => missed(publisher, event, now),
         // It may be in the log all the same.
         (Err(problem), _) if !problem.is_refusal() => missed(publisher, event, now),
         // The first delivery went to another process, or its answer was missed.
-        (Ok(Published { duplicate: true, answered_before: false, .. }), Answer::InTime) => {
+        (Ok(Published { duplicate: true, answered_before: false, .. }), Receipt::InTime) => {
             event.ack_delivered(now)
         }
-        (Ok(_), Answer::InTime) | (Err(_), _) => None,
+        (Ok(_), Receipt::InTime) | (Err(_), _) => None,
     };
     if let Some(about) = about {
         let append = append(Arc::clone(publisher), about);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
@@ -21,9 +21,10 @@ use serde_json::{Map, Value, json};
 use service::config::{DeclaredSecret, InstallPage};
 
 use crate::app::App;
+use crate::oauth;
+use crate::page::{self, InPath};
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
-use crate::{oauth, page};
 
 const FORM: &str = "install";
 const FIELD: &str = "secrets";
@@ -61,11 +62,11 @@ type Typed = BTreeMap<String, SecretString>;
 
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
-    Path(source): Path<String>,
+    source: InPath,
     RawQuery(query): RawQuery,
     cookies: CookieJar,
 ) -> Response {
-    let Some((source, page)) = find(&app, &source) else { return nothing_here() };
+    let Some((source, page)) = find(&app, source) else { return nothing_here() };
     let query: Vec<_> =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
     match installation(page, &query) {
@@ -79,12 +80,12 @@ pub(crate) async fn show(
 
 pub(crate) async fn submit(
     State(app): State<Arc<App>>,
-    Path(source): Path<String>,
+    source: InPath,
     RawQuery(query): RawQuery,
     cookies: CookieJar,
     request: Request,
 ) -> Response {
-    let Some((source, page)) = find(&app, &source) else { return nothing_here() };
+    let Some((source, page)) = find(&app, source) else { return nothing_here() };
     tracing::Span::current().record("mooring.source", source.name.as_str());
     let Ok(_visit) = source.visits.try_acquire() else { return oauth::BUSY.page() };
     let Some(body) = read(&app, request).await else {
@@ -138,8 +139,8 @@ fn secret((name, value): (String, String)) -> (String, SecretString) {
     (name, value.into())
 }
 
-fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a InstallPage)> {
-    let source = app.source(name).ok()?;
+fn find(app: &App, name: InPath) -> Option<(&Source, &InstallPage)> {
+    let source = app.source(&name.ok()?).ok()?;
     Some((source, source.install_page.as_ref()?))
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
@@ -22,7 +22,7 @@ use service::telemetry::names::attribute;
 
 use crate::app::App;
 use crate::metrics::METRICS;
-use crate::page;
+use crate::page::{self, InPath};
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
 
@@ -121,10 +121,10 @@ const NOT_SAVED: Failed = Failed::new(
 /// Sends the browser to the platform, with a `state` that only it can bring back.
 pub(crate) async fn authorize(
     State(app): State<Arc<App>>,
-    Path(source): Path<String>,
+    source: InPath,
     cookies: CookieJar,
 ) -> Response {
-    let Some((source, oauth)) = find(&app, &source) else { return UNKNOWN.page() };
+    let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
     let (state, cookies) = ticket::issue(&app.ring.get(), purpose(source), cookies);
     match oauth.authorize_url(&state) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
@@ -141,11 +141,11 @@ pub(crate) struct Granted {
 
 pub(crate) async fn callback(
     State(app): State<Arc<App>>,
-    Path(source): Path<String>,
+    source: InPath,
     Query(granted): Query<Granted>,
     cookies: CookieJar,
 ) -> Response {
-    let Some((source, oauth)) = find(&app, &source) else { return UNKNOWN.page() };
+    let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
     tracing::Span::current().record("mooring.source", source.name.as_str());
     let Ok(_visit) = source.visits.try_acquire() else { return BUSY.page() };
     match connect(&app, source, oauth, granted, &cookies).await {
@@ -160,8 +160,8 @@ pub(crate) async fn callback(
     }
 }
 
-fn find<'a>(app: &'a App, name: &str) -> Option<(&'a Source, &'a OAuth)> {
-    let source = app.source(name).ok()?;
+fn find(app: &App, name: InPath) -> Option<(&Source, &OAuth)> {
+    let source = app.source(&name.ok()?).ok()?;
     Some((source, source.oauth.as_ref()?))
 }
 
@@ -204,7 +204,7 @@ async fn connect(
         }
     })?;
     let owner = source.adapter.token_owner(&oauth.app_id, issued.response()).map_err(|why| {
-        tracing::warn!(source = source.name.as_str(), %why, "whose tokens these are is not said");
+        tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
     let callback = issued.callback(owner, Grant::AuthorizationCode, &app.ring.get());

@@ -2,10 +2,15 @@
 //! scripts, never cached, framed or named to another site.
 
 use askama::Template;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::app::internal_error;
+
+/// The part of a path that names a source. One that is not UTF-8 names none.
+pub(crate) type InPath = Result<Path<String>, PathRejection>;
 
 const STYLE: &str = include_str!("../templates/page.css");
 

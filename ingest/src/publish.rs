@@ -115,11 +115,11 @@ impl Publisher {
     async fn submit(&self, mut message: LogMessage) -> Result<Published, NotAppended> {
         self.contract_is_met().await?;
         message.traceparent = telemetry::traceparent(&Span::current());
-        let (answer, answered) = oneshot::channel();
-        let submission = Submission::Append { message, answer };
+        let (reply, replied) = oneshot::channel();
+        let submission = Submission::Append { message, reply };
         self.queue.try_send(submission).map_err(|_| NotAppended::QueueFull)?;
         // The committer ends without an answer only if it failed itself.
-        answered.await.unwrap_or(Err(Failure::Unknown)).map_err(NotAppended::from)
+        replied.await.unwrap_or(Err(Failure::Unknown)).map_err(NotAppended::from)
     }
 
     /// Waits until it is known whether the stream keeps what it acknowledges.

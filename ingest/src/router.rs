@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -44,14 +45,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
+/// The path of a callback. One that is not UTF-8 names no source.
 #[derive(Deserialize)]
 struct CallbackPath {
     source: String,
     token: Option<String>,
 }
 
+type InPath<T> = Result<Path<T>, PathRejection>;
+
 /// Platforms probe the callback URL when an app is registered.
-async fn probe(State(app): State<Arc<App>>, Path(path): Path<CallbackPath>) -> Response {
+async fn probe(State(app): State<Arc<App>>, path: InPath<CallbackPath>) -> Response {
+    let Ok(Path(path)) = path else { return not_found().await };
     match app.source(&path.source) {
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) => problem.response(),
@@ -60,9 +65,10 @@ async fn probe(State(app): State<Arc<App>>, Path(path): Path<CallbackPath>) -> R
 
 async fn receive(
     State(app): State<Arc<App>>,
-    Path(path): Path<CallbackPath>,
+    path: InPath<CallbackPath>,
     request: Request,
 ) -> Response {
+    let Ok(Path(path)) = path else { return not_found().await };
     callback::receive(&app, &path.source, path.token, request).await
 }
 

@@ -42,8 +42,8 @@ pub struct Source {
     pub ack: AckContract,
     pub oauth: Option<OAuth>,
     pub install_page: Option<InstallPage>,
-    /// Places for the callbacks that wait for the log.
-    pub places: Arc<Semaphore>,
+    /// For the callbacks that wait for the log.
+    pub slots: Arc<Semaphore>,
     /// Users who come back from a platform, or send a form, at once: anybody can.
     pub visits: Semaphore,
 }
@@ -127,7 +127,7 @@ fn sources(
             ack,
             oauth,
             install_page,
-            places: Arc::new(Semaphore::new(settings.callbacks_max)),
+            slots: Arc::new(Semaphore::new(settings.callbacks_max)),
             visits: Semaphore::new(VISITS_MAX),
         };
         sources.insert(name.clone(), source);

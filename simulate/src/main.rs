@@ -107,7 +107,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.action == Action::Uninstall && !cli.platform.tells_of_uninstalls() {
-        eprintln!("simulate: {} tells nobody of an uninstall", cli.platform.name());
+        eprintln!("simulate: {} sends no uninstall callbacks", cli.platform.name());
         return ExitCode::from(EXIT_MISUSED);
     }
     match run(&cli).await {

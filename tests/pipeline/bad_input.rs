@@ -1,5 +1,7 @@
 //! What must be refused: with its status and problem type, and nothing stored.
 
+use std::collections::BTreeMap;
+
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -121,6 +123,7 @@ fn assert_refused(what: &str, answer: &Answer, status: u16, problem: &str) {
 async fn bad_bodies_are_refused_and_nothing_is_stored() {
     let world = World::start(Setup { workers: 0, ..Setup::default() }).await;
     let url = world.callback_url(0);
+    let mut problems = BTreeMap::new();
     for (what, body, status, problem) in malformed().into_iter().chain(wrong_fields()) {
         let request = world.http.post(&url).header(CONTENT_TYPE, JSON).body(body.clone());
         let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
@@ -129,7 +132,9 @@ async fn bad_bodies_are_refused_and_nothing_is_stored() {
             let detail = answer.body["detail"].as_str().unwrap();
             assert!(detail.starts_with("the field '"), "the field is named: {detail}");
         }
+        problems.insert(answer.body["detail"].to_string(), answer.body);
     }
+    insta::assert_json_snapshot!("problems_of_bodies", problems);
     assert_eq!(world.callbacks_in_log().await, 0);
     assert!(!world.ingest_log().contains(&api_key("a")));
     // The same bytes with nothing wrong are taken, also at the limits.
@@ -162,6 +167,7 @@ async fn bad_requests_are_refused_and_nothing_is_stored() {
         ("a longer token", post(&format!("{url}x")), 401, "unauthentic"),
         ("an unknown source", to("/callbacks/blink/token"), 404, "unknown-source"),
         ("a strange source", to("/callbacks/%00%0d%0a/token"), 404, "unknown-source"),
+        ("a source that is not UTF-8", to("/callbacks/%ff/token"), 404, "not-found"),
         ("another path", to("/callback/blnk"), 404, "not-found"),
         ("one segment more", post(&format!("{url}/x")), 404, "not-found"),
         ("PUT", method(Method::PUT), 405, "method-not-allowed"),
@@ -171,9 +177,13 @@ async fn bad_requests_are_refused_and_nothing_is_stored() {
         ("text", typed("text/plain"), 415, "unsupported-media-type"),
         ("not quite JSON", typed("application/jsonp"), 415, "unsupported-media-type"),
     ];
+    let mut problems = BTreeMap::new();
     for (what, request, status, problem) in cases {
-        assert_refused(what, &send(request).await, status, problem);
+        let answer = send(request).await;
+        assert_refused(what, &answer, status, problem);
+        problems.insert(what, answer.body);
     }
+    insta::assert_json_snapshot!("problems_of_requests", problems);
     assert_eq!(world.callbacks_in_log().await, 0);
     // Other ways to say JSON are taken.
     for kind in

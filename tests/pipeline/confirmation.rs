@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::payload::{install, uninstall, with};
+use crate::payload::{api_key, install, uninstall, with};
 use crate::world::{Setup, World, eventually};
 
 /// A connection on which the first bytes of a callback were sent.
@@ -40,17 +40,22 @@ async fn a_client_that_hangs_up_inside_its_body_has_sent_nothing() {
     assert_eq!(world.callbacks_in_log().await, 1);
 }
 
+/// Sends a callback and hangs up before the log has it.
+async fn hang_up_on(world: &World, callback: &Value) {
+    signal_nats(world, "-STOP");
+    let body = callback.to_string();
+    let stream = begin(world, &body, body.len()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // it waits for the log
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    signal_nats(world, "-CONT");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_before_the_ack_leaves_the_installation_unconfirmed() {
     let world = World::start(Setup::default()).await;
     for callback in [install("a"), uninstall("b")] {
-        signal_nats(&world, "-STOP");
-        let body = callback.to_string();
-        let stream = begin(&world, &body, body.len()).await;
-        tokio::time::sleep(Duration::from_millis(300)).await; // it waits for the log
-        drop(stream);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        signal_nats(&world, "-CONT");
+        hang_up_on(&world, &callback).await;
     }
     world.wait_for_status("a", "unconfirmed").await;
     world.wait_for_status("b", "unconfirmed").await;
@@ -62,6 +67,48 @@ async fn a_client_that_hangs_up_before_the_ack_leaves_the_installation_unconfirm
     assert!(world.acknowledged(&uninstall("b")).await);
     world.wait_for_status("b", "inactive").await;
     world.assert_exactly_once(&["install:a".to_owned(), "uninstall:b".to_owned()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninstall_that_is_tried_again_with_another_time_is_settled() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    hang_up_on(&world, &uninstall("a")).await;
+    world.wait_for_status("a", "unconfirmed").await;
+
+    let again = with(uninstall("a"), "uninstalled_at", "2100-01-02T00:00:00Z");
+    assert!(!world.acknowledged(&again).await, "it is another event");
+    let settled = world.wait_for_status("a", "inactive").await;
+    assert_eq!(settled["uninstalled_at"], "2100-01-02T00:00:00Z");
+    assert_eq!(settled["has_credential"], false);
+    let events = world.read("/v1/installations/a/events").await.body["events"].clone();
+    let conflicts: Vec<(&str, bool)> = events.as_array().unwrap().iter().map(conflict).collect();
+    let expected =
+        [("installed", false), ("uninstalled", true), ("ack_missed", false), ("uninstalled", false)];
+    assert_eq!(conflicts, expected);
+
+    let third = with(uninstall("a"), "uninstalled_at", "2100-01-03T00:00:00Z");
+    assert!(!world.acknowledged(&third).await);
+    world.assert_exactly_once(&["install:a".to_owned()]).await;
+    assert_eq!(world.installation("a").await["uninstalled_at"], "2100-01-02T00:00:00Z");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_install_that_is_tried_again_with_other_permissions_is_settled() {
+    let world = World::start(Setup::default()).await;
+    hang_up_on(&world, &install("a")).await;
+    world.wait_for_status("a", "unconfirmed").await;
+
+    let again = with(install("a"), "granted_permissions", json!(["data:read"]));
+    assert!(!world.acknowledged(&again).await, "it is another event");
+    let settled = world.wait_for_status("a", "active").await;
+    assert_eq!(settled["granted_permissions"], json!(["data:read"]));
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a"));
+    world.assert_exactly_once(&[]).await;
+}
+
+fn conflict(event: &Value) -> (&str, bool) {
+    (event["type"].as_str().unwrap(), event["conflict"].as_bool().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

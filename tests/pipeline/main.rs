@@ -27,6 +27,7 @@ mod durability;
 mod erasure;
 mod explain;
 mod group_commit;
+mod held;
 mod install_page;
 mod load;
 mod oauth;

@@ -99,7 +99,7 @@ async fn what_simulate_cannot_do_it_says() {
     let token = token.to_string_lossy().into_owned();
     let refused = |args: &[&str]| world.command("simulate", args, &[]).unwrap_err().to_string();
     let none = refused(&["securityscorecard", "uninstall", "--secret-file", &token]);
-    assert!(none.contains("tells nobody of an uninstall"), "{none}");
+    assert!(none.contains("sends no uninstall callbacks"), "{none}");
     let unexpected =
         refused(&["blnk", "install", "--url", &url, "--secret-file", &token, "--source", "other"]);
     assert!(

@@ -1,64 +1,50 @@
 //! `cargo dev demo`: one installation from callback to database and back, against the running `up`.
-//! The numbers are those of the flow that the platform documents.
+//! The steps are numbered as in the platform's own documentation.
 
-use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use dev::config::SIMULATED;
-use dev::data_dir::{DataDir, Running};
+use dev::data_dir::Running;
 use dev::http::{self, Answer};
 use dev::secrets::{Secrets, new_token};
-use dev::{services, wait};
-use jiff::Timestamp;
+use dev::services::{self, Profile};
+use dev::wait;
 use serde_json::{Value, json};
 
-use super::run_here;
+use super::cargo::{build, require, run_here};
+use super::data::Data;
 use super::up::PREFIX_LENGTH;
 
-/// After this the platform cancels the installation.
+/// The platform cancels the installation after this time.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const PROJECTION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// One installation of one run, and the two services.
-struct Demo {
-    running: Running,
-    path_token: String,
-    read_token: String,
-    id: String,
-    instance: String,
-    api_key: String,
+/// Take one installation through the running `up`, showing the answer to each step
+#[derive(Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    data: Data,
 }
 
-pub(crate) fn run(data_dir: Option<&Path>) -> Result<ExitCode> {
-    let data = DataDir::at(data_dir)?;
-    let running = data.running()?;
-    let secrets = Secrets::existing(data.secrets());
-    let unique = format!("{:012x}", rand::random::<u64>() >> 16);
-    let demo = Demo {
-        running,
-        path_token: secrets.read("blnk-path-token")?,
-        read_token: secrets.read("read-token")?,
-        id: format!("instapp_demo_{unique}"),
-        instance: format!("inst_demo_{unique}"),
-        api_key: format!("blnk_{}", new_token()),
-    };
-    let installed_at = demo.install().context("the install callback")?;
-    // Before the retry, or the time it took would count its time too.
-    demo.becomes("active", "5. install is active in the database", installed_at)?;
-    demo.install_again().context("the retry of the install callback")?;
-    demo.credential_opens().context("the credential endpoint")?;
-    let uninstalled_at = demo.uninstall().context("the uninstall callback")?;
-    demo.becomes("inactive", "8. no longer active in the database", uninstalled_at)?;
-    demo.credential_is_gone().context("the credential endpoint after the uninstall")?;
-    println!("\nall steps passed for {}\n", demo.id);
-    every_platform(&demo.running, &secrets)?;
-    Ok(ExitCode::SUCCESS)
+impl Demo {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let data = self.data.dir()?;
+        let running = data.running()?;
+        require(build(&["simulate"], Profile::Own).arg("--quiet"))?;
+        let secrets = Secrets::existing(data.secrets());
+        let walk = Walkthrough::new(&running, &secrets)?;
+        walk.run()?;
+        println!("\nall steps passed for {}\n", walk.id);
+        every_platform(&running, &secrets)?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
-/// Callbacks of every platform: some twice, out of order, late or forged.
+/// Sends the callbacks of every platform, with some sent twice, out of order, late or forged.
 fn every_platform(running: &Running, secrets: &Secrets) -> Result<()> {
     let simulate = services::binary("simulate")?;
     for (platform, secret) in SIMULATED {
@@ -73,14 +59,47 @@ fn every_platform(running: &Running, secrets: &Secrets) -> Result<()> {
             bail!("`simulate {platform}` did not get the answers that it expected");
         }
     }
-    println!("\nevery platform's callbacks were answered as expected; read them back:");
+    println!("\nevery platform's callbacks were answered as expected; read them with:");
     println!("   cargo dev worker -- installations list --source highlevel");
     Ok(())
 }
 
-impl Demo {
+/// One installation on its way through the two services.
+struct Walkthrough<'a> {
+    running: &'a Running,
+    path_token: String,
+    read_token: String,
+    id: String,
+    instance: String,
+    api_key: String,
+}
+
+impl<'a> Walkthrough<'a> {
+    fn new(running: &'a Running, secrets: &Secrets) -> Result<Self> {
+        let unique = format!("{:012x}", rand::random::<u64>() >> 16);
+        Ok(Self {
+            running,
+            path_token: secrets.read("blnk-path-token")?,
+            read_token: secrets.read("read-token")?,
+            id: format!("instapp_demo_{unique}"),
+            instance: format!("inst_demo_{unique}"),
+            api_key: format!("blnk_{}", new_token()),
+        })
+    }
+
+    fn run(&self) -> Result<()> {
+        let installed_at = self.install().context("the install callback")?;
+        // Before the retry, whose own time would otherwise count as the worker's.
+        self.becomes("active", "5. the install is active in the database", installed_at)?;
+        self.install_again().context("the retry of the install callback")?;
+        self.credential_opens().context("the credential endpoint")?;
+        let uninstalled_at = self.uninstall().context("the uninstall callback")?;
+        self.becomes("inactive", "8. it is no longer active in the database", uninstalled_at)?;
+        self.credential_is_gone().context("the credential endpoint after the uninstall")
+    }
+
     fn install(&self) -> Result<Instant> {
-        println!("3. callback URL receives the install event");
+        println!("3. the callback URL receives the install event");
         println!("   POST {}/callbacks/blnk/***", self.running.ingest_url);
         let (answer, took) = self.send(&self.install_payload())?;
         println!(
@@ -93,7 +112,7 @@ impl Demo {
     }
 
     fn install_again(&self) -> Result<()> {
-        println!("   the platform retries: the same callback again");
+        println!("   the platform retries and sends the same callback again");
         let (answer, took) = self.send(&self.install_payload())?;
         let duplicate = parse(&answer)?.get("duplicate").and_then(Value::as_bool);
         if duplicate != Some(true) {
@@ -105,15 +124,15 @@ impl Demo {
 
     fn uninstall(&self) -> Result<Instant> {
         println!("6. the customer uninstalls");
-        let now = Timestamp::now().round(jiff::Unit::Second).context("rounding the time")?;
+        let now = now()?;
         let payload = json!({
             "installed_app_id": self.id,
             "app_id": "app_demo",
             "instance_id": self.instance,
-            "uninstalled_at": now.to_string(), // RFC 3339 in UTC
+            "uninstalled_at": now,
             "idempotency_key": format!("uninstall:{}", self.id),
         });
-        println!("7. callback URL receives the uninstall event, uninstalled_at {now}");
+        println!("7. the callback URL receives the uninstall event, uninstalled_at {now}");
         let (answer, took) = self.send(&payload)?;
         println!(
             "   answered {} in {} ms\n   {}",
@@ -159,9 +178,9 @@ impl Demo {
         let opened = parse(&answer)?;
         match opened.get("credential").and_then(Value::as_str) {
             Some(key) if key == self.api_key => {
-                println!("   credential: opened, equals the key that was sent")
+                println!("   credential: opened, and it is the key that was sent")
             }
-            Some(_) => bail!("the credential opened to another key than was sent"),
+            Some(_) => bail!("the credential opened, but it is not the key that was sent"),
             None => bail!("the answer has no field `credential`"), // not shown: it may hold the key
         }
         Ok(())
@@ -203,6 +222,13 @@ impl Demo {
             "idempotency_key": format!("install:{}", self.id),
         })
     }
+}
+
+/// The time in RFC 3339, in UTC. A crate for dates would be compiled for this line alone.
+fn now() -> Result<String> {
+    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output();
+    let output = output.context("asking `date` for the time")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
 fn parse(answer: &Answer) -> Result<Value> {

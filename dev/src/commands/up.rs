@@ -1,118 +1,136 @@
-//! `cargo dev up`.
+//! `cargo dev up`: builds and starts everything, prints how to use it, and stops it on Ctrl-C.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use clap::Args;
 use dev::config::Ports;
 use dev::data_dir::{DataDir, Running};
-use dev::environment::Environment;
+use dev::environment::{Environment, PROGRAMS};
 use dev::ports::{Needed, require_all_free};
 use dev::progress::{say, step};
 use dev::secrets::{Secrets, new_token};
 use dev::services::Profile;
 use dev::{interrupt, tools, wait};
 
-use super::{cargo, run_here};
-use crate::Up;
+use super::cargo::{build, require};
+use super::data::Data;
 
-/// What a platform shows of a key.
+/// How much of a key a platform shows.
 pub(super) const PREFIX_LENGTH: usize = "blnk_abcd".len();
-/// Long enough for "for ever", short enough to add to a clock.
-const LOOK_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
-pub(crate) fn run(up: &Up) -> Result<ExitCode> {
-    let start = Instant::now();
-    let data = DataDir::at(up.data.data_dir.as_deref())?;
-    let lock = data.lock()?;
-    require_all_free(&needed(up))?;
-    let profile = if up.release { Profile::Release } else { Profile::Own };
-    build(profile)?;
-    // Before the steps: the first time this downloads, and says so itself.
-    tools::nats_server()?;
-    tools::postgres()?;
+/// Start everything, print how to send a callback, and run until Ctrl-C
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cargo dev up
+  cargo dev up --data-dir /tmp/second --ingest-port 9080 --worker-port 9081 \\
+      --nats-port 5222 --nats-monitor-port 9222 --postgres-port 6433
 
-    let ports = ports(up);
-    let started = Environment::start(&data, &ports, profile, up.observe);
+The data survives a stop; `cargo dev reset` deletes it.")]
+pub(crate) struct Up {
+    #[command(flatten)]
+    data: Data,
+    /// Port of the callback endpoint
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    ingest_port: u16,
+    /// Port of the read API
+    #[arg(long, default_value_t = 8081, value_name = "PORT")]
+    worker_port: u16,
+    /// Port of nats-server
+    #[arg(long, default_value_t = 4222, value_name = "PORT")]
+    nats_port: u16,
+    /// Port of nats-server's monitoring
+    #[arg(long, default_value_t = 8222, value_name = "PORT")]
+    nats_monitor_port: u16,
+    /// Port of Postgres
+    #[arg(long, default_value_t = 5433, value_name = "PORT")]
+    postgres_port: u16,
+    /// Build ingest and worker with optimisation
+    #[arg(long)]
+    release: bool,
+    /// Also start Prometheus and otelite, where they are in PATH, to show telemetry
+    #[arg(long)]
+    observe: bool,
+}
+
+impl Up {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let start = Instant::now();
+        let data = self.data.dir()?;
+        let lock = data.lock()?;
+        require_all_free(&self.needed_ports())?;
+        let profile = Profile::of(self.release);
+        step("build", || require(&mut build(&PROGRAMS, profile)))?;
+        // Not as steps: the first time these download, and report that themselves.
+        tools::nats_server()?;
+        tools::postgres()?;
+
+        let ports = self.ports();
+        let started = Environment::start(&data, &ports, profile, self.observe);
+        if interrupt::requested() {
+            drop(started);
+            say("interrupted while starting; everything is stopped");
+            return Ok(ExitCode::FAILURE);
+        }
+        let mut environment =
+            started.context("starting failed, and everything is stopped again")?;
+        let running = Running {
+            ingest_url: ports.ingest_url(),
+            worker_url: ports.worker_url(),
+            postgres_owner_url: ports.postgres_url("mooring_owner"),
+        };
+        lock.announce(&running)?;
+        say(&format!("everything is ready ({:.1} s)", start.elapsed().as_secs_f64()));
+        println!("{}", guide(&data, &running)?);
+        for line in environment.telemetry_guide() {
+            println!("  {line}");
+        }
+        say("Ctrl-C stops everything and keeps the data.");
+
+        let ended = wait_for_the_end(&mut environment);
+        say("\nstopping ...");
+        let stopped = environment.stop();
+        ended?; // first the cause, then what followed from it
+        stopped?;
+        say(
+            "everything is stopped; `cargo dev up` starts again with the same data, `cargo dev reset` deletes it",
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn ports(&self) -> Ports {
+        Ports {
+            ingest: self.ingest_port,
+            worker: self.worker_port,
+            nats: self.nats_port,
+            nats_monitor: self.nats_monitor_port,
+            postgres: self.postgres_port,
+        }
+    }
+
+    fn needed_ports(&self) -> [Needed; 5] {
+        let needed = |port, by, flag| Needed { port, by, flag };
+        [
+            needed(self.ingest_port, "ingest", "--ingest-port"),
+            needed(self.worker_port, "worker", "--worker-port"),
+            needed(self.nats_port, "nats-server", "--nats-port"),
+            needed(self.nats_monitor_port, "nats-server's monitoring", "--nats-monitor-port"),
+            needed(self.postgres_port, "Postgres", "--postgres-port"),
+        ]
+    }
+}
+
+/// Returns when we are asked to stop (`Ok`) or when one of them ends (the error says which).
+fn wait_for_the_end(environment: &mut Environment) -> Result<()> {
+    let ended = wait::until(Duration::MAX, || environment.require_running().map(|()| None::<()>));
     if interrupt::requested() {
-        drop(started);
-        say("interrupted while starting; everything is stopped");
-        return Ok(ExitCode::FAILURE);
+        return Ok(());
     }
-    let mut environment = started.context("starting (all that had started is stopped again)")?;
-    let running = Running {
-        ingest_url: ports.ingest_url(),
-        worker_url: ports.worker_url(),
-        postgres_owner_url: ports.postgres_url("mooring_owner"),
-    };
-    lock.announce(&running)?;
-    say(&format!("everything is ready ({:.1} s)", start.elapsed().as_secs_f64()));
-    println!("{}", guide(&data, &running)?);
-    for line in environment.where_to_look() {
-        println!("  {line}");
-    }
-    say("Ctrl-C stops everything; the data is kept.");
-
-    let ended = stay(&mut environment);
-    say("\nstopping ...");
-    let stopped = environment.stop();
-    ended?; // the cause, before what followed from it
-    stopped?;
-    say("stopped cleanly; `cargo dev up` goes on from here, `cargo dev reset` forgets the data");
-    Ok(ExitCode::SUCCESS)
+    ended.map(drop).context("a part of the environment ended, so everything is stopped")
 }
 
-/// Until we are asked to stop (`Ok`) or a child ends (the error says which).
-fn stay(environment: &mut Environment) -> Result<()> {
-    loop {
-        let looked =
-            wait::until(LOOK_DEADLINE, || environment.require_running().map(|()| None::<()>));
-        if interrupt::requested() {
-            return Ok(());
-        }
-        looked.context("the environment is not complete any more, so the rest is stopped")?;
-    }
-}
-
-fn ports(up: &Up) -> Ports {
-    Ports {
-        ingest: up.ingest_port,
-        worker: up.worker_port,
-        nats: up.nats_port,
-        nats_monitor: up.nats_monitor_port,
-        postgres: up.postgres_port,
-    }
-}
-
-fn needed(up: &Up) -> [Needed; 5] {
-    let needed = |port, by, flag| Needed { port, by, flag };
-    [
-        needed(up.ingest_port, "ingest", "--ingest-port"),
-        needed(up.worker_port, "worker", "--worker-port"),
-        needed(up.nats_port, "nats-server", "--nats-port"),
-        needed(up.nats_monitor_port, "nats-server's monitoring", "--nats-monitor-port"),
-        needed(up.postgres_port, "Postgres", "--postgres-port"),
-    ]
-}
-
-fn build(profile: Profile) -> Result<()> {
-    let mut command = cargo(&["build", "--workspace", "--bins", "--locked"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
-    step("ingest and worker built", || {
-        let status = run_here(&mut command)?;
-        if interrupt::requested() {
-            bail!("interrupted");
-        }
-        if !status.success() {
-            bail!("`cargo build` failed ({status}): see its output above");
-        }
-        Ok(())
-    })
-}
-
-/// What to do now, ready to paste.
+/// What a person can do now, as commands to paste.
 fn guide(data: &DataDir, running: &Running) -> Result<String> {
     let secrets = Secrets::existing(data.secrets());
     let callback =

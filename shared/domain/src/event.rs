@@ -1,7 +1,7 @@
 //! The event: the fact that is appended to the log, and its JSON form there.
 //!
-//! A [`Callback`] is what an adapter read, secrets in clear, in memory only; it
-//! cannot be serialized. Sealing turns it into an [`Event`], which holds only
+//! A [`Callback`] is what an adapter read. It holds plaintext secrets, in memory only,
+//! and cannot be serialized. Sealing turns it into an [`Event`], which holds only
 //! ciphertext and is what everything downstream sees.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ pub struct Event<P = Payload<Sealed>> {
     pub payload: P,
 }
 
-/// What happened. `C` is the credential: in clear in a callback, sealed in an
+/// What happened. `C` is the credential: plaintext in a callback, sealed in an
 /// event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -58,7 +58,7 @@ pub enum Fact<C> {
         #[serde(default, skip_serializing_if = "Details::is_empty")]
         details: Details,
     },
-    /// Of what is installed something changed, such as its plan.
+    /// Something about an installation changed, such as its plan.
     Updated {
         identity: Identity,
         details: Details,
@@ -66,7 +66,7 @@ pub enum Fact<C> {
     Uninstalled {
         identity: Identity,
     },
-    /// Its credential came apart from its install: tokens of OAuth 2.0, or
+    /// Its credential arrived separately from its install: OAuth 2.0 tokens, or
     /// secrets that a user typed.
     Authorized {
         identity: Identity,
@@ -161,7 +161,7 @@ impl Reinstall {
     }
 }
 
-/// A credential that came in clear. It lives between parsing and sealing.
+/// A plaintext credential. It lives between parsing and sealing.
 #[derive(Debug)]
 pub struct PlainCredential {
     pub field: String,

@@ -176,7 +176,7 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// Reads a key as it stands in configuration.
+/// Parses a key as written in the configuration.
 pub fn parse_key(base64: &SecretString) -> Result<SecretSlice<u8>, KeyError> {
     let bytes =
         BASE64_STANDARD.decode(base64.expose_secret().trim()).map_err(|_| KeyError::Malformed)?;
@@ -184,7 +184,7 @@ pub fn parse_key(base64: &SecretString) -> Result<SecretSlice<u8>, KeyError> {
     if key.expose_secret().len() == KEY_BYTES { Ok(key) } else { Err(KeyError::Malformed) }
 }
 
-/// A new key, as it stands in configuration.
+/// A new key, as written in the configuration.
 pub fn new_key() -> SecretString {
     BASE64_STANDARD.encode(Key::<Aes256GcmSiv>::generate()).into()
 }

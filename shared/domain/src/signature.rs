@@ -43,7 +43,7 @@ pub struct Hmac {
     pub headers: Vec<HeaderName>,
     pub algorithm: HmacAlgorithm,
     pub encoding: Encoding,
-    /// What stands before the signature, such as `sha256=`.
+    /// The prefix of the signature, such as `sha256=`.
     pub prefix: String,
     pub secrets: Vec<SecretString>,
 }

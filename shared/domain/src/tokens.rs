@@ -55,7 +55,7 @@ impl Tokens {
         json!({ "access_token": access_token, "refresh_token": refresh_token }).to_string().into()
     }
 
-    /// `None` if the credential is none of ours.
+    /// `None` if the credential holds no tokens.
     pub fn from_secret(credential: &SecretString) -> Option<Self> {
         Self::in_(&serde_json::from_str(credential.expose_secret()).ok()?)
     }

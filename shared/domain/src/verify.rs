@@ -70,7 +70,7 @@ pub enum Check {
 
 /// It says nothing more on purpose: which part was wrong helps only a forger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the callback does not carry the proof that this source was configured to ask for")]
+#[error("the callback does not carry the proof that this source requires")]
 pub struct Unauthentic;
 
 impl Verification {

@@ -18,6 +18,7 @@ use backon::{ConstantBuilder, Retryable as _};
 use domain::id::StreamSequence;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::connect::Connection;
 use crate::message::{LogMessage, STREAM};
@@ -27,6 +28,8 @@ const HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// One request. A server that lives answers in milliseconds; what is unknown
 /// after this is tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// While there is no connection. What waits is sent as soon as there is one.
+const RECONNECT_WAIT: Duration = Duration::from_millis(500);
 const APPEND_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Answers of the server that mean "full or overloaded": trying on would add to
@@ -133,7 +136,7 @@ impl Writer {
         let sent = send
             .retry(again)
             .when(|failure| matches!(failure, Failure::Unknown | Failure::Overloaded));
-        tokio::time::timeout(within, sent).await.unwrap_or(Err(Failure::Unknown))
+        timeout(within, sent).await.unwrap_or(Err(Failure::Unknown))
     }
 
     /// Appends the messages: all as one atomic batch if there are several. One
@@ -153,7 +156,7 @@ impl Writer {
     async fn write_fit(&self, messages: Vec<LogMessage>) -> Vec<Written> {
         // The client would queue them until it has reconnected; then a callback
         // that was long answered with 503 would still be sent.
-        if !self.is_connected() {
+        if timeout(RECONNECT_WAIT, self.connection.connected()).await.is_err() {
             return all(messages, Failure::Unknown);
         }
         if messages.len() == 1 {
@@ -217,8 +220,15 @@ impl Writer {
     async fn request(&self, message: &LogMessage, headers: HeaderMap) -> Result<PubAck, Refused> {
         let (subject, body) = (message.subject.clone(), message.body.clone());
         let request = Request::new().headers(headers).payload(body).timeout(Some(REQUEST_TIMEOUT));
-        let answer =
-            self.connection.client.send_request(subject, request).await.map_err(|error| {
+        let asked = self.connection.client.send_request(subject, request);
+        let answer = tokio::select! {
+            answer = asked => answer,
+            // The answer is lost with the connection: it is asked again at once.
+            () = self.connection.lost() => {
+                return Err(Refused::Failure(Failure::Unknown));
+            }
+        };
+        let answer = answer.map_err(|error| {
                 tracing::warn!(%error, "a publish was not acknowledged");
                 Refused::Failure(match error.kind() {
                     RequestErrorKind::MaxPayloadExceeded => Failure::TooLarge,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
 
 pub use async_nats::ConnectError;
 
@@ -23,6 +23,15 @@ pub struct Endpoint {
 pub struct Connection {
     pub(crate) client: Client,
     pub(crate) jetstream: Context,
+    link: watch::Receiver<Link>,
+}
+
+/// What the client says of its connection.
+#[derive(Debug, Clone, Copy, Default)]
+struct Link {
+    is_up: bool,
+    /// How often it was lost.
+    losses: u64,
 }
 
 impl Connection {
@@ -32,10 +41,21 @@ impl Connection {
     /// Each user has an inbox of its own, so that the server can forbid it to
     /// read the answers to others.
     pub async fn open(to: &Endpoint, service: &str) -> Result<Self, ConnectError> {
+        let (sender, link) = watch::channel(Link::default());
         let mut options = ConnectOptions::new()
             .name(format!("mooring-{service}"))
             .retry_on_initial_connect()
-            .event_callback(|event| async move { log(&event) });
+            .event_callback(move |event| {
+                log(&event);
+                sender.send_modify(|link| match event {
+                    Event::Connected => link.is_up = true,
+                    Event::Disconnected => {
+                        *link = Link { is_up: false, losses: link.losses + 1 };
+                    }
+                    _ => {}
+                });
+                async {}
+            });
         if let (Some(user), Some(password)) = (&to.user, &to.password) {
             options = options
                 .user_and_password(user.clone(), password.expose_secret().to_owned())
@@ -43,11 +63,23 @@ impl Connection {
         }
         let servers: Vec<&str> = to.url.split(',').map(str::trim).collect();
         let client = options.connect(servers).await?;
-        Ok(Self { jetstream: jetstream::new(client.clone()), client })
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, link })
     }
 
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.link.borrow().is_up
+    }
+
+    /// Returns when there is a connection.
+    pub(crate) async fn connected(&self) {
+        // The sender lives as long as the client.
+        self.link.clone().wait_for(|link| link.is_up).await.ok();
+    }
+
+    /// Returns when the connection is lost: what was asked gets no answer any more.
+    pub(crate) async fn lost(&self) {
+        let before = self.link.borrow().losses;
+        self.link.clone().wait_for(|link| link.losses > before).await.ok();
     }
 
     /// Waits until everything that was sent has left.

@@ -173,7 +173,8 @@ impl Check {
 /// (<https://docs.nats.io/running-a-nats-service/nats_admin/monitoring#general-information>).
 #[derive(Debug, Clone, Copy)]
 pub struct ServerStatus {
-    pub now: Timestamp,
+    /// Its clock, where it tells.
+    pub now: Option<Timestamp>,
     /// Whether its `sync_interval` is `always`.
     pub sync_always: bool,
 }
@@ -182,7 +183,7 @@ impl ServerStatus {
     pub async fn ask(http: &reqwest::Client, monitor_url: &str) -> reqwest::Result<Self> {
         #[derive(Deserialize)]
         struct Varz {
-            now: Timestamp,
+            now: Option<Timestamp>,
             jetstream: JetStream,
         }
         #[derive(Deserialize)]

@@ -139,8 +139,8 @@ pub fn keys_config(settings: &StreamSettings) -> StreamConfig {
     }
 }
 
-/// For people who ask what became of a callback: in memory and bounded, so that
-/// whoever sends forged callbacks fills nothing.
+/// For people who ask what became of a callback: in memory and bounded, so that a
+/// flood of forged callbacks cannot fill a disk.
 fn audit_config(settings: &StreamSettings) -> StreamConfig {
     const DAY: Duration = Duration::from_secs(86_400);
     const BYTES_MAX: i64 = 32 << 20;

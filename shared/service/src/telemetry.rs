@@ -156,7 +156,7 @@ impl Telemetry {
         // A layer that is not there must not stand here as `None`: spans would be made for it.
         let mut layers = vec![stderr(env).with_filter(lines).boxed()];
         if let Some(provider) = &self.traces {
-            // What nobody asked for of each span costs more than the span itself.
+            // The default extra attributes cost more than the span itself.
             let layer = tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer(service))
                 .with_location(false)

@@ -121,7 +121,7 @@ async fn clock_of_nats(patient: &Patient<'_>) -> Finding {
             let mend = "set `sync_interval: always` in the server's jetstream section";
             Finding::failed(CHECK, "a power loss takes acknowledged events", mend)
         }
-        Ok(server) => match skew(server.now) {
+        Ok(server) => match server.now.and_then(skew) {
             Some(skew) => Finding::warning(CHECK, skew, "synchronise the clocks (NTP)"),
             None => Finding::ok(CHECK, "sync_interval is always; the clocks agree"),
         },

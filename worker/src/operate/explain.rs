@@ -68,8 +68,7 @@ pub async fn explain(
 
 fn events(history: &[HistoryEntry]) -> Vec<Entry> {
     let entry = |event: &HistoryEntry| {
-        let conflict =
-            if event.conflict { "; contradicts an earlier one, which counts" } else { "" };
+        let conflict = if event.conflict { "; contradicts another, which counts" } else { "" };
         let occurred = event.occurred_at.map(|at| format!(", of {at}")).unwrap_or_default();
         Entry {
             at: event.received_at,
@@ -187,7 +186,8 @@ fn because(now: &Installation) -> String {
              again does not revive it"
         ),
         Status::Unconfirmed => "unconfirmed: the platform may not have got our answer to its last \
-             change and may have cancelled it; its next event settles it"
+             change and may have cancelled it; a retry or a later install or \
+             uninstall settles it"
             .to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::event::{Event, Identity, Payload};
-use domain::fold::Recorded;
+use domain::fold::{Recorded, conflicts};
 use domain::id::{InstallationId, MessageId, Place, PlatformName, SourceName, StreamSequence};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -254,7 +254,7 @@ pub struct HistoryEntry {
     pub received_at: jiff::Timestamp,
     pub occurred_at: Option<jiff::Timestamp>,
     pub traceparent: Option<String>,
-    /// An earlier event with this key and secret says otherwise, and counts.
+    /// Another event with this key and secret says otherwise, and counts.
     pub conflict: bool,
     /// As received; null where it is sealed as a whole.
     pub payload: serde_json::Value,
@@ -270,16 +270,8 @@ pub(crate) async fn history(
 ) -> Result<Vec<HistoryEntry>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>",
-               event_type NOT IN ('ack_missed', 'ack_delivered') AND EXISTS (
-                   SELECT FROM mooring.journal AS earlier
-                   WHERE earlier.source = journal.source
-                     AND earlier.idempotency_key = journal.idempotency_key
-                     AND earlier.secret_fingerprint IS NOT DISTINCT FROM journal.secret_fingerprint
-                     AND earlier.event_type = journal.event_type
-                     AND earlier.installation_id IS NOT DISTINCT FROM journal.installation_id
-                     AND earlier.stream_sequence < journal.stream_sequence
-               ) AS "conflict!"
+        SELECT stream_sequence, traceparent, source, idempotency_key,
+               event AS "event: Json<Box<RawValue>>"
         FROM mooring.journal
         WHERE installation_id = $1 AND source = coalesce($2, source) AND stream_sequence > $3
         ORDER BY stream_sequence
@@ -290,9 +282,13 @@ pub(crate) async fn history(
         sequence_to_sql(after),
         limit,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    let entry = |sequence, traceparent, conflict, event: &RawValue| {
+    let keys: BTreeSet<(&str, &str)> =
+        rows.iter().map(|row| (row.source.as_str(), row.idempotency_key.as_str())).collect();
+    let attempts = of_keys(connection, &keys).await?;
+    let conflicts = conflicts(&attempts);
+    let entry = |sequence, traceparent, event: &RawValue| {
         let event: Event = Event::decode(event.get().as_bytes())
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(HistoryEntry {
@@ -304,14 +300,33 @@ pub(crate) async fn history(
             received_at: event.received_at,
             occurred_at: event.occurred_at,
             traceparent,
-            conflict,
+            conflict: conflicts.contains(&event.message_id),
             payload: match event.payload {
                 Payload::Clear(payload) => payload,
                 Payload::Sealed(_) => serde_json::Value::Null,
             },
         })
     };
-    rows.into_iter()
-        .map(|row| entry(row.stream_sequence, row.traceparent, row.conflict, &row.event))
-        .collect()
+    rows.into_iter().map(|row| entry(row.stream_sequence, row.traceparent, &row.event)).collect()
+}
+
+/// The events with these idempotency keys, and the notes about them.
+async fn of_keys(
+    connection: &mut PgConnection,
+    keys: &BTreeSet<(&str, &str)>,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let (sources, keys): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
+    let rows = sqlx::query!(
+        r#"
+        SELECT stream_sequence, event AS "event: Json<Box<RawValue>>"
+        FROM mooring.journal
+        JOIN unnest($1::text[], $2::text[]) AS wanted (source, idempotency_key)
+            USING (source, idempotency_key)
+        "#,
+        &sources as _,
+        &keys as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
 }

@@ -1,11 +1,19 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::Config;
 
 use super::*;
-use crate::event::{Grant, Payload};
-use crate::id::{AppId, IdempotencyKey, Place, PlatformName, SourceName};
+use crate::details::Details;
+use crate::event::{Event, Fact, Grant, Identity, Payload, Reinstall, SealedCredential};
+use crate::id::{
+    AppId, IdempotencyKey, InstallationId, Place, PlatformName, SourceName, StreamSequence,
+};
 use crate::seal::Sealed;
+
+mod answers;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -162,49 +170,6 @@ fn an_unrecognized_event_is_history_and_not_state() {
     let events = [install(1, "a", "s1"), unknown];
     assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
     assert_eq!(fold(&events, Retention::Remove)[0].last_event.sequence, StreamSequence(1));
-}
-
-/// A note, at position `n`, on the answer to an event.
-fn note(n: u64, about: &Recorded, delivered: bool) -> Recorded {
-    let event = &about.event;
-    let event = if delivered { event.ack_delivered(at(0)) } else { event.ack_missed(at(0)) };
-    Recorded { sequence: StreamSequence(n), event: event.unwrap() }
-}
-
-#[test]
-fn an_install_whose_ack_was_missed_is_unconfirmed_and_keeps_its_credential() {
-    let installed = install(1, "a", "s1");
-    let events = [installed.clone(), note(2, &installed, false)];
-    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
-    let last = fold(&events, Retention::Remove)[0].last_event.sequence;
-    assert_eq!(last, StreamSequence(1), "a note changes nothing by itself");
-}
-
-#[test]
-fn what_is_unconfirmed_is_settled_by_what_comes_after() {
-    let installed = install(1, "a", "s1");
-    let missed = note(2, &installed, false);
-    let after = |next: Recorded| state(&[installed.clone(), missed.clone(), next]);
-    assert_eq!(after(note(3, &installed, true)), [row("a", 1, "active", Some("s1"))]);
-    assert_eq!(after(install(3, "a", "s2")), [row("a", 1, "active", Some("s2"))]);
-    assert_eq!(after(uninstall(3, "a", 3)), [row("a", 1, "inactive", None)]);
-    let superseded = [row("a", 1, "superseded", None), row("b", 2, "active", Some("s2"))];
-    assert_eq!(after(install(3, "b", "s2")), superseded);
-}
-
-#[test]
-fn an_uninstall_whose_ack_was_missed_leaves_the_installation_unconfirmed() {
-    let (installed, ended) = (install(1, "a", "s1"), uninstall(2, "a", 2));
-    let events = [installed, ended.clone(), note(3, &ended, false)];
-    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
-}
-
-#[test]
-fn a_note_about_an_attempt_before_the_one_that_was_stored_changes_nothing() {
-    let installed = install(2, "a", "s1");
-    let events = [note(1, &installed, false), installed];
-    assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
-    assert_eq!(state(&events[..1]), [], "and makes no installation");
 }
 
 #[test]
@@ -423,18 +388,6 @@ fn what_is_renewed_after_an_erasure_is_erased_until_a_user_comes() {
 }
 
 #[test]
-fn a_grant_settles_a_missed_ack_and_a_renewal_does_not() {
-    let installed = install(1, "a", "s1");
-    let grant = |n, grant| same_id(n, None, authorization(identity("a"), "tokens", grant));
-    let note = |n| note(n, &installed, false);
-    let status = |events: &[Recorded]| state(events)[0].2;
-    assert_eq!(status(&[installed.clone(), grant(2, CODE), note(3)]), "unconfirmed");
-    assert_eq!(status(&[installed.clone(), note(2), grant(3, CODE)]), "active");
-    let renewed = [installed.clone(), note(2), grant(3, Grant::RefreshToken)];
-    assert_eq!(status(&renewed), "unconfirmed");
-}
-
-#[test]
 fn an_id_that_is_used_once_is_not_revived_by_an_authorization() {
     let fact = authorization(identity("a"), "tokens", Grant::AuthorizationCode);
     let authorized = |n| same_id(n, None, fact.clone());
@@ -587,20 +540,6 @@ fn an_uninstall_with_the_key_of_its_install_is_no_conflict() {
     let events = [installed, ended];
     assert!(conflicts(&events).is_empty());
     assert_eq!(state(&events), [row("a", 1, "inactive", None)]);
-}
-
-#[test]
-fn an_update_settles_nothing_and_waits_for_its_install() {
-    let update = |n: u64, plan_id: &str| {
-        let fact = Fact::Updated { identity: identity("a"), details: plan(plan_id) };
-        same_id(n, None, fact)
-    };
-    let installed = install(2, "a", "s1");
-    let events = [update(1, "p"), installed.clone(), note(3, &installed, false), update(4, "q")];
-    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
-    let plan_of = |events: &[Recorded]| fold(events, Retention::Remove)[0].details.plan_id.clone();
-    assert_eq!(plan_of(&events).as_deref(), Some("q"));
-    assert_eq!(plan_of(&events[..2]).as_deref(), Some("p"));
 }
 
 /// A history of up to 12 events over three installations of one place; some

@@ -141,7 +141,7 @@ pub mod metric {
             "Time to the answer, divided by how long the platform waits; above 1 it came too late.";
         CALLBACK_REFUSALS: "mooring.callback.refusals", Kind::Counter, "{callback}",
             [SOURCE, REASON],
-            "Callbacks that were answered 4xx: the same again would be refused again.";
+            "Callbacks that were answered 4xx: a retry would be refused again.";
         CALLBACK_ACKS_MISSED: "mooring.callback.acks.missed", Kind::Counter, "{callback}",
             [SOURCE],
             "Callbacks whose success the platform may not have got.";
@@ -186,7 +186,7 @@ pub mod metric {
             "Age of the oldest event that is not applied yet; 0 without one.";
         PROJECTION_SOURCE_LAG_AGE: "mooring.projection.source.lag.age", Kind::Gauge, "s",
             [SOURCE],
-            "The same for the events of one source, as far as they came after the last one up to which all are applied.";
+            "Age of the oldest event of one source that may not be applied yet; 0 without one.";
         PROJECTION_BATCH_EVENTS: "mooring.projection.batch.events", Kind::Histogram(BATCH), "{event}",
             [],
             "Events in one committed batch.";
