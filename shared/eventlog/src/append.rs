@@ -229,12 +229,12 @@ impl Writer {
             }
         };
         let answer = answer.map_err(|error| {
-                tracing::warn!(%error, "a publish was not acknowledged");
-                Refused::Failure(match error.kind() {
-                    RequestErrorKind::MaxPayloadExceeded => Failure::TooLarge,
-                    _ => Failure::Unknown,
-                })
-            })?;
+            tracing::warn!(%error, "a publish was not acknowledged");
+            Refused::Failure(match error.kind() {
+                RequestErrorKind::MaxPayloadExceeded => Failure::TooLarge,
+                _ => Failure::Unknown,
+            })
+        })?;
         let ack: PubAck = serde_json::from_slice(&answer.payload).map_err(|error| {
             tracing::error!(%error, "an answer to a publish cannot be read");
             Refused::Failure(Failure::Unknown)

@@ -5,7 +5,7 @@
 //!
 //! Both services read the same file; each reads only the secrets that it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -302,13 +302,33 @@ pub struct Resolver<'a> {
 
 impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let problem = |what| ConfigError { path: path.to_owned(), problems: vec![what] };
+        let text = std::fs::read_to_string(path).map_err(|why| problem(why.to_string()))?;
+        Self::read(&text, environment()).map_err(problem)
+    }
+
+    /// A configuration as it stands in a file, without what variables override.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text, environment().source(Some(HashMap::default())))
+    }
+
+    fn read(text: &str, variables: config::Environment) -> Result<Self, String> {
         config::Config::builder()
-            .add_source(config::File::from(path).format(config::FileFormat::Toml))
-            .add_source(environment())
+            .add_source(config::File::from_str(text, config::FileFormat::Toml))
+            .add_source(variables)
             .build()
             .and_then(config::Config::try_deserialize)
-            .map_err(|why| ConfigError { path: path.to_owned(), problems: vec![why.to_string()] })
+            .map_err(|why| without_excerpt(&why.to_string()))
     }
+}
+
+/// The parser shows the line that it cannot read, which may hold a secret.
+fn without_excerpt(why: &str) -> String {
+    let is_excerpt = |line: &&str| {
+        line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|')
+    };
+    let told: Vec<&str> = why.lines().filter(|line| !is_excerpt(line)).collect();
+    told.join(": ")
 }
 
 fn environment() -> config::Environment {
