@@ -83,8 +83,12 @@ async fn an_uninstall_that_is_tried_again_with_another_time_is_settled() {
     assert_eq!(settled["has_credential"], false);
     let events = world.read("/v1/installations/a/events").await.body["events"].clone();
     let conflicts: Vec<(&str, bool)> = events.as_array().unwrap().iter().map(conflict).collect();
-    let expected =
-        [("installed", false), ("uninstalled", true), ("ack_missed", false), ("uninstalled", false)];
+    let expected = [
+        ("installed", false),
+        ("uninstalled", true),
+        ("ack_missed", false),
+        ("uninstalled", false),
+    ];
     assert_eq!(conflicts, expected);
 
     let third = with(uninstall("a"), "uninstalled_at", "2100-01-03T00:00:00Z");
