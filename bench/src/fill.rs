@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use domain::data_key::DataKey;
 use domain::event::Event;
 use domain::id::SourceName;
-use domain::platform::{Adapter, Platform};
+use domain::platform::Platform;
 use domain::seal::{KeyRing, SealingNonce};
 use domain::verify::{Delivery, Verification};
 use eventlog::append::Writer;
@@ -100,7 +100,8 @@ fn event(ring: &KeyRing, key: &DataKey, body: &[u8]) -> Result<Event> {
     let received_at = Timestamp::now();
     let delivery = Delivery { path_token: None, query: None, headers: &headers, body, received_at };
     let verified = Verification::Unverified.verify(delivery)?;
-    let callback = Adapter::Blnk.parse(&verified)?;
+    let adapter = Platform::Blnk.adapter(&[], None).ok().context("Blnk needs no configuration")?;
+    let callback = adapter.parse(&verified)?;
     let source = SourceName::parse("blnk")?;
     Ok(callback.seal(
         source,

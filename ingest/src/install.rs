@@ -12,8 +12,8 @@ use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
-use domain::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential, Reinstall};
-use domain::id::{IdempotencyKey, InstallationId, InvalidId, Place};
+use domain::event::{Callback, Fact, Grant, Payload, PlainCredential};
+use domain::id::{IdempotencyKey, InstallationId, InvalidId};
 use domain::seal::KeyRing;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -217,23 +217,16 @@ fn field<'a>(declared: &'a DeclaredSecret, typed: &'a Typed, checked: bool) -> F
     }
 }
 
-/// The platform's id of the installation is a capability, so it is named by a
-/// keyed digest. No callback of the platform repeats it.
 fn callback(
     page: &InstallPage,
     installation: &InstallationId,
     typed: &Typed,
     ring: &KeyRing,
 ) -> Result<Callback, InvalidId> {
-    let number = ring.fingerprint(&["install_url", installation.as_str()]).to_string();
-    let parts = [page.app_id.as_str(), "install_url", &number];
-    let identity = Identity {
-        installation_id: InstallationId::of(&parts)?,
-        place: Place::of(&parts),
-        app_id: page.app_id.clone(),
-        scope: BTreeMap::new(),
-        reinstall: Reinstall::NewId,
-    };
+    let identity = (page.identity)(&page.app_id, installation, ring)?;
+    // What is typed again counts again, even if it is what was typed first.
+    let now = Timestamp::now().as_nanosecond().to_string();
+    let number = ring.fingerprint(&["form", identity.place.as_str(), &now]);
     let given = typed.iter().filter(|(_, value)| !value.expose_secret().is_empty());
     let secrets: Map<String, Value> =
         given.clone().map(|(key, value)| (key.clone(), json!(value.expose_secret()))).collect();
@@ -241,11 +234,7 @@ fn callback(
         given.map(|(key, _)| (key.clone(), json!({ "$sealed": FIELD }))).collect();
     Ok(Callback {
         app_id: Some(page.app_id.clone()),
-        // What is typed again counts again, even if it is what was typed first.
-        idempotency_key: IdempotencyKey::parse(format!(
-            "install_url:{number}:{}",
-            Timestamp::now().as_nanosecond()
-        ))?,
+        idempotency_key: IdempotencyKey::parse(format!("form:{number}"))?,
         occurred_at: None,
         fact: Fact::Authorized {
             identity,

@@ -12,7 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use eventlog::contract::Contract;
+use eventlog::contract::{Contract, Room};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::json;
@@ -80,8 +80,15 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     let connected = app.publisher.is_connected();
     let nats = if connected { "connected" } else { "not connected" };
     let (log, fit) = match app.publisher.contract() {
-        Contract::Met { accepted, commit } => {
-            (json!({ "contract": "met", "accepted": accepted, "commit": commit }), true)
+        Contract::Met { accepted, commit, room } => {
+            let (room, fit) = match room {
+                Room::Enough => ("enough", true),
+                Room::Scarce => ("scarce: raise stream.max_bytes and run `worker migrate`", true),
+                Room::Full => ("none: raise stream.max_bytes and run `worker migrate`", false),
+            };
+            let met =
+                json!({ "contract": "met", "accepted": accepted, "commit": commit, "room": room });
+            (met, fit)
         }
         Contract::Unknown { why } => (json!({ "contract": "unknown", "why": why }), false),
         Contract::Broken { breaches } => {

@@ -37,7 +37,7 @@ pub struct Source {
     pub attribute: KeyValue,
     pub platform: PlatformName,
     pub app_ids: Vec<AppId>,
-    pub adapter: Adapter,
+    pub adapter: Box<dyn Adapter>,
     pub verification: Verification,
     pub ack: AckContract,
     pub oauth: Option<OAuth>,

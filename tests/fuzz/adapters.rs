@@ -1,61 +1,94 @@
 //! Callbacks, from their bytes to the event that stands in the log.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use domain::event::{Callback, Event, Fact, Payload, PlainCredential, SealedCredential};
+use domain::event::{Callback, Event, Fact, Identity, Payload, PlainCredential, SealedCredential};
 use domain::fold::{Recorded, Retention, fold};
-use domain::id::{SourceName, StreamSequence};
-use domain::platform::Adapter;
+use domain::id::{AppId, SourceName, StreamSequence};
+use domain::platform::{Adapter, Platform, Refusal};
 use domain::seal::AssociatedData;
+use domain::tokens::Issued;
 use domain::verify::{Delivery, Verification};
 use eventlog::message::LogMessage;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use service::config::{Resolver, SourceSettings};
 
 use crate::mutate::{CANARY, Input};
 use crate::world::{RING, data_key, nonce, now, platform, source};
 
-/// A payload as its platform documents it.
-macro_rules! documented {
-    ($file:literal) => {
-        include_str!(concat!("../../shared/domain/src/platform/", $file))
+/// The settings of one source.
+type Settings = BTreeMap<SourceName, SourceSettings>;
+
+/// Every platform by its name, as its example configures it, and the sources of
+/// deploy/sources that are read by a mapping.
+static ADAPTERS: LazyLock<BTreeMap<String, Box<dyn Adapter>>> = LazyLock::new(|| {
+    let mut sources = Settings::new();
+    for platform in Platform::ALL {
+        let example = &example(platform)["source"];
+        let toml =
+            format!("[{platform}]\nplatform = \"{platform}\"\n{}", example.as_str().unwrap());
+        sources.extend(settings::<Settings>(&toml));
+    }
+    for name in ["github", "outreach", "seismic", "standard-webhooks"] {
+        let toml = read(&format!("deploy/sources/{name}.toml"));
+        sources.extend(settings::<BTreeMap<String, Settings>>(&toml).remove("sources").unwrap());
+    }
+    let adapter = |(name, settings): (SourceName, _)| {
+        (name.to_string(), Resolver::new(&|_| None).adapter(&name, &settings).unwrap())
     };
+    sources.into_iter().map(adapter).collect()
+});
+
+fn settings<T: DeserializeOwned>(toml: &str) -> T {
+    let toml = config::File::from_str(toml, config::FileFormat::Toml);
+    config::Config::builder().add_source(toml).build().unwrap().try_deserialize().unwrap()
 }
 
-pub(crate) fn blnk_seeds() -> Vec<Input> {
-    let documented = [
-        documented!("blnk/install.json"),
-        documented!("blnk/install_with_organization.json"),
-        documented!("blnk/uninstall.json"),
-    ];
-    let with_canary = documented.map(|body| body.replace("blnk_abcdefghijklmnop", CANARY));
-    with_canary.iter().map(|body| Input::new("blnk", &[body])).collect()
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap()
 }
 
-pub(crate) fn highlevel_seeds() -> Vec<Input> {
-    let documented = [
-        documented!("highlevel/install_agency.json"),
-        documented!("highlevel/install_location.json"),
-        documented!("highlevel/uninstall_location.json"),
-    ];
-    documented.iter().map(|body| Input::new("highlevel", &[body])).collect()
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-pub(crate) fn securityscorecard_seeds() -> Vec<Input> {
-    let documented = [
-        documented!("securityscorecard/app_installed.json"),
-        documented!("securityscorecard/broken_sample.txt"),
-    ];
-    documented.iter().map(|body| Input::new("securityscorecard", &[body])).collect()
+fn example(platform: Platform) -> Value {
+    let example = read(&format!("shared/domain/src/platform/{platform}/example.json"));
+    serde_json::from_str(&example).unwrap()
 }
 
-/// Query, headers and body for sources in deploy/sources.
-pub(crate) fn generic_seeds() -> Vec<Input> {
+/// Query, headers and body.
+pub(crate) fn callbacks() -> Vec<Input> {
+    let mut seeds = by_mapping();
+    for platform in Platform::ALL {
+        let bodies = documented(platform).into_iter();
+        let bodies = bodies.chain([example(platform)["install"].to_string()]);
+        seeds.extend(bodies.map(|body| Input::new(platform.name(), &["", "", &body])));
+    }
+    seeds
+}
+
+/// The payloads beside a platform's code.
+pub(crate) fn documented(platform: Platform) -> Vec<String> {
+    let folder = root().join("shared/domain/src/platform").join(platform.name());
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> = files.collect();
+    files.sort();
+    let is_payload = |file: &&PathBuf| {
+        file.extension().is_some_and(|it| it == "json") && !file.ends_with("example.json")
+    };
+    let body =
+        |file: &PathBuf| fs::read_to_string(file).unwrap().replace("blnk_abcdefghijklmnop", CANARY);
+    files.iter().filter(is_payload).map(body).collect()
+}
+
+fn by_mapping() -> Vec<Input> {
     let github = r#"{"action":"created","installation":{"id":2,"app_id":12345,"account":{"login":"octo-org","id":1},"permissions":{"metadata":"read","issues":"write"},"created_at":"2026-07-08T16:18:44-04:00"},"sender":{"id":5}}"#;
     let outreach = r#"{"data":{"type":"install","id":"101","relationships":{"app":{"data":{"type":"app","id":"7"}}}},"meta":{"eventName":"install.created","deliveredAt":"2026-07-01T10:00:00.000Z"}}"#;
     let whop = r#"{"type":"app_installation.created","timestamp":"2026-07-01T10:00:00Z","data":{"id":"inst_1","access_token":"canary-0123456789abcdef-secret","refresh_token":"the-refresh-token"}}"#;
@@ -70,41 +103,6 @@ pub(crate) fn generic_seeds() -> Vec<Input> {
     ]
 }
 
-pub(crate) fn blnk(input: &Input) {
-    parse(&Adapter::Blnk, "", &HeaderMap::new(), &input.parts[0]);
-}
-
-pub(crate) fn highlevel(input: &Input) {
-    parse(&Adapter::HighLevel, "", &HeaderMap::new(), &input.parts[0]);
-}
-
-pub(crate) fn securityscorecard(input: &Input) {
-    parse(&Adapter::SecurityScorecard, "", &HeaderMap::new(), &input.parts[0]);
-}
-
-pub(crate) fn generic(input: &Input) {
-    parse(&GENERIC[input.of], &input.text(0), &headers(&input.text(1)), &input.parts[2]);
-}
-
-/// The sources of deploy/sources that are read by a mapping.
-static GENERIC: LazyLock<BTreeMap<String, Adapter>> = LazyLock::new(|| {
-    #[derive(Deserialize)]
-    struct File {
-        sources: BTreeMap<SourceName, SourceSettings>,
-    }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/sources");
-    let mut found = BTreeMap::new();
-    for name in ["github", "outreach", "seismic", "standard-webhooks"] {
-        let file = config::File::from(folder.join(format!("{name}.toml")));
-        let file = config::Config::builder().add_source(file).build().unwrap();
-        for (name, settings) in file.try_deserialize::<File>().unwrap().sources {
-            let adapter = Resolver::new(&|_| None).adapter(&name, &settings).unwrap();
-            found.insert(name.to_string(), adapter);
-        }
-    }
-    found
-});
-
 /// One `name: value` a line; what is no header is left out, as a server would.
 pub(crate) fn headers(text: &str) -> HeaderMap {
     let header = |line: &str| {
@@ -114,14 +112,29 @@ pub(crate) fn headers(text: &str) -> HeaderMap {
     text.lines().filter_map(header).collect()
 }
 
-fn parse(adapter: &Adapter, query: &str, headers: &HeaderMap, body: &[u8]) {
-    let delivery =
-        Delivery { path_token: None, query: Some(query), headers, body, received_at: now() };
-    let verified = Verification::Unverified.verify(delivery).unwrap();
-    match adapter.parse(&verified) {
+pub(crate) fn callback(input: &Input) {
+    let (query, headers, body) = (input.text(0), headers(&input.text(1)), &input.parts[2]);
+    match parse(input.of, &query, &headers, body) {
         Ok(callback) => becomes_an_event(callback, body.len() + query.len()),
         Err(refusal) => tells_no_secret(&format!("{refusal} {refusal:?}")),
     }
+}
+
+/// A callback of a source, or why it is refused.
+pub(crate) fn parse(
+    source: &str,
+    query: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Callback, Refusal> {
+    let delivery =
+        Delivery { path_token: None, query: Some(query), headers, body, received_at: now() };
+    ADAPTERS[source].parse(&Verification::Unverified.verify(delivery).unwrap())
+}
+
+/// The installation that tokens of a platform belong to.
+pub(crate) fn token_owner(platform: Platform, issued: &Issued) -> Result<Identity, Refusal> {
+    ADAPTERS[platform.name()].token_owner(&AppId::parse("app").unwrap(), issued.response())
 }
 
 /// Not even a part of one.
@@ -211,11 +224,11 @@ pub(crate) fn can_be_stored(event: &Event) {
     let recorded = Recorded { sequence: StreamSequence(1), event: event.clone() };
     for installation in fold([&recorded], Retention::Keep) {
         let scope = installation.identity.scope.iter().flat_map(|(name, value)| [name, value]);
-        let details = serde_json::to_string(&installation.details).unwrap();
+        let details = serde_json::to_value(&installation.details).unwrap();
         let prefix = installation.credential_prefix.iter();
         let columns = scope.chain(&installation.granted_permissions).chain(prefix);
         assert!(!columns.into_iter().any(|text| text.contains('\0')), "{installation:?}");
-        assert!(!details.contains("\\u0000"), "{details}");
+        assert!(!repeats(&details, "\0"), "{details}");
         assert!(installation.identity.place.as_str().len() <= 2_000, "an index takes 2,704 bytes");
     }
 }

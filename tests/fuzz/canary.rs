@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::adapters::blnk_seeds;
+use crate::adapters::callbacks;
 use crate::mutate::{CANARY, Input};
 use crate::run::run_for;
 
@@ -13,12 +13,12 @@ const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// Fails for a payload that no seed has: one field holds what another one does.
 fn planted(input: &Input) {
-    let body = serde_json::from_slice(&input.parts[0]).unwrap_or(Value::Null);
+    let body = serde_json::from_slice(&input.parts[2]).unwrap_or(Value::Null);
     assert!(body["app_id"] != CANARY, "planted");
 }
 
 #[test]
 fn a_planted_bug_is_found() {
-    let found = catch_unwind(|| run_for(A_MINUTE, "canary", blnk_seeds(), planted));
+    let found = catch_unwind(|| run_for(A_MINUTE, "canary", callbacks(), planted));
     assert!(found.is_err(), "the fuzzer finds nothing: is it dead?");
 }

@@ -1,26 +1,27 @@
 //! What is read from the log again.
 
-use domain::event::{Callback, Event, Payload};
-use domain::platform::Adapter;
-use domain::verify::{Delivery, Verification};
+use domain::event::{Event, Payload};
+use domain::platform::Platform;
 use eventlog::audit::Record;
 use eventlog::message::LogMessage;
 use http::HeaderMap;
 use serde_json::Value;
 
-use crate::adapters::{blnk_seeds, highlevel_seeds};
+use crate::adapters::{documented, parse};
 use crate::mutate::Input;
-use crate::world::{RING, data_key, nonce, now, platform, source};
+use crate::world::{RING, data_key, nonce, now, source};
 
 /// One of schema version 1 as it must be readable for ever, and one of each kind.
 pub(crate) fn events() -> Vec<Input> {
     let golden = include_str!("../../shared/domain/src/event/installed.v1.json");
     let mut seeds = vec![Input::new("event", &[golden])];
-    for (adapter, inputs) in
-        [(Adapter::Blnk, blnk_seeds()), (Adapter::HighLevel, highlevel_seeds())]
-    {
-        for input in inputs {
-            let event = sealed(callback(&adapter, &input.parts[0]));
+    for platform in [Platform::Blnk, Platform::HighLevel] {
+        for body in documented(platform) {
+            let callback = parse(platform.name(), "", &HeaderMap::new(), body.as_bytes()).unwrap();
+            let key = data_key();
+            let event =
+                callback.seal(source(), platform.to_name(), now(), &RING, Some(&key), nonce);
+            let event = event.unwrap();
             let about = [event.ack_missed(now()), event.ack_delivered(now())];
             let all = about.into_iter().flatten().chain([event]);
             let written = all.map(|it| String::from_utf8(it.encode().unwrap()).unwrap());
@@ -28,16 +29,6 @@ pub(crate) fn events() -> Vec<Input> {
         }
     }
     seeds
-}
-
-fn callback(adapter: &Adapter, body: &[u8]) -> Callback {
-    let headers = &HeaderMap::new();
-    let delivery = Delivery { path_token: None, query: None, headers, body, received_at: now() };
-    adapter.parse(&Verification::Unverified.verify(delivery).unwrap()).unwrap()
-}
-
-fn sealed(callback: Callback) -> Event {
-    callback.seal(source(), platform(), now(), &RING, Some(&data_key()), nonce).unwrap()
 }
 
 pub(crate) fn event(input: &Input) {

@@ -26,10 +26,7 @@ mod world;
 use run::targets;
 
 targets! {
-    blnk: adapters::blnk_seeds => adapters::blnk;
-    highlevel: adapters::highlevel_seeds => adapters::highlevel;
-    securityscorecard: adapters::securityscorecard_seeds => adapters::securityscorecard;
-    generic: adapters::generic_seeds => adapters::generic;
+    callback: adapters::callbacks => adapters::callback;
     signature: verification::signed => verification::signature;
     envelope: sealing::envelopes => sealing::envelope;
     page_of_data_keys: sealing::pages => sealing::page;

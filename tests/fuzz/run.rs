@@ -1,5 +1,6 @@
 //! Runs one target.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::mutate::{Input, Mutated};
 
-/// For each target; all together take about a minute.
+/// For each parser of a target; all together take about a minute.
 const SECONDS: &str = "MOORING_FUZZ_SECONDS";
-const SECONDS_DEFAULT: u64 = 4;
+const SECONDS_DEFAULT: u64 = 3;
 /// Where to begin: a failure names the seed that made its input.
 const SEED: &str = "MOORING_FUZZ_SEED";
 /// Inputs of one seed.
@@ -32,7 +33,10 @@ macro_rules! targets {
 pub(crate) use targets;
 
 pub(crate) fn run(name: &str, seeds: Vec<Input>, target: fn(&Input)) {
-    run_for(share(), name, seeds, target);
+    let parsers: BTreeSet<&str> = seeds.iter().map(|seed| seed.of).collect();
+    let seconds = number(SECONDS).unwrap_or(SECONDS_DEFAULT);
+    let share = Duration::from_secs(seconds) * u32::try_from(parsers.len()).unwrap();
+    run_for(share, name, seeds, target);
 }
 
 pub(crate) fn run_for(share: Duration, name: &str, seeds: Vec<Input>, target: fn(&Input)) {
@@ -66,10 +70,6 @@ fn runner(seed: u64) -> TestRunner {
         ..Config::default()
     };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
-}
-
-fn share() -> Duration {
-    Duration::from_secs(number(SECONDS).unwrap_or(SECONDS_DEFAULT))
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -2,13 +2,13 @@
 //! SecurityScorecard.
 
 use domain::event::{Fact, Grant};
-use domain::id::{AppId, InstallationId};
-use domain::platform::Adapter;
+use domain::id::InstallationId;
+use domain::platform::Platform;
 use domain::platform::securityscorecard::AppSecrets;
 use domain::tokens::{Issued, Tokens};
 use secrecy::ExposeSecret as _;
 
-use crate::adapters::{becomes_an_event, tells_no_secret};
+use crate::adapters::{becomes_an_event, tells_no_secret, token_owner};
 use crate::mutate::Input;
 use crate::world::{RING, now};
 
@@ -27,8 +27,7 @@ pub(crate) fn answer(input: &Input) {
         Err(refused) => return tells_no_secret(&format!("{refused} {refused:?}")),
     };
     tells_no_secret(&format!("{:?}", issued.tokens));
-    let app_id = AppId::parse("app").unwrap();
-    let identity = match Adapter::HighLevel.token_owner(&app_id, issued.response()) {
+    let identity = match token_owner(Platform::HighLevel, &issued) {
         Ok(identity) => identity,
         Err(refused) => return tells_no_secret(&format!("{refused} {refused:?}")),
     };

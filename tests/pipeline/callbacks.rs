@@ -40,6 +40,27 @@ async fn an_install_becomes_active_and_an_uninstall_ends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_hint_neither_cancels_an_install_nor_holds_up_an_uninstall() {
+    let world = World::start(Setup::default()).await;
+    for (id, field, value) in
+        [("a", "organization_id", json!("")), ("b", "api_key_prefix", json!(7))]
+    {
+        assert!(!world.acknowledged(&with(install(id), field, value)).await);
+        world.wait_for_status(id, "active").await;
+    }
+    let uninstalls = [
+        ("a", without(uninstall("a"), "uninstalled_at")),
+        ("b", with(uninstall("b"), "uninstalled_at", "0001-01-01T00:00:00Z")),
+    ];
+    for (id, callback) in uninstalls {
+        assert!(!world.acknowledged(&callback).await);
+        assert!(world.acknowledged(&callback).await, "a retry is a duplicate");
+        let ended = world.wait_for_status(id, "inactive").await;
+        assert!(ended["uninstalled_at"].is_string(), "the time of receipt: {ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_older_form_with_an_organization_is_taken_too() {
     let world = World::start(Setup::default()).await;
     let callback = with(install("a"), "organization_id", "org_1");

@@ -1,6 +1,7 @@
 //! The ack contract of every platform, from its table.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use domain::platform::{AckContract, MissedAck, Platform, SuccessBody};
@@ -9,26 +10,12 @@ use serde_json::{Value, json};
 use crate::payload;
 use crate::world::{Answer, Setup, World, eventually, post};
 
-/// An install as the platform sends it, and the id of what it installs.
-fn install(platform: Platform) -> (Value, &'static str) {
-    match platform {
-        Platform::Blnk => (payload::install("a"), "a"),
-        Platform::HighLevel => (
-            json!({
-                "type": "INSTALL", "appId": "app", "locationId": "l", "webhookId": "w",
-                "timestamp": "2026-03-30T05:57:33.283Z"
-            }),
-            "app:location:l",
-        ),
-        Platform::SecurityScorecard => (
-            json!({ "event": { "type": "app.installed", "payload": {
-                "app": { "id": "app" }, "user": { "username": "ada" },
-                "installed_at": "2021-05-12T12:50:43.743Z"
-            } } }),
-            "app:user:ada",
-        ),
-        Platform::Generic => (json!({ "type": "installed", "app": "app", "id": "g" }), "g"),
-    }
+/// Of the platform's folder: an `install`, its `installation_id`, and what a
+/// `source` of the platform cannot do without.
+fn example(platform: Platform) -> Value {
+    let platforms = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/domain/src/platform");
+    let example = std::fs::read(platforms.join(platform.name()).join("example.json"));
+    serde_json::from_slice(&example.unwrap()).unwrap()
 }
 
 /// A source of each platform, and one whose contract is configured: Seismic's.
@@ -49,20 +36,13 @@ fn sources() -> Vec<(String, Platform, AckContract)> {
 fn configuration() -> String {
     let mut text = String::new();
     for (name, platform, _) in sources() {
-        let app_ids = if platform == Platform::HighLevel { "app_ids = [\"app\"]\n" } else { "" };
+        let example = example(platform);
+        let source = example["source"].as_str().unwrap();
         write!(
             text,
-            "[sources.{name}]\nplatform = \"{platform}\"\n{app_ids}verification.unverified = true\n"
+            "[sources.{name}]\nplatform = \"{platform}\"\n{source}\nverification.unverified = true\n"
         )
         .unwrap();
-        if platform == Platform::Generic {
-            write!(
-                text,
-                "[sources.{name}.mapping]\nevent_type = [\"/type\"]\ninstalled = [\"installed\"]\n\
-                 app_id = \"/app\"\ninstallation_id = [\"/id\"]\nidempotency_key = [\"/id\"]\n"
-            )
-            .unwrap();
-        }
     }
     text.push_str(
         "[sources.like-seismic.ack]\ndeadline_ms = 3000\nsuccess_status = 202\n\
@@ -87,7 +67,7 @@ async fn a_success_is_answered_as_each_platform_expects() {
     let world = start(Setup { workers: 0, ..Setup::default() }).await;
     for (source, platform, contract) in sources() {
         for duplicate in [false, true] {
-            let answer = send(&world, &source, &install(platform).0).await;
+            let answer = send(&world, &source, &example(platform)["install"]).await;
             let body = match contract.body {
                 SuccessBody::Json => json!({ "ok": true, "duplicate": duplicate }),
                 SuccessBody::Empty => json!(""),
@@ -104,7 +84,7 @@ async fn a_log_that_is_away_is_answered_before_the_deadline_and_as_retryable() {
     let world = &world;
     let sent = sources().into_iter().map(async |(source, platform, contract)| {
         let started = Instant::now();
-        let answer = send(world, &source, &install(platform).0).await;
+        let answer = send(world, &source, &example(platform)["install"]).await;
         (source, contract, answer, started.elapsed())
     });
     for (source, contract, answer, took) in futures_util::future::join_all(sent).await {
@@ -124,14 +104,16 @@ async fn a_missed_ack_is_ambiguous_only_where_the_platform_cancels() {
         signal("-STOP").unwrap();
         let url = world.ingest_url(0, &format!("/callbacks/{source}"));
         let hung_up = world.http.post(&url).timeout(Duration::from_millis(300));
-        assert!(hung_up.json(&install(platform).0).send().await.is_err());
+        assert!(hung_up.json(&example(platform)["install"]).send().await.is_err());
         tokio::time::sleep(Duration::from_millis(100)).await;
         signal("-CONT").unwrap();
         let expected = match contract.missed {
             MissedAck::Cancels => "unconfirmed",
             MissedAck::Stands => "active",
         };
-        let path = format!("/v1/installations/{}?source={source}", install(platform).1);
+        let example = example(platform);
+        let id = example["installation_id"].as_str().unwrap();
+        let path = format!("/v1/installations/{id}?source={source}");
         let found = eventually(async || world.read(&path).await.body["status"] == expected).await;
         assert!(found, "{source} is not {expected}: {:?}", world.read(&path).await);
     }

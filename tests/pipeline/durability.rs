@@ -55,7 +55,9 @@ async fn a_lax_stream_is_accepted_by_name_only() {
     let (_, body) = readiness(&world).await;
     assert_eq!(
         body["log"],
-        json!({ "contract": "met", "accepted": ["allows_purge"], "commit": "group" })
+        json!({
+            "contract": "met", "accepted": ["allows_purge"], "commit": "group", "room": "enough"
+        })
     );
     world.acknowledged(&install("a")).await;
 }
@@ -128,6 +130,10 @@ async fn a_full_stream_is_answered_503_and_keeps_what_it_has() {
         acknowledged += 1;
     };
     assert_eq!((full.status, full.problem()), (503, "log-overloaded"));
+    // Whoever watches readiness is told, with what to do.
+    assert!(eventually(async || readiness(&world).await.0 == 503).await);
+    let room = readiness(&world).await.1["log"]["room"].to_string();
+    assert!(room.contains("raise stream.max_bytes"), "{room}");
     assert!(acknowledged > 3, "{acknowledged}");
     assert_eq!(world.callbacks_in_log().await, acknowledged);
 }

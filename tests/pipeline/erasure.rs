@@ -9,11 +9,12 @@ use domain::event::{Event, Fact};
 use domain::id::{InstallationId, MessageId, PageId, SourceName};
 use domain::seal::{AssociatedData, KeyRing, Sealed};
 use secrecy::ExposeSecret as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use service::config::{Config, Resolver};
 
 use crate::load::Load;
 use crate::payload::{api_key, install, uninstall, with_key};
+use crate::reads::{configure_two_apps, in_shop, shop_key};
 use crate::world::{Setup, World, eventually};
 
 fn ring(world: &World) -> KeyRing {
@@ -163,6 +164,32 @@ async fn after_an_erasure_no_copy_opens_and_history_stays() {
     assert_eq!(world.credential("a").await.body["credential"], "blnk_key_of_later_0123456789");
     let unknown = world.operate(&["erase", "x", "--source", "blnk", "--why", "y"]).await;
     assert!(unknown.stderr.contains("no event of an installation x"), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_apps_with_one_id_only_the_named_one_is_erased() {
+    let world = World::servers(Setup::default());
+    configure_two_apps(&world);
+    let world = world.with_services().await;
+    for app in ["app_1", "app_2"] {
+        in_shop(&world, "installed", app, "7", "here").await;
+    }
+    // It is erased with what was installed. Its payload is sealed, too.
+    in_shop(&world, "uninstalled", "app_1", "7", "there").await;
+    world.wait_applied().await;
+    let erase = ["erase", "7", "--source", "shop", "--why", "asked for", "--json"];
+    let refused = world.operate(&erase).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("app app_2, place app_2/here: active"), "{refused:?}");
+    assert_eq!(world.journal().await.len(), 3, "nothing was appended");
+
+    let erased = world.operate(&[&erase[..], &["--app", "app_1"]].concat()).await.json(0);
+    assert_eq!(erased["places"], json!(["app_1/here", "app_1/there"]), "{erased}");
+    assert_eq!((&erased["secrets"], &erased["keys_destroyed"]), (&2.into(), &2.into()));
+    let credential =
+        async |app: &str| world.read(&format!("/v1/installations/7/credential?app_id={app}")).await;
+    assert_eq!(credential("app_1").await.problem(), "no-credential");
+    assert_eq!(credential("app_2").await.body["credential"], shop_key("app_2", "7"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

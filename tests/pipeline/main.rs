@@ -12,6 +12,7 @@
     reason = "a test fails by panicking, and says on the way what it does"
 )]
 
+mod answers;
 mod bad_input;
 mod callbacks;
 mod canary;

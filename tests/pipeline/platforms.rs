@@ -112,6 +112,41 @@ async fn a_highlevel_reinstall_survives_the_late_uninstall_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_highlevel_timestamp_that_cannot_be_is_no_timestamp() {
+    let highlevel = HighLevel::start(Setup::default()).await;
+    let at = |kind: &str, id: &str, timestamp: &str| {
+        let mut event = event(kind, id, "10.000", json!({ "companyId": "c" }));
+        event["timestamp"] = json!(timestamp);
+        event
+    };
+    let install = at("INSTALL", "w1", "0001-01-01T00:00:00Z");
+    assert!(!highlevel.acknowledged(&install).await);
+    assert!(highlevel.acknowledged(&install).await, "a retry is a duplicate");
+    highlevel.world.wait_for_status(LOCATION, "active").await;
+    assert!(!highlevel.acknowledged(&at("UNINSTALL", "w2", "9999-12-31T23:59:59Z")).await);
+    highlevel.world.wait_for_status(LOCATION, "inactive").await;
+    assert!(!highlevel.acknowledged(&at("INSTALL", "w3", "9999-06-01T00:00:00Z")).await);
+    let again = highlevel.world.wait_for_status(LOCATION, "active").await;
+    assert_eq!(again["generation"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_highlevel_update_removes_a_whitelabel_that_ended() {
+    let highlevel = HighLevel::start(Setup::default()).await;
+    let brand = json!({ "domain": "example.com", "logoUrl": "https://example.com/logo.png" });
+    let more = json!({ "isWhitelabelCompany": true, "whitelabelDetails": brand, "planId": "p1" });
+    assert!(!highlevel.acknowledged(&event("INSTALL", "w1", "10.000", more)).await);
+    let found = highlevel.world.wait_for_status(LOCATION, "active").await;
+    assert_eq!(found["details"]["whitelabel"]["domain"], "example.com");
+    let none = json!({ "domain": "", "logoUrl": "" });
+    let more = json!({ "isWhitelabelCompany": false, "whitelabelDetails": none, "planId": "" });
+    assert!(!highlevel.acknowledged(&event("UPDATE", "w2", "20.000", more)).await);
+    highlevel.world.wait_applied().await;
+    let found = highlevel.world.installation(LOCATION).await;
+    assert_eq!(found["details"], json!({ "plan_id": "p1" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_highlevel_did_not_sign_or_signed_for_another_app_is_refused() {
     let highlevel = HighLevel::start(Setup { workers: 0, ..Setup::default() }).await;
     let install = event("INSTALL", "w1", "10.000", json!({}));

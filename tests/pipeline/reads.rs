@@ -4,9 +4,42 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::payload::{api_key, install, install_in, uninstall};
-use crate::world::{Answer, Setup, World};
+use crate::world::{Answer, Setup, World, post};
 
-async fn ask(world: &World, path: &str, token: Option<&str>) -> Answer {
+pub(crate) const TOKEN_THAT_READS: &str = "a_token_that_only_reads_0123456789";
+
+/// A second token, for reading only.
+pub(crate) fn configure_reader(world: &World) {
+    let file = world.folder.path().join("reader-token");
+    std::fs::write(&file, TOKEN_THAT_READS).unwrap();
+    world.configure(&format!(
+        "[worker.api_tokens.reader]\ntoken = {{ file = \"{}\" }}\nscopes = [\"installations:read\"]",
+        file.display()
+    ));
+}
+
+/// A source whose installation ids are those of an app.
+pub(crate) fn configure_two_apps(world: &World) {
+    world.configure(
+        "[sources.shop]\nplatform = \"generic\"\nverification.unverified = true\n\
+         [sources.shop.mapping]\nevent_type = [\"/type\"]\ninstalled = [\"installed\"]\n\
+         uninstalled = [\"uninstalled\"]\napp_id = \"/app\"\ninstallation_id = [\"/id\"]\n\
+         place = [\"/where\"]\nsecrets = [\"/key\"]\n",
+    );
+}
+
+pub(crate) async fn in_shop(world: &World, kind: &str, app: &str, id: &str, place: &str) {
+    let key = shop_key(app, id);
+    let callback = json!({ "type": kind, "app": app, "id": id, "where": place, "key": key });
+    let answer = post(&world.http, &world.ingest_url(0, "/callbacks/shop"), &callback).await;
+    assert_eq!(answer.unwrap().status, 200);
+}
+
+pub(crate) fn shop_key(app: &str, id: &str) -> String {
+    format!("key-of-{app}-{id}-0123456789")
+}
+
+pub(crate) async fn ask(world: &World, path: &str, token: Option<&str>) -> Answer {
     let mut request = world.http.get(world.worker_url(0, path));
     if let Some(token) = token {
         request = request.bearer_auth(token);
@@ -16,14 +49,8 @@ async fn ask(world: &World, path: &str, token: Option<&str>) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_read_needs_a_token_with_its_scope() {
-    // A second token, for reading only.
     let world = World::servers(Setup::default());
-    let reader = world.folder.path().join("reader-token");
-    std::fs::write(&reader, "a_token_that_only_reads_0123456789").unwrap();
-    world.configure(&format!(
-        "[worker.api_tokens.reader]\ntoken = {{ file = \"{}\" }}\nscopes = [\"installations:read\"]",
-        reader.display()
-    ));
+    configure_reader(&world);
     let world = world.with_services().await;
     world.acknowledged(&install("a")).await;
     world.wait_for_status("a", "active").await;
@@ -39,7 +66,7 @@ async fn every_read_needs_a_token_with_its_scope() {
         }
         assert_eq!(ask(&world, path, Some(&all)).await.status, 200, "{path}");
     }
-    let reader = Some("a_token_that_only_reads_0123456789");
+    let reader = Some(TOKEN_THAT_READS);
     for path in paths {
         assert_eq!(ask(&world, path, reader).await.status, 200, "{path}");
     }
@@ -57,14 +84,14 @@ async fn an_opened_credential_is_audited_and_not_cached() {
     assert_eq!(opened.body["credential"], api_key("a"));
     assert_eq!(world.credential("unknown").await.problem(), "installation-not-found");
 
-    let sql = "SELECT caller, source, installation_id, generation, key_id, accessed_at <= now() \
-               FROM mooring.credential_access";
+    let sql = "SELECT caller, source, installation_id, place, key_id, generation, \
+               accessed_at <= now() FROM mooring.credential_access";
     let rows = sqlx::query(sql).fetch_all(&mut world.connection().await).await.unwrap();
     assert_eq!(rows.len(), 1);
     let text = |column: usize| rows[0].get::<String, _>(column);
-    assert_eq!([text(0), text(1), text(2)], ["dev", "blnk", "a"]);
+    assert_eq!([text(0), text(1), text(2), text(3)], ["dev", "blnk", "a", "app_1/inst_a"]);
     assert!(domain::id::DataKeyId::parse(&text(4)).is_some(), "{}", text(4));
-    assert_eq!((rows[0].get::<i32, _>(3), rows[0].get::<bool, _>(5)), (1, true));
+    assert_eq!((rows[0].get::<i32, _>(5), rows[0].get::<bool, _>(6)), (1, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,12 +200,92 @@ async fn the_command_line_reads_what_the_api_reads() {
     let missing = run(&["installations", "show", "b"]).unwrap_err().to_string();
     assert!(missing.contains("there is no installation with this id"), "{missing}");
     let misused = run(&["installations", "list", "--status", "gone"]).unwrap_err().to_string();
-    assert!(
-        misused.contains(
-            "the status must be one of pending, active, superseded, inactive, unconfirmed"
-        ),
-        "{misused}"
-    );
+    let statuses = "[possible values: pending, active, superseded, inactive, unconfirmed]";
+    assert!(misused.contains(statuses), "{misused}");
+    let help = run(&["installations", "list", "--help"]).unwrap();
+    let words: Vec<&str> = help.split_whitespace().collect();
+    assert!(words.join(" ").contains(statuses), "{help}");
+}
+
+/// Two apps have the id 7 in one source, and Blnk has it, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_several_installations_have_is_not_guessed() {
+    let world = World::servers(Setup::default());
+    configure_two_apps(&world);
+    let world = world.with_services().await;
+    for app in ["app_1", "app_2"] {
+        in_shop(&world, "installed", app, "7", "here").await;
+    }
+    world.acknowledged(&install("7")).await;
+    world.wait_applied().await;
+
+    let read = async |end: &str| world.read(&format!("/v1/installations/7{end}")).await;
+    let of_shop = json!([
+        { "source": "shop", "app_id": "app_1", "place": "app_1/here", "status": "active" },
+        { "source": "shop", "app_id": "app_2", "place": "app_2/here", "status": "active" },
+    ]);
+    for path in ["", "/events", "/credential"] {
+        let refused = read(path).await;
+        assert_eq!((refused.status, refused.problem()), (409, "ambiguous-installation"), "{path}");
+        assert_eq!(refused.body["candidates"].as_array().unwrap().len(), 3);
+        let refused = read(&format!("{path}?source=shop")).await;
+        assert_eq!((refused.status, &refused.body["candidates"]), (409, &of_shop), "{path}");
+        let unknown = read(&format!("{path}?source=shop&app_id=app_3")).await;
+        assert_eq!((unknown.status, unknown.problem()), (404, "installation-not-found"), "{path}");
+    }
+    for (query, place, credential) in [
+        ("?app_id=app_2", "app_2/here", shop_key("app_2", "7")),
+        ("?place=app_1%2Fhere", "app_1/here", shop_key("app_1", "7")),
+        ("?source=blnk", "app_1/inst_7", api_key("7")),
+    ] {
+        assert_eq!(read(query).await.body["place"], place, "{query}");
+        let opened = read(&format!("/credential{query}")).await;
+        assert_eq!(opened.body["credential"], credential, "{query}");
+        let events = read(&format!("/events{query}")).await;
+        assert_eq!(events.body["events"].as_array().unwrap().len(), 1, "{query}");
+    }
+
+    let show = ["installations", "show", "7"];
+    let refused = world.operate(&show).await;
+    assert_eq!(refused.code, 1);
+    let candidate = "source shop, app app_2, place app_2/here: active";
+    assert!(refused.stderr.contains(candidate), "{}", refused.stderr);
+    let shown = [&show[..], &["--app", "app_2"]].concat();
+    assert!(world.operate(&shown).await.stdout.contains("app_2/here"));
+    let explained = world.operate(&["explain", "7", "--place", "app_1/here", "--json"]).await;
+    assert_eq!(explained.json(0)["installation"]["app_id"], "app_1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninstall_that_names_another_place_is_history_of_what_was_installed() {
+    let world = World::servers(Setup::default());
+    configure_two_apps(&world);
+    let world = world.with_services().await;
+    in_shop(&world, "installed", "app_1", "7", "here").await;
+    in_shop(&world, "uninstalled", "app_1", "7", "there").await;
+    in_shop(&world, "uninstalled", "app_1", "8", "there").await;
+    world.wait_applied().await;
+    assert_eq!(world.installation("7").await["place"], "app_1/here");
+    let events = world.read("/v1/installations/7/events").await;
+    assert_eq!(events.body["events"].as_array().unwrap().len(), 2);
+    let there = world.read("/v1/installations/7?place=app_1%2Fthere").await;
+    assert_eq!(there.problem(), "installation-not-found");
+    assert_eq!(world.installation("8").await["place"], "app_1/there", "never installed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_or_a_path_cannot_hold_is_refused_with_a_problem() {
+    let world = World::start(Setup::default()).await;
+    let paths = ["/a?source=%00", "/a/credential?source=%00", "/a/events?place=%00", "?plan=%00"];
+    for path in paths.into_iter().chain(["/a?app_id=x%00y"]) {
+        let answer = world.read(&format!("/v1/installations{path}")).await;
+        assert_eq!((answer.status, answer.problem()), (400, "invalid-parameter"), "{path}");
+    }
+    for path in ["/%ff", "/%ff/events", "/%ff/credential", "/%00"] {
+        let answer = world.read(&format!("/v1/installations{path}")).await;
+        assert_eq!((answer.status, answer.problem()), (404, "installation-not-found"), "{path}");
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dev::postgres::Role;
 use serde_json::Value;
@@ -268,7 +269,7 @@ async fn a_rebuild_from_the_journal_waits_for_what_is_on_its_way() {
     world.stop_workers();
     world.acknowledged(&install("later")).await;
     let worker = async {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         world.spare_worker()
     };
     let args = ["rebuild", "--from", "journal", "--json"];
@@ -297,6 +298,94 @@ async fn what_is_redriven_late_is_in_an_older_projection_too() {
         assert_eq!(world.installation("a").await["status"], "inactive", "{args:?}");
     }
     assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+async fn late_places(world: &World) -> i64 {
+    let sql = "SELECT count(*) FROM mooring.late_places";
+    sqlx::query_scalar(sql).fetch_one(&mut world.connection().await).await.unwrap()
+}
+
+/// Every place of these is late after it.
+async fn replay_all(world: &World) {
+    execute(world, "DELETE FROM mooring.journal").await;
+    let replayed = world.operate(&["replay", "--apply", "--json"]).await.json(0);
+    assert_eq!(replayed["appended"], 31);
+    assert_eq!(late_places(world).await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_does_not_fold_again_what_was_replayed_before_it_began() {
+    let world = World::start(Setup::default()).await;
+    some_installations(&world).await;
+    for from in ["log", "journal"] {
+        replay_all(&world).await;
+        let report = world.operate(&["rebuild", "--from", from, "--json"]).await.json(0);
+        assert_eq!(report["swapped"], true);
+        assert_eq!(report["caught_up_places"], 0, "{report}");
+        assert_eq!(late_places(&world).await, 0, "nobody needs them");
+    }
+    replay_all(&world).await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+    assert_eq!(late_places(&world).await, 10, "the former projection lacks them");
+    assert_eq!(world.operate(&["rebuild", "--rollback"]).await.code, 0);
+    assert_eq!(late_places(&world).await, 0);
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+/// An unfinished rebuild and the former projection each lack other places.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_replayed_while_a_rebuild_is_unfinished_is_folded_once() {
+    let world = World::start(Setup::default()).await;
+    some_installations(&world).await;
+    let later = "DELETE FROM mooring.journal WHERE stream_sequence = 31";
+    // It reads a journal that lacks an uninstall.
+    execute(&world, later).await;
+    let args = ["rebuild", "--from", "journal", "--no-swap", "--json"];
+    assert_eq!(world.operate(&args).await.json(0)["comparison"]["different"], 1);
+    assert_eq!(world.operate(&["replay", "--apply", "--json"]).await.json(0)["appended"], 1);
+    assert_eq!(late_places(&world).await, 1);
+
+    let report = world.operate(&["rebuild", "--from", "journal", "--json"]).await.json(0);
+    assert_eq!((&report["resumed"], &report["swapped"]), (&true.into(), &true.into()), "{report}");
+    assert_eq!(report["comparison"]["different"], 0);
+    assert_eq!(report["caught_up_places"], 1, "{report}");
+    assert_eq!(late_places(&world).await, 0);
+
+    // An unfinished rebuild keeps what a swap of the other would forget.
+    assert_eq!(world.operate(&["rebuild", "--no-swap"]).await.code, 0);
+    execute(&world, later).await;
+    assert_eq!(world.operate(&["replay", "--apply", "--json"]).await.json(0)["appended"], 1);
+    assert_eq!(world.operate(&["rebuild", "--rollback"]).await.code, 0);
+    assert_eq!(late_places(&world).await, 1);
+    assert_eq!(world.operate(&["rebuild", "--abandon"]).await.code, 0);
+    assert_eq!(late_places(&world).await, 0);
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+/// Of two copies of one event the later one was applied, until the first one is
+/// redriven.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_moves_to_its_first_copy_is_folded_again() {
+    const WINDOW: Duration = Duration::from_millis(1_500);
+    let setup = Setup::default().env("MOORING__STREAM__DUPLICATE_WINDOW_MS", WINDOW.as_millis());
+    let mut world = World::start(setup).await;
+    execute(&world, "ALTER TABLE mooring.journal ADD CONSTRAINT no CHECK (stream_sequence <> 1)")
+        .await;
+    world.acknowledged(&install("a")).await;
+    tokio::time::sleep(WINDOW * 2).await;
+    world.ingests[0].kill().unwrap(); // it remembers the first one
+    world.ingests[0].start_again().unwrap();
+    world.wait_ingest_ready(0);
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    assert_eq!(world.installation("a").await["last_event"]["sequence"], 2);
+
+    assert_eq!(world.operate(&["rebuild", "--no-swap"]).await.code, 0);
+    execute(&world, "ALTER TABLE mooring.journal DROP CONSTRAINT no").await;
+    assert_eq!(world.operate(&["dead-letters", "redrive", "--all"]).await.code, 0);
+    assert_eq!(world.installation("a").await["last_event"]["sequence"], 1);
+    let report = world.operate(&["rebuild", "--json"]).await.json(0);
+    assert_eq!((&report["swapped"], &report["caught_up_places"]), (&true.into(), &1.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

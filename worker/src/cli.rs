@@ -10,10 +10,12 @@ pub(crate) mod keys;
 pub(crate) mod rebuild;
 pub(crate) mod replay;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use domain::fold::Status;
 use domain::id::{InstallationId, InvalidId};
 use serde::Serialize;
-use worker::store::find::{Filter, Page};
+use worker::store::find::{Filter, Page, Which};
 
 use self::dead_letters::DeadLetters;
 use self::doctor::DoctorArgs;
@@ -121,13 +123,32 @@ pub(crate) enum Installations {
         /// The platform's id of the installation
         #[arg(value_parser = parse_id)]
         id: InstallationId,
-        /// Needed where several sources know the id
-        #[arg(long)]
-        source: Option<String>,
+        #[command(flatten)]
+        which: WhichArgs,
         /// Print JSON, as the read API answers
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Needed where several installations have the id.
+#[derive(Args)]
+pub(crate) struct WhichArgs {
+    /// Only the installation of this source
+    #[arg(long)]
+    source: Option<String>,
+    /// Only the installation of this app, by the platform's id of it
+    #[arg(long, value_name = "APP_ID")]
+    app: Option<String>,
+    /// Only the installation in this place, as it is shown
+    #[arg(long)]
+    place: Option<String>,
+}
+
+impl From<WhichArgs> for Which {
+    fn from(WhichArgs { source, app, place }: WhichArgs) -> Self {
+        Self { source, app_id: app, place }
+    }
 }
 
 #[derive(Args)]
@@ -135,8 +156,8 @@ pub(crate) struct FilterArgs {
     /// Only installations of this source
     #[arg(long)]
     source: Option<String>,
-    /// Only installations that are active, superseded, inactive or unconfirmed
-    #[arg(long)]
+    /// Only installations with this status
+    #[arg(long, value_parser = PossibleValuesParser::new(Status::NAMES))]
     status: Option<String>,
     /// Only installations on this plan, by the platform's id of it
     #[arg(long)]

@@ -115,8 +115,8 @@ async fn read(postgres: &Postgres, command: Installations) -> anyhow::Result<()>
             let page = worker::store::find::list(&pool, &filter.into()).await?;
             cli::print_page(&page, json)
         }
-        Installations::Show { id, source, json } => {
-            let found = worker::store::find::show(&pool, source.as_deref(), &id).await?;
+        Installations::Show { id, which, json } => {
+            let found = worker::store::find::show(&pool, &which.into(), &id).await?;
             cli::print_fields(&found, json)
         }
     }

@@ -1,4 +1,4 @@
-//! Postgres: one table each, with all SQL on it.
+//! Postgres, and all SQL of the worker: a file for each table.
 
 pub(crate) mod access;
 pub(crate) mod convert;
@@ -11,4 +11,7 @@ pub mod installations;
 pub(crate) mod journal;
 pub(crate) mod late_places;
 pub(crate) mod log_identity;
+pub(crate) mod log_index;
+pub mod rebuilds;
+pub(crate) mod schema;
 pub(crate) mod token_renewals;

@@ -146,12 +146,28 @@ impl PlatformName {
 
 impl InstallationId {
     /// For a platform that has no id of its own: the parts that name the
-    /// installation, joined with ':' and readable, so that a ':' in a part is
-    /// encoded and nothing else.
+    /// installation, as [`joined`] joins them.
     pub fn of(parts: &[&str]) -> Result<Self, InvalidId> {
-        let encode = |part: &&str| part.replace('%', "%25").replace(':', "%3A");
-        Self::parse(parts.iter().map(encode).collect::<Vec<_>>().join(":"))
+        Self::parse(joined(parts))
     }
+}
+
+impl IdempotencyKey {
+    /// For a platform that has no id of its own: the parts that name the event.
+    pub fn of(parts: &[&str]) -> Result<Self, InvalidId> {
+        Self::parse(joined(parts))
+    }
+}
+
+/// Several parts joined with ':' and readable: a ':' in a part is encoded and
+/// nothing else, so that no two lists of as many parts give the same text. A
+/// single part stays as it is.
+fn joined(parts: &[&str]) -> String {
+    if let [only] = parts {
+        return (*only).to_owned();
+    }
+    let encode = |part: &&str| part.replace('%', "%25").replace(':', "%3A");
+    parts.iter().map(encode).collect::<Vec<_>>().join(":")
 }
 
 /// Where one app is installed: the unit that is locked, folded and

@@ -160,6 +160,15 @@ impl PublicKey {
         }
     }
 
+    /// Each of them, and at least one.
+    pub fn all_from_pem(pems: &[String]) -> Result<Vec<Self>, String> {
+        if pems.is_empty() {
+            return Err("give at least one public key".to_owned());
+        }
+        let keys = pems.iter().map(|pem| Self::from_pem(pem));
+        keys.collect::<Result<_, InvalidKey>>().map_err(|why| format!("a key {why}"))
+    }
+
     fn verifies(&self, body: &[u8], signature: &[u8]) -> bool {
         let (algorithm, key): (&dyn VerificationAlgorithm, _) = match self {
             Self::Ed25519(key) => (&ED25519, key),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::Config as StreamConfig;
+use async_nats::jetstream::stream::Info as StreamInfo;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -19,6 +19,10 @@ use crate::{keys, message};
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// While it is not known, callbacks wait for the answer.
 const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// From which on an operator is told that the log is filling.
+pub const SCARCE_PERCENT: u64 = 80;
+/// A full log refuses what is larger than what is left, the next batch for example.
+const BATCH_BYTES: u64 = 1 << 20;
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is known of the stream's durability.
@@ -31,10 +35,34 @@ pub enum Contract {
     Met {
         accepted: Vec<Breach>,
         commit: CommitMode,
+        room: Room,
     },
     Broken {
         breaches: Vec<Breach>,
     },
+}
+
+/// Whether the log takes more events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Enough,
+    /// Above [`SCARCE_PERCENT`].
+    Scarce,
+    /// It refuses events, or will with the next batch.
+    Full,
+}
+
+impl Room {
+    fn of(bytes: u64, bytes_max: i64) -> Self {
+        let Ok(max @ 1..) = u64::try_from(bytes_max) else { return Self::Enough };
+        if bytes.saturating_add(BATCH_BYTES.min(max / 16)) >= max {
+            Self::Full
+        } else if bytes.saturating_mul(100) / max >= SCARCE_PERCENT {
+            Self::Scarce
+        } else {
+            Self::Enough
+        }
+    }
 }
 
 impl Contract {
@@ -100,8 +128,18 @@ async fn check_for_ever(check: &Check, sender: &watch::Sender<Contract>) {
 
 fn report(contract: &Contract) {
     match contract {
+        Contract::Met { room: Room::Full, .. } => {
+            tracing::error!(
+                "the log is full and refuses events: raise stream.max_bytes, run `worker migrate`"
+            );
+        }
+        Contract::Met { room: Room::Scarce, .. } => {
+            tracing::warn!(
+                "the log is more than {SCARCE_PERCENT} % full: raise stream.max_bytes, run `worker migrate`"
+            );
+        }
         Contract::Unknown { why } => tracing::warn!(why, "the log is not ready"),
-        Contract::Met { accepted, commit } if accepted.is_empty() => {
+        Contract::Met { accepted, commit, .. } if accepted.is_empty() => {
             tracing::info!(?commit, "the log meets the durability contract");
         }
         Contract::Met { accepted, .. } => {
@@ -126,10 +164,11 @@ impl Check {
                 Contract::Met { .. } | Contract::Broken { .. } => return last.clone(),
             },
         };
-        let commit = CommitMode::of(log.num_replicas, log.allow_atomic_publish);
+        let commit = CommitMode::of(log.config.num_replicas, log.config.allow_atomic_publish);
+        let room = Room::of(log.state.bytes, log.config.max_bytes);
         // A secret is as lost without its data key as without its event.
-        let mut found = breaches(&log);
-        found.extend(breaches(&keys));
+        let mut found = breaches(&log.config);
+        found.extend(breaches(&keys.config));
         found.sort();
         found.dedup();
         match self.sync_breach().await {
@@ -142,15 +181,15 @@ impl Check {
         let is_accepted = |breach: &Breach| self.accepted.contains(breach);
         let (accepted, broken): (Vec<_>, Vec<_>) = found.into_iter().partition(is_accepted);
         if broken.is_empty() {
-            Contract::Met { accepted, commit }
+            Contract::Met { accepted, commit, room }
         } else {
             Contract::Broken { breaches: broken }
         }
     }
 
-    async fn stream(&self, name: &str) -> Result<StreamConfig, Unanswered> {
+    async fn stream(&self, name: &str) -> Result<StreamInfo, Unanswered> {
         match self.connection.jetstream.get_stream(name).await {
-            Ok(stream) => Ok(stream.cached_info().config.clone()),
+            Ok(stream) => Ok(stream.cached_info().clone()),
             Err(error) if is_missing(&error) => {
                 let why = format!("there is no stream {name}: run `worker migrate`");
                 Err(Unanswered::Missing(why))

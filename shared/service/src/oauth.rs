@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
 use domain::id::AppId;
+use domain::platform::Parentage;
 use domain::tokens::{Issued, Tokens};
 use jiff::Timestamp;
 use reqwest::header::HeaderMap;
@@ -49,7 +50,8 @@ pub struct OAuth {
     pub after_url: Option<Url>,
     pub(crate) authorize_url: Option<Url>,
     pub(crate) token_url: Url,
-    pub(crate) location_token_url: Option<Url>,
+    /// Where the tokens of a parent are exchanged for those of its parts.
+    pub(crate) for_parts: Option<(Url, Parentage)>,
     pub(crate) redirect_uri: Url,
     pub(crate) scopes: Vec<String>,
     pub(crate) client_id: String,
@@ -116,22 +118,22 @@ impl OAuth {
         Ok(issued)
     }
 
-    pub fn has_location_tokens(&self) -> bool {
-        self.location_token_url.is_some()
+    /// Which installations are parts of others whose tokens can be exchanged.
+    pub fn parentage(&self) -> Option<&Parentage> {
+        self.for_parts.as_ref().map(|(_, parentage)| parentage)
     }
 
-    /// A token of one location, for that of its company (HighLevel).
-    pub async fn for_location(
+    /// A token of one part, for that of its parent. `request` names both.
+    pub async fn for_part(
         &self,
-        company: &Tokens,
-        company_id: &str,
-        location_id: &str,
+        parent: &Tokens,
+        request: &[(&'static str, String)],
     ) -> Result<Issued, TokenError> {
-        let Some(url) = &self.location_token_url else {
+        let Some((url, _)) = &self.for_parts else {
             return Err(TokenError::Unavailable { why: "no location_token_url is set".into() });
         };
-        let body = form([("companyId", company_id), ("locationId", location_id)]);
-        let bearer = company.access_token.expose_secret();
+        let body = form(request.iter().map(|(name, value)| (*name, value.as_str())));
+        let bearer = parent.access_token.expose_secret();
         retried(|| async {
             let request = self.http.post(url.clone()).headers(self.headers.clone());
             read(request.bearer_auth(bearer).body(body.clone()).send().await).await

@@ -1,5 +1,7 @@
 //! Errors over HTTP: RFC 9457 `application/problem+json`.
 
+use std::collections::BTreeMap;
+
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -14,6 +16,8 @@ pub struct Problem {
     /// Says what was expected, what was found and what to do.
     pub detail: String,
     pub retry_after_s: Option<u32>,
+    /// A member that this type of problem has besides (RFC 9457, section 3.2).
+    pub extension: Option<Box<(&'static str, serde_json::Value)>>,
 }
 
 #[derive(Serialize)]
@@ -22,11 +26,18 @@ struct Body<'a> {
     title: String,
     status: u16,
     detail: &'a str,
+    #[serde(flatten)]
+    extension: BTreeMap<&'static str, &'a serde_json::Value>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, name: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, name, detail: detail.into(), retry_after_s: None }
+        Self { status, name, detail: detail.into(), retry_after_s: None, extension: None }
+    }
+
+    pub fn with(mut self, name: &'static str, value: serde_json::Value) -> Self {
+        self.extension = Some(Box::new((name, value)));
+        self
     }
 
     pub fn retry_after(mut self, seconds: u32) -> Self {
@@ -56,6 +67,7 @@ impl Problem {
             title: self.title(),
             status: self.status.as_u16(),
             detail: &self.detail,
+            extension: self.extension.iter().map(|member| (member.0, &member.1)).collect(),
         };
         let json = serde_json::to_string(&body).unwrap_or_default();
         let mut response = Response::new(B::from(json));
@@ -81,6 +93,14 @@ mod tests {
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         assert_eq!(response.headers()[RETRY_AFTER], "2");
         let expected = r#"{"type":"urn:mooring:problem:log-full","title":"Log full","status":503,"detail":"no room"}"#;
+        assert_eq!(response.body(), expected);
+    }
+
+    #[test]
+    fn a_problem_may_have_a_member_of_its_own() {
+        let problem = Problem::new(StatusCode::CONFLICT, "ambiguous", "which?");
+        let response: Response<String> = problem.with("candidates", ["a"].into()).response();
+        let expected = r#"{"type":"urn:mooring:problem:ambiguous","title":"Ambiguous","status":409,"detail":"which?","candidates":["a"]}"#;
         assert_eq!(response.body(), expected);
     }
 }

@@ -30,7 +30,7 @@ struct File {
 }
 
 struct Source {
-    adapter: Adapter,
+    adapter: Box<dyn Adapter>,
     verification: Verification,
     ack: AckContract,
 }

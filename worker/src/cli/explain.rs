@@ -7,7 +7,7 @@ use eventlog::audit::{self, Outcome, Record};
 use worker::operate::backends::Backends;
 use worker::operate::explain;
 
-use super::print_json;
+use super::{WhichArgs, print_json};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -17,9 +17,8 @@ pub(crate) struct ExplainArgs {
     /// The platform's id of the installation
     #[arg(value_parser = |text: &str| InstallationId::parse(text))]
     installation: InstallationId,
-    /// Needed where several sources know the id
-    #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
-    source: Option<SourceName>,
+    #[command(flatten)]
+    which: WhichArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,7 +38,7 @@ pub(crate) struct CallbacksArgs {
 }
 
 pub(crate) async fn explain(backends: &Backends, args: ExplainArgs) -> anyhow::Result<()> {
-    let found = explain::explain(backends, args.source.as_ref(), &args.installation).await?;
+    let found = explain::explain(backends, &args.which.into(), &args.installation).await?;
     if args.json {
         return print_json(&found);
     }

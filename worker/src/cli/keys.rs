@@ -17,6 +17,7 @@ use worker::operate::backends::Backends;
 use worker::operate::erase::{self, ErasureReport};
 use worker::operate::keys::{self, KeyUse};
 use worker::store::erasures::ErasureOrder;
+use worker::store::find::Which;
 
 use super::dead_letters::By;
 use super::{Differs, print_json};
@@ -79,6 +80,12 @@ pub(crate) struct EraseArgs {
     /// The source that it came from
     #[arg(long, value_parser = |text: &str| SourceName::parse(text))]
     source: SourceName,
+    /// The platform's id of the app; needed where several apps have the id
+    #[arg(long, value_name = "APP_ID")]
+    app: Option<String>,
+    /// The place, as it is shown; needed where the id is in several
+    #[arg(long)]
+    place: Option<String>,
     /// Why, for the record
     #[arg(long)]
     why: String,
@@ -163,8 +170,9 @@ pub(crate) async fn erase(
     args: EraseArgs,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let EraseArgs { installation, source, why, by: By { by }, json } = args;
-    let order = ErasureOrder { source, installation, by, why };
+    let EraseArgs { installation, source, app, place, why, by: By { by }, json } = args;
+    let which = Which { source: Some(source.into()), app_id: app, place };
+    let order = ErasureOrder { installation, which, by, why };
     let report = erase::erase(backends, ring, &order, shutdown).await?;
     if json {
         print_json(&report)?

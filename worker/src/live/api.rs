@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,6 +15,7 @@ use eventlog::connect::Connection;
 use eventlog::keys::CurrentRing;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use service::config::Scope;
 use service::problem::Problem;
@@ -27,8 +27,8 @@ use crate::live::commit::chain;
 use crate::live::credential::{self, CredentialError};
 use crate::metrics::METRICS;
 use crate::settings::Caller;
-use crate::store::database;
-use crate::store::find::{self, Filter, FindError};
+use crate::store::find::{self, Candidate, Filter, FindError, Which};
+use crate::store::{database, installations};
 
 const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 const RETRY_AFTER_S: u32 = 2;
@@ -112,9 +112,9 @@ impl From<FindError> for Refused {
     fn from(error: FindError) -> Self {
         let (status, name) = match &error {
             FindError::NotFound => (StatusCode::NOT_FOUND, "installation-not-found"),
-            FindError::Ambiguous { .. } => (StatusCode::CONFLICT, "ambiguous-installation"),
+            FindError::Ambiguous { candidates } => return ambiguous(candidates),
             FindError::UnknownStatus
-            | FindError::BadFilter
+            | FindError::ContainsNul
             | FindError::BadCursor
             | FindError::BadLimit => (StatusCode::BAD_REQUEST, "invalid-parameter"),
             FindError::Postgres(cause) => return unavailable(cause),
@@ -132,13 +132,14 @@ impl From<CredentialError> for Refused {
             CredentialError::Postgres(cause) => unavailable(cause),
             CredentialError::DataKey(cause) if !cause.is::<OpenError>() => {
                 tracing::warn!(error = chain(&error), "a data key cannot be read");
+                let detail = "the data key of the credential cannot be read; try again shortly";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                let problem = Problem::new(status, "data-key-unavailable", error.to_string());
+                let problem = Problem::new(status, "data-key-unavailable", detail);
                 Self(problem.retry_after(RETRY_AFTER_S))
             }
             CredentialError::Open(_) | CredentialError::DataKey(_) | CredentialError::Stored(_) => {
                 tracing::error!(error = chain(&error), "a credential cannot be opened");
-                let detail = format!("{}; see `sealing` in the configuration", chain(&error));
+                let detail = "the credential cannot be opened; the worker's log says why";
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Self(Problem::new(status, "credential-not-opened", detail))
             }
@@ -153,47 +154,69 @@ fn unavailable(cause: &sqlx::Error) -> Refused {
     Refused(problem.retry_after(RETRY_AFTER_S))
 }
 
-fn bad_query(rejection: &QueryRejection) -> Refused {
-    let detail = rejection.body_text();
-    Refused(Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail))
+fn ambiguous(candidates: &[Candidate]) -> Refused {
+    let detail = "several installations have this id: say which by source, app_id or place";
+    let problem = Problem::new(StatusCode::CONFLICT, "ambiguous-installation", detail);
+    Refused(problem.with("candidates", json!(candidates)))
 }
 
-/// An id that no platform could have sent is an id that is not there.
-fn known_form(id: String) -> Result<InstallationId, Refused> {
-    InstallationId::parse(id).map_err(|_| FindError::NotFound.into())
+/// The id in the path. One that no platform could have sent, such as one that is
+/// not UTF-8, is an id that is not there.
+struct Id(InstallationId);
+
+impl FromRequestParts<Arc<Api>> for Id {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        let path = Path::<InstallationId>::from_request_parts(parts, api).await;
+        path.map(|Path(id)| Self(id)).map_err(|_| FindError::NotFound.into())
+    }
+}
+
+/// The query. An unknown parameter is refused, so that a misspelt filter is not
+/// ignored.
+struct Parameters<T>(T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        match Query::<T>::from_request_parts(parts, api).await {
+            Ok(Query(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => {
+                let (status, detail) = (StatusCode::BAD_REQUEST, rejection.body_text());
+                Err(Refused(Problem::new(status, "invalid-parameter", detail)))
+            }
+        }
+    }
 }
 
 async fn list(
     _: Reader,
     State(api): State<Arc<Api>>,
-    filter: Result<Query<Filter>, QueryRejection>,
+    Parameters(filter): Parameters<Filter>,
 ) -> Result<Response, Refused> {
-    let Query(filter) = filter.map_err(|rejection| bad_query(&rejection))?;
     let page = find::list(&api.pool, &filter).await?;
     Ok(Json(page).into_response())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OfSource {
-    source: Option<String>,
 }
 
 async fn show(
     _: Reader,
     State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    query: Result<Query<OfSource>, QueryRejection>,
+    Id(id): Id,
+    Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let Query(OfSource { source }) = query.map_err(|rejection| bad_query(&rejection))?;
-    let found = find::show(&api.pool, source.as_deref(), &known_form(id)?).await?;
-    Ok(Json(found).into_response())
+    let installation = find::show(&api.pool, &which, &id).await?;
+    Ok(Json(installation).into_response())
 }
 
+/// [`Which`], and a page. `deny_unknown_fields` does not go with `flatten`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OfHistory {
+struct HistoryParameters {
     source: Option<String>,
+    app_id: Option<String>,
+    place: Option<String>,
     after: Option<u64>,
     limit: Option<u16>,
 }
@@ -201,39 +224,38 @@ struct OfHistory {
 async fn events(
     _: Reader,
     State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    query: Result<Query<OfHistory>, QueryRejection>,
+    Id(id): Id,
+    Parameters(parameters): Parameters<HistoryParameters>,
 ) -> Result<Response, Refused> {
-    let Query(OfHistory { source, after, limit }) =
-        query.map_err(|rejection| bad_query(&rejection))?;
-    let (source, after) = (source.as_deref(), after.unwrap_or_default());
-    let page = find::history(&api.pool, source, &known_form(id)?, after, limit).await?;
+    let HistoryParameters { source, app_id, place, after, limit } = parameters;
+    let which = Which { source, app_id, place };
+    let page = find::history(&api.pool, &which, &id, after.unwrap_or_default(), limit).await?;
     Ok(Json(page).into_response())
 }
 
 async fn open_credential(
     Opener(caller): Opener,
     State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    query: Result<Query<OfSource>, QueryRejection>,
+    Id(id): Id,
+    Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let Query(OfSource { source }) = query.map_err(|rejection| bad_query(&rejection))?;
-    let found = find::show(&api.pool, source.as_deref(), &known_form(id)?).await?;
+    let installation = find::show(&api.pool, &which, &id).await?;
     let ring = api.ring.get();
-    let secret = credential::open(&api.pool, &api.connection, &ring, &found, &caller).await?;
+    let secret =
+        credential::open(&api.pool, &api.connection, &ring, &installation, &caller).await?;
     METRICS.credentials_opened.add(1, &[]);
-    tracing::info!(caller, installation = found.installation_id, "a credential was opened");
-    let answer = Json(json!({
-        "source": found.source,
-        "installation_id": found.installation_id,
+    tracing::info!(caller, installation = installation.installation_id, "a credential was opened");
+    let body = Json(json!({
+        "source": installation.source,
+        "installation_id": installation.installation_id,
         "credential": secret.expose_secret(),
     }));
-    Ok(([(header::CACHE_CONTROL, "no-store")], answer).into_response())
+    Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
 }
 
 async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let nats = if api.connection.is_connected() { Ok(()) } else { Err("not connected".to_owned()) };
-    let postgres = match tokio::time::timeout(READINESS_TIMEOUT, read_nothing(&api.pool)).await {
+    let postgres = match tokio::time::timeout(READINESS_TIMEOUT, can_read(&api.pool)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(why_unreadable(&error)),
         Err(_elapsed) => Err("no answer in time".to_owned()),
@@ -245,12 +267,9 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn read_nothing(pool: &PgPool) -> Result<(), sqlx::Error> {
+async fn can_read(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut connection = database::acquire(pool).await?;
-    sqlx::query_scalar!("SELECT count(*) FROM projection.installations WHERE false")
-        .fetch_one(&mut *connection)
-        .await?;
-    Ok(())
+    installations::can_be_read(&mut connection).await
 }
 
 fn why_unreadable(error: &sqlx::Error) -> String {

@@ -15,15 +15,14 @@ use eventlog::delivery::Delivery;
 use eventlog::message::TRACEPARENT;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{Instrument as _, Span, info_span};
 
-use crate::store::database::{self, LOCKS, PROJECTION_LOCK};
+use crate::store::database;
 use crate::store::dead_letters::{self, DeadLetter, Reason};
-use crate::store::fold_unit::FoldUnit;
+use crate::store::fold_unit::{self, FoldUnit};
 use crate::store::installations::{self, Row};
-use crate::store::journal::{self, Entry};
+use crate::store::journal::{self, Appended, Entry};
 use crate::store::late_places;
 
 /// What a committed batch did.
@@ -118,7 +117,7 @@ pub(crate) async fn apply(
     if let [only] = batch {
         let letter =
             DeadLetter { delivery: only, reason: Reason::Unappliable, detail: chain(&cause) };
-        bury(pool, &letter).await?;
+        keep(pool, &letter).await?;
         return Ok(Committed {
             dead_letters: 1,
             by_kind: ByKind::from([(undecoded(only), 1)]),
@@ -132,7 +131,7 @@ pub(crate) async fn apply(
     Ok(total)
 }
 
-async fn bury(pool: &PgPool, letter: &DeadLetter<'_>) -> Result<(), CommitError> {
+async fn keep(pool: &PgPool, letter: &DeadLetter<'_>) -> Result<(), CommitError> {
     tracing::error!(
         sequence = letter.delivery.sequence.0,
         reason = letter.reason.name(),
@@ -197,13 +196,19 @@ async fn write(
             entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
         units.into_iter().collect()
     };
-    lock(transaction, &units).instrument(statement("SELECT", "pg_advisory_xact_lock")).await?;
+    fold_unit::lock(transaction, &units)
+        .instrument(statement("SELECT", "pg_advisory_xact_lock"))
+        .await?;
     let appended = journal::append(transaction, &entries)
         .instrument(statement("INSERT", "mooring.journal"))
         .await?;
+    let Appended { new: appended, moved } = appended;
     if arrival == Arrival::Late {
-        let is_new = |entry: &&&Entry| appended.contains(&entry.recorded.event.message_id);
-        let late = entries.iter().filter(is_new).filter_map(|entry| FoldUnit::of(&entry.recorded));
+        let changed = |entry: &&&Entry| {
+            let id = &entry.recorded.event.message_id;
+            appended.contains(id) || moved.contains(id)
+        };
+        let late = entries.iter().filter(changed).filter_map(|entry| FoldUnit::of(&entry.recorded));
         late_places::add(transaction, &late.collect()).await?;
     }
     let history = journal::of_places(transaction, &units)
@@ -301,39 +306,6 @@ fn distinct(entries: &[Entry]) -> Vec<&Entry> {
         }
     }
     first.into_values().collect()
-}
-
-/// Locks the places until the transaction ends, and the projection against
-/// being swapped. The order of the keys is the same for every worker, so that
-/// two of them cannot wait for each other.
-async fn lock(connection: &mut PgConnection, units: &[FoldUnit]) -> Result<(), sqlx::Error> {
-    let keys: BTreeSet<i64> = units.iter().map(lock_key).collect();
-    let keys: Vec<i64> = keys.into_iter().collect();
-    sqlx::query!(
-        r#"
-        SELECT pg_advisory_xact_lock_shared($2, $3)
-        UNION ALL
-        SELECT pg_advisory_xact_lock(key)
-        FROM (SELECT key FROM unnest($1::bigint[]) AS keys (key) ORDER BY key) AS ordered
-        "#,
-        &keys,
-        LOCKS,
-        PROJECTION_LOCK,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Two places with one key only wait for each other.
-fn lock_key(unit: &FoldUnit) -> i64 {
-    let digest = Sha256::new()
-        .chain_update(unit.source.as_str())
-        .chain_update([0])
-        .chain_update(unit.place.as_str())
-        .finalize();
-    let first_eight = digest.iter().take(8);
-    first_eight.fold(0, |key, byte| (key << 8) | i64::from(*byte))
 }
 
 fn new_conflicts(history: &[Recorded], appended: &BTreeSet<MessageId>) -> usize {

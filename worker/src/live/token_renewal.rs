@@ -1,5 +1,5 @@
-//! Renews OAuth tokens before they end, and exchanges a company's token for
-//! those of its locations. What is issued is sealed and appended to the log like
+//! Renews OAuth tokens before they end, and exchanges the tokens of an
+//! installation for those of its parts, where the platform has such. What is issued is sealed and appended to the log like
 //! any other event; the projection follows from there.
 //!
 //! A refresh token may be used once, so one worker asks at a time: it claims the
@@ -17,6 +17,7 @@ use backon::{ConstantBuilder, Retryable as _};
 use domain::data_key::DataKey;
 use domain::event::{Callback, Grant, Identity};
 use domain::id::{InstallationId, PlatformName, SourceName};
+use domain::platform::{Parent, Parentage};
 use domain::seal::SealingNonce;
 use domain::tokens::{Issued, Tokens};
 use eventlog::append::Writer;
@@ -37,8 +38,8 @@ use crate::metrics::METRICS;
 use crate::store::convert::from_sql;
 use crate::store::database;
 use crate::store::installations;
-use crate::store::installations::InstallationView;
-use crate::store::journal;
+use crate::store::installations::{InstallationView, Selection};
+use crate::store::journal::{self, Known};
 use crate::store::token_renewals::{self, Again, Candidate, Claim};
 
 /// As the audit of opened credentials names it.
@@ -117,18 +118,19 @@ impl TokenRenewal {
 
     async fn renew_due(&self, shutdown: &CancellationToken) -> anyhow::Result<Round> {
         let sources: Vec<&str> = self.apps.keys().map(SourceName::as_str).collect();
-        let with_locations: Vec<&str> = self
-            .apps
-            .iter()
-            .filter(|(_, app)| app.has_location_tokens())
-            .map(|(source, _)| source.as_str())
-            .collect();
         let mut connection = database::acquire(&self.pool).await?;
         let mut due =
             token_renewals::expiring(&mut connection, &sources, self.before_expiry).await?;
-        due.extend(
-            token_renewals::locations_without_tokens(&mut connection, &with_locations).await?,
-        );
+        for (source, app) in &self.apps {
+            let Some(Parentage { parent_key, part_key, .. }) = app.parentage() else { continue };
+            let parts = token_renewals::parts_without_tokens(
+                &mut connection,
+                source.as_str(),
+                parent_key,
+                part_key,
+            );
+            due.extend(parts.await?);
+        }
         drop(connection);
         let is_full = due.len() >= usize::try_from(token_renewals::ROUND_MAX)?;
         let mut spare_key = None;
@@ -210,7 +212,9 @@ impl TokenRenewal {
         candidate: &Candidate,
         identity: &Identity,
     ) -> Result<(Grant, Result<Issued, TokenError>), NotRenewed> {
-        let own = self.tokens(candidate, &candidate.installation_id).await?;
+        let source = Some(candidate.source.as_str());
+        let here = Selection { source, app_id: None, place: Some(&candidate.place) };
+        let own = self.tokens(&candidate.installation_id, here).await?;
         let mut connection = database::acquire(&self.pool).await.context("Postgres")?;
         let is_current = token_renewals::is_current(&mut connection, candidate).await;
         drop(connection);
@@ -220,31 +224,28 @@ impl TokenRenewal {
         if let Some(refresh_token) = own.and_then(|tokens| tokens.refresh_token) {
             return Ok((Grant::RefreshToken, app.refresh(&refresh_token).await));
         }
-        let scope = |name: &str| identity.scope.get(name).map(String::as_str);
-        let (Some(company_id), Some(location_id)) = (scope("company_id"), scope("location_id"))
-        else {
-            let why = "no refresh token was issued, and there is no company to ask with";
+        let parent = app.parentage().and_then(|parentage| (parentage.parent_of)(identity));
+        let Some(Parent { installation_id, request }) = parent else {
+            let why = "no refresh token was issued, and there is no parent to ask with";
             return Err(NotRenewed::Never(why));
         };
-        let company = InstallationId::of(&[identity.app_id.as_str(), "company", company_id]);
-        let company = company.context("the company's id")?;
-        let company = self.tokens(candidate, company.as_str()).await?;
-        let company = company.context("the company holds no tokens")?;
-        Ok((Grant::Location, app.for_location(&company, company_id, location_id).await))
+        let of_app = Selection { source, app_id: Some(identity.app_id.as_str()), place: None };
+        let tokens = self.tokens(installation_id.as_str(), of_app).await?;
+        let tokens = tokens.context("the parent holds no tokens")?;
+        Ok((Grant::Location, app.for_part(&tokens, &request).await))
     }
 
     /// `None` if the installation holds none.
     async fn tokens(
         &self,
-        candidate: &Candidate,
         installation_id: &str,
+        selection: Selection<'_>,
     ) -> anyhow::Result<Option<Tokens>> {
         let mut connection = database::acquire(&self.pool).await?;
-        let (source, id) =
-            (Some(candidate.source.as_str()), InstallationId::parse(installation_id)?);
-        let found = installations::by_id(&mut connection, source, &id).await?;
+        let id = InstallationId::parse(installation_id)?;
+        let matching = installations::by_id(&mut connection, &id, selection).await?;
         drop(connection);
-        let Some(installation) = found.iter().find(|found| found.has_credential) else {
+        let Some(installation) = matching.iter().find(|it| it.has_credential) else {
             return Ok(None);
         };
         self.opened(installation).await.map(Some)
@@ -265,9 +266,11 @@ impl TokenRenewal {
     ) -> anyhow::Result<(PlatformName, Identity)> {
         let id = InstallationId::parse(candidate.installation_id.as_str())?;
         let mut connection = database::acquire(&self.pool).await?;
-        let known = journal::identities(&mut connection, source, &id).await?;
-        let found = known.into_iter().find(|(_, known)| known.place.as_str() == candidate.place);
-        let (platform, identity) = found.context("the journal does not know the installation")?;
+        let mut known =
+            journal::known(&mut connection, Some(source.as_str()), &id).await?.into_iter();
+        let here = known.find(|known| known.identity.place.as_str() == candidate.place);
+        let Known { platform, identity, .. } =
+            here.context("the journal does not know the installation")?;
         // What an install says of the scope counts before what an uninstall says.
         Ok((platform, Identity { scope: candidate.scope.0.clone(), ..identity }))
     }

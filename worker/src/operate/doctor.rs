@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::operate::backends::Backends;
 use crate::operate::keys;
 use crate::operate::migrate;
-use crate::store::convert::from_sql;
 use crate::store::database;
+use crate::store::dead_letters;
 use crate::store::log_identity::{self, OtherLog};
+use crate::store::rebuilds;
 
 const POSTGRES_VERSION_MIN: i32 = 150_000;
 /// Times are compared with those of platforms; signatures allow some minutes.
@@ -228,56 +229,42 @@ fn unasked(check: &'static str, error: sqlx::Error) -> Finding {
 
 async fn schema(connection: &mut PgConnection) -> Result<Finding, sqlx::Error> {
     const CHECK: &str = "postgres";
-    let server = sqlx::query!(
-        r#"SELECT current_setting('server_version_num')::integer AS "version!",
-                  current_setting('server_version') AS "name!", clock_timestamp() AS "now!""#
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let server = database::server(connection).await?;
     if server.version < POSTGRES_VERSION_MIN {
-        return Ok(Finding::failed(CHECK, format!("version {}", server.name), "15 or newer"));
+        return Ok(Finding::failed(
+            CHECK,
+            format!("version {}", server.version_name),
+            "15 or newer",
+        ));
     }
     let missing = migrate::pending(connection).await?;
     if missing > 0 {
         let found = format!("{missing} migrations of this version are not applied");
         return Ok(Finding::failed(CHECK, found, "`worker migrate`"));
     }
-    Ok(match skew(from_sql(server.now)) {
+    Ok(match skew(server.now) {
         Some(skew) => Finding::warning(CHECK, skew, "synchronise the clocks (NTP)"),
-        None => Finding::ok(CHECK, format!("version {}, the schema is up to date", server.name)),
+        None => {
+            Finding::ok(CHECK, format!("version {}, the schema is up to date", server.version_name))
+        }
     })
 }
 
 /// The worker's role may do its work, and may not rewrite history.
 async fn privileges(connection: &mut PgConnection) -> Result<Finding, sqlx::Error> {
     const CHECK: &str = "privileges";
-    let found = sqlx::query!(
-        r#"
-        SELECT rolsuper AS "superuser!",
-               has_table_privilege(oid, 'mooring.journal', 'SELECT, INSERT, UPDATE')
-                   AND has_table_privilege(oid, 'projection.installations', 'SELECT, INSERT, UPDATE')
-                   AND has_table_privilege(oid, 'mooring.dead_letters', 'SELECT, INSERT')
-                   AND has_table_privilege(oid, 'mooring.credential_access', 'INSERT') AS "enough!",
-               has_table_privilege(oid, 'mooring.journal', 'DELETE')
-                   OR has_table_privilege(oid, 'mooring.credential_access', 'UPDATE')
-                   OR has_table_privilege(oid, 'mooring.credential_access', 'DELETE') AS "too_much!"
-        FROM pg_roles WHERE rolname = 'mooring_worker'
-        "#
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(match found {
+    Ok(match database::worker_role(connection).await? {
         None => Finding::warning(
             CHECK,
             "there is no role mooring_worker",
             "make one, run `worker migrate` again, and let `worker run` use it",
         ),
-        Some(role) if !role.enough => Finding::failed(
+        Some(role) if !role.may_work => Finding::failed(
             CHECK,
             "mooring_worker lacks rights",
             "`worker migrate` grants them on a new schema; see worker/migrations for the list",
         ),
-        Some(role) if role.superuser || role.too_much => Finding::warning(
+        Some(role) if role.is_superuser || role.may_rewrite_history => Finding::warning(
             CHECK,
             "mooring_worker could delete events or change the audit",
             "revoke what worker/migrations does not grant",
@@ -287,23 +274,16 @@ async fn privileges(connection: &mut PgConnection) -> Result<Finding, sqlx::Erro
 }
 
 async fn unfinished(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    let found = sqlx::query!(
-        r#"
-        SELECT (SELECT count(*) FROM mooring.dead_letters WHERE resolution IS NULL) AS "dead!",
-               EXISTS (SELECT FROM mooring.rebuilds
-                       WHERE swapped_at IS NULL AND abandoned_at IS NULL) AS "rebuild!"
-        "#
-    )
-    .fetch_one(connection)
-    .await?;
+    let by_reason = dead_letters::count_unresolved(connection).await?;
+    let dead: i64 = by_reason.iter().map(|(_, count)| count).sum();
     let mut findings = Vec::new();
-    if found.dead > 0 {
-        let what = format!("{} are open", found.dead);
+    if dead > 0 {
+        let what = format!("{dead} are open");
         findings.push(Finding::warning("dead letters", what, "`worker dead-letters list`"));
     } else {
         findings.push(Finding::ok("dead letters", "none is open"));
     }
-    if found.rebuild {
+    if rebuilds::unfinished(connection).await?.is_some() {
         let mend = "`worker rebuild` goes on with it, `worker rebuild --abandon` drops it";
         findings.push(Finding::warning("rebuild", "one is not finished", mend));
     }

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use domain::event::{Event, Identity};
-use domain::id::{DataKeyId, InstallationId, PageId, PlatformName, SourceName};
+use domain::event::Event;
+use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
 use domain::seal::{KeyRing, Sealed, SealedUnder};
 use eventlog::append::Writer;
 use eventlog::keys;
@@ -31,7 +31,8 @@ use crate::operate::backends::{Backends, wait_for_workers};
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::erasures::{self, ErasureOrder};
-use crate::store::journal;
+use crate::store::find::{self, FindError};
+use crate::store::journal::{self, EventsOf, Known};
 
 const APPEND_WITHIN: Duration = Duration::from_secs(30);
 /// Others may change the same page at the same time.
@@ -41,6 +42,8 @@ const REPLACE_ATTEMPTS: usize = 20;
 pub struct ErasureReport {
     pub source: SourceName,
     pub installation_id: InstallationId,
+    /// Where it is, or was said to be by an uninstall.
+    pub places: Vec<Place>,
     /// Where the log says that it was erased.
     pub sequence: u64,
     /// Secrets that were found.
@@ -59,30 +62,35 @@ pub async fn erase(
     order: &ErasureOrder,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ErasureReport> {
-    let ErasureOrder { source, installation, .. } = order;
+    let ErasureOrder { installation, which, .. } = order;
     // What is on its way may say where else it is installed.
     let end = status::log(&backends.connection).await?.last_sequence;
     wait_for_workers(backends, end, shutdown).await?;
     let mut connection =
         database::acquire(&backends.pool).await.context("connecting to Postgres")?;
-    let identities = journal::identities(&mut connection, source, installation).await?;
-    if identities.is_empty() {
-        bail!(
-            "source {source} has no event of an installation {installation} in the journal; is \
-             it in `worker dead-letters list`?"
-        );
-    }
-    let erasure = erasures::begin(&mut connection, order).await?;
-    let sequence = append(backends, ring, source, &identities).await?;
+    let chosen = match find::choose(&mut connection, which, installation).await {
+        Err(FindError::NotFound) => bail!(
+            "the journal has no event of an installation {installation} of this source, app and \
+             place; is it in `worker dead-letters list`?"
+        ),
+        chosen => chosen?,
+    };
+    let of = chosen.events();
+    let known = journal::known(&mut connection, Some(of.source.as_str()), installation).await?;
+    let is_here = |known: &Known| !of.is_elsewhere(known.identity.place.as_str());
+    let known: Vec<Known> = known.into_iter().filter(is_here).collect();
+    let places: Vec<&Place> = known.iter().map(|known| &known.identity.place).collect();
+    let erasure = erasures::begin(&mut connection, order, of.source, &places).await?;
+    let sequence = append(backends, ring, &known).await?;
     wait_for_workers(backends, sequence, shutdown).await?;
 
     // What came after that is new, and is not erased.
-    let mut envelopes = envelopes_in_log(backends, source, installation, sequence).await?;
+    let mut envelopes = envelopes_in_log(backends, &of, sequence).await?;
     // The log may have been trimmed.
-    for body in journal::bodies(&mut connection, source, installation, sequence).await? {
+    for body in journal::bodies(&mut connection, &of, sequence).await? {
         collect(&body, &mut envelopes);
     }
-    for body in dead_letters::bodies(&mut connection, source, installation, sequence).await? {
+    for body in dead_letters::bodies(&mut connection, &of, sequence).await? {
         collect(&body, &mut envelopes);
     }
     let (keys, still_open_under) = keys_of(&envelopes);
@@ -94,8 +102,9 @@ pub async fn erase(
     }
     erasures::end(&mut connection, erasure, sequence, destroyed).await?;
     Ok(ErasureReport {
-        source: source.clone(),
+        source: of.source.clone(),
         installation_id: installation.clone(),
+        places: places.into_iter().cloned().collect(),
         sequence,
         secrets: destroyed + gone_before,
         keys_destroyed: destroyed,
@@ -105,16 +114,11 @@ pub async fn erase(
 }
 
 /// The sequence of the last event that says it.
-async fn append(
-    backends: &Backends,
-    ring: &KeyRing,
-    source: &SourceName,
-    identities: &[(PlatformName, Identity)],
-) -> anyhow::Result<u64> {
+async fn append(backends: &Backends, ring: &KeyRing, known: &[Known]) -> anyhow::Result<u64> {
     let writer = Writer::new(backends.connection.clone());
     let now = Timestamp::now();
     let mut last = 0;
-    for (platform, identity) in identities {
+    for Known { source, platform, identity } in known {
         let what = ["erased", identity.installation_id.as_str(), identity.place.as_str()];
         let number = ring.fingerprint(&[&what[..], &[&now.to_string()]].concat());
         let event =
@@ -129,18 +133,20 @@ async fn append(
 
 async fn envelopes_in_log(
     backends: &Backends,
-    source: &SourceName,
-    installation: &InstallationId,
+    of: &EventsOf<'_>,
     end: u64,
 ) -> anyhow::Result<Vec<Sealed>> {
-    let all = Selection::of_log(subjects_of(source), Start::Sequence(1), end);
+    let all = Selection::of_log(subjects_of(of.source), Start::Sequence(1), end);
     let mut reader = Reader::open(&backends.connection, all).await?;
-    let wanted = header_subject(installation);
+    let wanted = header_subject(of.installation);
     let mut found = Vec::new();
     while let Some(delivery) = reader.next().await? {
         if delivery.about() == Some(wanted.as_str()) {
             // What is not JSON was not written by us and holds no envelope.
-            collect(&serde_json::from_slice(&delivery.body).unwrap_or_default(), &mut found);
+            let event = serde_json::from_slice(&delivery.body).unwrap_or_default();
+            if of.includes(&event) {
+                collect(&event, &mut found);
+            }
         }
     }
     Ok(found)

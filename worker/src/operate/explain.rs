@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::operate::backends::Backends;
 use crate::store::database;
 use crate::store::dead_letters::{self, DeadLetterView};
-use crate::store::find;
+use crate::store::find::{self, Which};
 use crate::store::fold_unit::FoldUnit;
 use crate::store::installations::InstallationView;
 use crate::store::journal::{self, HistoryEntry};
@@ -40,14 +40,14 @@ pub struct Entry {
 
 pub async fn explain(
     backends: &Backends,
-    source: Option<&SourceName>,
+    which: &Which,
     id: &InstallationId,
 ) -> anyhow::Result<Explanation> {
-    let named = source.map(SourceName::as_str);
-    let installation = find::show(&backends.pool, named, id).await?;
-    let source = SourceName::parse(installation.source.clone())?;
     let mut connection = database::acquire(&backends.pool).await?;
-    let history = journal::history(&mut connection, Some(source.as_str()), id, 0, i64::MAX).await?;
+    let chosen = find::choose(&mut connection, which, id).await?;
+    let installation = find::show(&backends.pool, &chosen.which(), id).await?;
+    let history = journal::history(&mut connection, &chosen.events(), 0, i64::MAX).await?;
+    let source = chosen.source;
     let place = domain::id::Place::from_stored(installation.place.clone());
     let unit = FoldUnit { source: source.clone(), place };
     let mut of_place = journal::of_places(&mut connection, &[unit]).await?;

@@ -13,7 +13,6 @@
 //! goes on where it was.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,36 +23,27 @@ use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-mod compare;
-mod copy;
 mod load;
 mod pace;
-pub(crate) mod schema;
 mod spill;
-mod state;
-
-pub use compare::{Comparison, Difference};
 
 use crate::operate::backends::{Backends, Interrupted, floor, wait_for_workers};
 use crate::operate::progress::note;
-use crate::operate::rebuild::compare::Scope;
 pub(crate) use crate::operate::rebuild::load::Loaded;
-use crate::operate::rebuild::schema::Schema;
-pub(crate) use crate::operate::rebuild::state::Rebuild;
 use crate::store::database;
-use crate::store::journal;
+use crate::store::fold_unit::FoldUnit;
+use crate::store::installations::compare::{self, Scope};
+use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
+use crate::store::rebuilds::{self, Rebuild};
+use crate::store::schema::{self, Schema};
+
+pub use crate::store::installations::compare::{Comparison, Difference};
+pub use crate::store::rebuilds::Origin;
 
 /// So few places are caught up with while the workers wait.
 const FEW_PLACES: usize = 2_000;
 const CATCH_UP_ROUNDS_MAX: usize = 50;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    Log,
-    Journal,
-}
 
 #[derive(Debug, Clone)]
 pub struct RebuildOptions {
@@ -87,21 +77,6 @@ pub struct RebuildReport {
     pub paused_ms: Option<u64>,
 }
 
-impl Origin {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Journal => "journal",
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// Builds, compares and, unless told otherwise, swaps.
 pub async fn rebuild(
     backends: &Backends,
@@ -114,7 +89,7 @@ pub async fn rebuild(
 
     let (mut rebuild, resumed) = begin(backends, &mut alone, options.origin).await?;
     // Only then the journal holds all of it, dead letters included.
-    wait_for_workers(backends, rebuild.target, shutdown).await?;
+    wait_for_workers(backends, rebuild.target.sequence, shutdown).await?;
     let started = Instant::now();
     let loaded = load(backends, options, &mut rebuild, shutdown).await?;
     let load_seconds = started.elapsed().as_secs_f64();
@@ -124,11 +99,12 @@ pub async fn rebuild(
     let unexpected = comparison.unexpected(&options.expected);
     let mut paused_ms = None;
     if options.swap && unexpected == 0 {
-        let near = approach(backends, Schema::Next, caught_up.floor, shutdown).await?;
+        let near = approach(backends, Schema::Next, caught_up.mark, shutdown).await?;
         places += near.places;
         comparison.add(near.comparison);
-        let swap = Swap { new: Schema::Next, after: near.floor, expected: &options.expected };
-        let swapped = swap.run(backends, |floor| rebuild.mark_swapped(floor)).await?;
+        let (id, expected) = (rebuild.id(), &options.expected);
+        let swap = Swap { new: Schema::Next, id, mark: near.mark, expected };
+        let swapped = swap.run(backends).await?;
         places += swapped.places;
         paused_ms =
             swapped.paused.map(|paused| u64::try_from(paused.as_millis()).unwrap_or(u64::MAX));
@@ -136,7 +112,7 @@ pub async fn rebuild(
     }
     Ok(RebuildReport {
         origin: rebuild.origin,
-        target_sequence: rebuild.target,
+        target_sequence: rebuild.target.sequence,
         resumed,
         events: loaded.events,
         dead_letters: loaded.dead_letters,
@@ -155,17 +131,17 @@ pub async fn rebuild(
 pub async fn roll_back(backends: &Backends, shutdown: &CancellationToken) -> anyhow::Result<u64> {
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     alone_or_bail(&mut alone).await?;
-    let Some(last) = state::last_swapped(&mut alone).await? else {
+    let Some(last) = rebuilds::last_swap(&mut alone).await? else {
         bail!("no rebuild was swapped in, so there is nothing to go back to");
     };
     if !schema::exists(&mut alone, Schema::Previous).await? {
         bail!("schema {} is gone, so there is nothing to go back to", Schema::Previous);
     }
-    let caught_up = catch_up(backends, Schema::Previous, last.swapped_sequence, shutdown).await?;
-    let expected = caught_up.comparison.all_columns();
-    let near = approach(backends, Schema::Previous, caught_up.floor, shutdown).await?;
-    let swap = Swap { new: Schema::Previous, after: near.floor, expected: &expected };
-    let swapped = swap.run(backends, |floor| state::mark_swapped(last.id, floor)).await?;
+    let caught_up = catch_up(backends, Schema::Previous, last.former, shutdown).await?;
+    let expected = &caught_up.comparison.all_columns();
+    let near = approach(backends, Schema::Previous, caught_up.mark, shutdown).await?;
+    let swap = Swap { new: Schema::Previous, id: Some(last.id), mark: near.mark, expected };
+    let swapped = swap.run(backends).await?;
     let paused = swapped.paused.context("the former projection changed while it was compared")?;
     Ok(u64::try_from(paused.as_millis()).unwrap_or(u64::MAX))
 }
@@ -175,8 +151,9 @@ pub async fn abandon(backends: &Backends) -> anyhow::Result<bool> {
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     alone_or_bail(&mut alone).await?;
     let mut transaction = alone.begin().await?;
-    let was_there = state::abandon(&mut transaction).await?;
+    let was_there = rebuilds::abandon(&mut transaction).await?;
     schema::drop(&mut transaction, Schema::Next).await?;
+    late_places::forget(&mut transaction).await?;
     transaction.commit().await?;
     Ok(was_there)
 }
@@ -194,7 +171,7 @@ async fn begin(
     connection: &mut PgConnection,
     origin: Origin,
 ) -> anyhow::Result<(Rebuild, bool)> {
-    if let Some(unfinished) = state::unfinished(connection).await? {
+    if let Some(unfinished) = rebuilds::unfinished(connection).await? {
         if unfinished.origin != origin {
             bail!(
                 "an unfinished rebuild from the {} is there: go on with `--from {}`, or drop it with `--abandon`",
@@ -204,7 +181,7 @@ async fn begin(
         }
         note(&format!(
             "going on with the rebuild that was begun up to sequence {}",
-            unfinished.target
+            unfinished.target.sequence
         ));
         return Ok((unfinished, true));
     }
@@ -227,7 +204,10 @@ async fn begin(
     schema::drop(&mut transaction, Schema::Dropped).await?;
     schema::drop(&mut transaction, Schema::Next).await?;
     schema::create(&mut transaction, Schema::Next).await?;
-    let rebuild = state::begin(&mut transaction, origin, log.last_sequence).await?;
+    let late = late_places::last(&mut transaction).await?;
+    let target = Mark { sequence: log.last_sequence, late };
+    let rebuild = rebuilds::begin(&mut transaction, origin, target).await?;
+    late_places::forget(&mut transaction).await?;
     transaction.commit().await?;
     Ok((rebuild, false))
 }
@@ -269,7 +249,7 @@ pub(crate) async fn load_into(
 pub(crate) struct CaughtUp {
     places: usize,
     /// Everything up to here is in the new projection.
-    floor: u64,
+    mark: Mark,
     pub(crate) comparison: Comparison,
 }
 
@@ -278,7 +258,7 @@ pub(crate) struct CaughtUp {
 pub(crate) async fn catch_up(
     backends: &Backends,
     schema: Schema,
-    mut after: u64,
+    mut mark: Mark,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<CaughtUp> {
     let mut total = 0;
@@ -286,11 +266,11 @@ pub(crate) async fn catch_up(
     for _ in 0..CATCH_UP_ROUNDS_MAX {
         let floor = floor(&backends.connection).await?;
         let mut transaction = connection.begin().await?;
-        let places = refold(&mut transaction, schema, after, backends.retention).await?;
+        let round = Round::fold(&mut transaction, schema, mark, backends.retention).await?;
         transaction.commit().await?;
-        total += places;
-        after = floor;
-        if places <= FEW_PLACES {
+        total += round.units.len();
+        mark = Mark { sequence: floor, late: round.late };
+        if round.units.len() <= FEW_PLACES {
             break;
         }
         if shutdown.is_cancelled() {
@@ -300,14 +280,13 @@ pub(crate) async fn catch_up(
     let floor = floor(&backends.connection).await?;
     let started = Instant::now();
     let mut transaction = connection.begin().await?;
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        .execute(&mut *transaction)
-        .await?;
-    total += refold(&mut transaction, schema, after, backends.retention).await?;
+    database::see_one_moment(&mut transaction).await?;
+    let round = Round::fold(&mut transaction, schema, mark, backends.retention).await?;
     let comparison = compare::compare(&mut transaction, schema, Scope::All).await?;
     transaction.commit().await?;
     note(&format!("compared in {:.1} s", started.elapsed().as_secs_f64()));
-    Ok(CaughtUp { places: total, floor, comparison })
+    let mark = Mark { sequence: floor, late: round.late };
+    Ok(CaughtUp { places: total + round.units.len(), mark, comparison })
 }
 
 /// The comparison of everything took its time: catches up again, and compares
@@ -315,7 +294,7 @@ pub(crate) async fn catch_up(
 async fn approach(
     backends: &Backends,
     schema: Schema,
-    mut after: u64,
+    mut mark: Mark,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<CaughtUp> {
     let (mut places, mut comparison) = (0, Comparison::default());
@@ -323,41 +302,55 @@ async fn approach(
     for _ in 0..CATCH_UP_ROUNDS_MAX {
         let floor = floor(&backends.connection).await?;
         let mut transaction = connection.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            .execute(&mut *transaction)
-            .await?;
-        let units = journal::changed_places(&mut transaction, after).await?;
-        if units.len() <= FEW_PLACES {
+        database::see_one_moment(&mut transaction).await?;
+        let round = Round::find(&mut transaction, mark).await?;
+        if round.units.len() <= FEW_PLACES {
             break;
         }
-        load::save_places(&mut transaction, schema, &units, backends.retention).await?;
-        let found = compare::compare(&mut transaction, schema, Scope::Places(&units)).await?;
+        load::save_places(&mut transaction, schema, &round.units, backends.retention).await?;
+        let scope = Scope::Places(&round.units);
+        comparison.add(compare::compare(&mut transaction, schema, scope).await?);
         transaction.commit().await?;
-        places += units.len();
-        comparison.add(found);
-        after = floor;
+        places += round.units.len();
+        mark = Mark { sequence: floor, late: round.late };
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
     }
-    Ok(CaughtUp { places, floor: after, comparison })
+    Ok(CaughtUp { places, mark, comparison })
 }
 
-/// Folds the places that have events after `after` from the journal.
-async fn refold(
-    transaction: &mut PgConnection,
-    schema: Schema,
-    after: u64,
-    retention: Retention,
-) -> anyhow::Result<usize> {
-    let units = journal::changed_places(transaction, after).await?;
-    load::save_places(transaction, schema, &units, retention).await?;
-    Ok(units.len())
+/// The places that changed since some mark.
+struct Round {
+    units: Vec<FoldUnit>,
+    /// With the late places up to this one.
+    late: i64,
+}
+
+impl Round {
+    async fn find(transaction: &mut PgConnection, mark: Mark) -> Result<Self, sqlx::Error> {
+        let late = late_places::last(transaction).await?.max(mark.late);
+        Ok(Self { units: late_places::changed_since(transaction, mark).await?, late })
+    }
+
+    /// Finds them and folds them from the journal.
+    async fn fold(
+        transaction: &mut PgConnection,
+        schema: Schema,
+        mark: Mark,
+        retention: Retention,
+    ) -> anyhow::Result<Self> {
+        let round = Self::find(transaction, mark).await?;
+        load::save_places(transaction, schema, &round.units, retention).await?;
+        Ok(round)
+    }
 }
 
 struct Swap<'a> {
     new: Schema,
-    after: u64,
+    /// Of the record of the rebuild.
+    id: Option<i64>,
+    mark: Mark,
     expected: &'a BTreeSet<String>,
 }
 
@@ -369,31 +362,29 @@ struct Swapped {
 }
 
 impl Swap<'_> {
-    async fn run(
-        self,
-        backends: &Backends,
-        mark: impl FnOnce(u64) -> state::MarkSwapped,
-    ) -> anyhow::Result<Swapped> {
+    async fn run(self, backends: &Backends) -> anyhow::Result<Swapped> {
         let mut connection = database::acquire(&backends.pool).await?;
         let mut transaction = connection.begin().await?;
         let locked = database::lock_out_workers(&mut transaction).await;
         locked.context("waiting for a moment in which no worker commits; try again")?;
         let paused = Instant::now();
-        let units = journal::changed_places(&mut transaction, self.after).await?;
-        load::save_places(&mut transaction, self.new, &units, backends.retention).await?;
-        let scope = Scope::Places(&units);
+        let round = Round::fold(&mut transaction, self.new, self.mark, backends.retention).await?;
+        let scope = Scope::Places(&round.units);
         let comparison = compare::compare(&mut transaction, self.new, scope).await?;
         if comparison.unexpected(self.expected) > 0 {
             transaction.rollback().await?;
             return Ok(Swapped { places: 0, comparison, paused: None });
         }
-        mark(self.after).run(&mut transaction).await?;
+        // What is live until now has every late place, too.
+        let former = Mark { sequence: self.mark.sequence, late: round.late };
+        rebuilds::mark_swapped(&mut transaction, self.id, former).await?;
         schema::swap(&mut transaction, self.new).await?;
+        late_places::forget(&mut transaction).await?;
         transaction.commit().await?;
         let paused = Some(paused.elapsed());
         // Not under the lock: whoever reads it still would hold up the workers.
         schema::drop(&mut connection, Schema::Dropped).await?;
-        Ok(Swapped { places: units.len(), comparison, paused })
+        Ok(Swapped { places: round.units.len(), comparison, paused })
     }
 }
 

@@ -8,21 +8,21 @@ use eventlog::message::all_subjects;
 use eventlog::read::{Reader, Selection, Start};
 use eventlog::status;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::{Backends, Interrupted, wait_for_workers};
 use crate::operate::progress::{Progress, note};
-use crate::operate::rebuild::schema::{self, Schema};
-use crate::operate::rebuild::{self, Comparison, Loaded, Origin, Rebuild, RebuildOptions};
-use crate::store::convert::{sequence_from_sql, sequence_to_sql};
+use crate::operate::rebuild::{self, Loaded, RebuildOptions};
 use crate::store::database;
+use crate::store::installations::compare::Comparison;
+use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
+use crate::store::log_index::{self, Entries};
+use crate::store::rebuilds::{Origin, Rebuild};
+use crate::store::schema::{self, Schema};
 
-/// Entries of one statement.
-const ENTRIES_MAX: usize = 5_000;
-const LISTED_MAX: i64 = 100;
+pub use crate::store::log_index::JournalFindings;
 
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
@@ -43,17 +43,6 @@ pub struct VerifyReport {
     pub dead_letters: u64,
     pub journal: JournalFindings,
     pub projection: Comparison,
-}
-
-/// Sequences at which log and journal disagree, at the most a hundred of each.
-#[derive(Debug, Default, Serialize)]
-pub struct JournalFindings {
-    /// In the log, neither in the journal nor a dead letter.
-    pub missing: Vec<u64>,
-    /// The bodies differ.
-    pub different: Vec<u64>,
-    /// In the journal, not in the log.
-    pub only_in_journal: Vec<u64>,
 }
 
 impl VerifyReport {
@@ -93,9 +82,11 @@ async fn compare(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<VerifyReport> {
     let origin = if first > 1 { Origin::Journal } else { Origin::Log };
-    let (loaded, projection) = projection(backends, options, origin, target, shutdown).await?;
+    let mark = Mark { sequence: target, late: late_places::last(connection).await? };
+    let (loaded, projection) = projection(backends, options, origin, mark, shutdown).await?;
     index_log(backends, connection, target, shutdown).await?;
-    let journal = findings(connection, first, target).await?;
+    note("comparing with the journal");
+    let journal = log_index::compare_with_journal(connection, first, target).await?;
     Ok(VerifyReport {
         sequence: target,
         first_sequence: first,
@@ -112,7 +103,7 @@ async fn projection(
     backends: &Backends,
     options: &VerifyOptions,
     origin: Origin,
-    target: u64,
+    target: Mark,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Loaded, Comparison)> {
     let VerifyOptions { parallel, rate_max, temp_dir } = options.clone();
@@ -125,18 +116,13 @@ async fn projection(
     Ok((loaded, caught_up.comparison))
 }
 
-/// What the log holds, as a table: sequence, message ID and digest of the body.
 async fn index_log(
     backends: &Backends,
     connection: &mut PgConnection,
     target: u64,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let sql = format!(
-        "CREATE UNLOGGED TABLE {}.log (sequence bigint, message_id text, digest bytea)",
-        Schema::Scratch
-    );
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    log_index::create(connection).await?;
     if target == 0 {
         return Ok(());
     }
@@ -145,10 +131,8 @@ async fn index_log(
     let mut reader = Reader::open(&backends.connection, all).await?;
     let mut entries = Entries::default();
     while let Some(delivery) = reader.next().await? {
-        entries.sequences.push(sequence_to_sql(delivery.sequence.0));
-        entries.message_ids.push(delivery.message_id().unwrap_or_default().to_owned());
-        entries.digests.push(Sha256::digest(&delivery.body).to_vec());
-        if entries.sequences.len() == ENTRIES_MAX {
+        entries.push(&delivery);
+        if entries.is_full() {
             if shutdown.is_cancelled() {
                 bail!(Interrupted);
             }
@@ -158,80 +142,4 @@ async fn index_log(
     progress.add(entries.save(connection).await?);
     progress.finish();
     Ok(())
-}
-
-/// Of copies of one event the first in the log counts. Without statistics
-/// Postgres would compare each with each.
-async fn first_copies(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let scratch = Schema::Scratch;
-    let sql = format!(
-        "SET work_mem TO '256MB';
-         CREATE UNLOGGED TABLE {scratch}.events AS
-             SELECT DISTINCT ON (message_id) * FROM {scratch}.log ORDER BY message_id, sequence;
-         ANALYZE {scratch}.events"
-    );
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
-    Ok(())
-}
-
-#[derive(Default)]
-struct Entries {
-    sequences: Vec<i64>,
-    message_ids: Vec<String>,
-    digests: Vec<Vec<u8>>,
-}
-
-impl Entries {
-    async fn save(&mut self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        let Self { sequences, message_ids, digests } = std::mem::take(self);
-        let count = sequences.len() as u64;
-        let sql = format!(
-            "INSERT INTO {}.log SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])",
-            Schema::Scratch
-        );
-        let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(message_ids);
-        insert.bind(digests).execute(connection).await?;
-        Ok(count)
-    }
-}
-
-async fn findings(
-    connection: &mut PgConnection,
-    first: u64,
-    target: u64,
-) -> Result<JournalFindings, sqlx::Error> {
-    first_copies(connection).await?;
-    let log = format!("{}.events AS log", Schema::Scratch);
-    let missing = format!(
-        "SELECT sequence FROM {log} LEFT JOIN mooring.journal USING (message_id)
-         WHERE journal.message_id IS NULL AND NOT EXISTS (
-             SELECT FROM mooring.dead_letters WHERE stream_sequence = sequence)
-           AND $1 <= $2
-         ORDER BY 1 LIMIT {LISTED_MAX}"
-    );
-    let different = format!(
-        "SELECT sequence FROM {log} JOIN mooring.journal USING (message_id)
-         WHERE (stream_sequence, sha256(convert_to(event::text, 'UTF8'))) <> (sequence, digest)
-           AND $1 <= $2
-         ORDER BY 1 LIMIT {LISTED_MAX}"
-    );
-    let only_in_journal = format!(
-        "SELECT stream_sequence FROM mooring.journal LEFT JOIN {log} ON sequence = stream_sequence
-         WHERE stream_sequence BETWEEN $1 AND $2 AND sequence IS NULL
-         ORDER BY 1 LIMIT {LISTED_MAX}"
-    );
-    note("comparing with the journal");
-    let mut ask = async |sql: String| -> Result<Vec<u64>, sqlx::Error> {
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(sequence_to_sql(first))
-            .bind(sequence_to_sql(target))
-            .fetch_all(&mut *connection)
-            .await?;
-        Ok(rows.iter().map(|row| sequence_from_sql(row.get(0))).collect())
-    };
-    Ok(JournalFindings {
-        missing: ask(missing).await?,
-        different: ask(different).await?,
-        only_in_journal: ask(only_in_journal).await?,
-    })
 }

@@ -18,11 +18,13 @@ pub(crate) async fn record(
     let Opening { caller, installation, key_id } = opening;
     sqlx::query!(
         r#"
-        INSERT INTO mooring.credential_access (caller, source, installation_id, generation, key_id)
-        VALUES ($1, $2, $3, $4, $5)
+        INSERT INTO mooring.credential_access
+            (caller, source, place, installation_id, generation, key_id)
+        VALUES ($1, $2, $3, $4, $5, $6)
         "#,
         caller,
         installation.source,
+        installation.place,
         installation.installation_id,
         installation.generation,
         key_id,

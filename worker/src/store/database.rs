@@ -1,13 +1,16 @@
-//! Connections to Postgres.
+//! Connections to Postgres, what is set on them, and what the server says of
+//! itself.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::time::timeout;
 
 use crate::settings;
+use crate::store::convert::from_sql;
 
 /// A caller of the read API is told quickly that the database is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,6 +22,8 @@ pub(crate) const LOCKS: i32 = 0x6d6f;
 /// Shared by whoever writes the live projection, exclusive for who swaps it.
 pub(crate) const PROJECTION_LOCK: i32 = 1;
 const REBUILD_LOCK: i32 = 2;
+/// Held by who numbers late places.
+pub(crate) const LATE_LOCK: i32 = 3;
 
 /// A pool that connects when it is first used, so that a worker starts, and
 /// says that it is not ready, while Postgres is away.
@@ -71,4 +76,70 @@ pub(crate) async fn lock_out_workers(transaction: &mut PgConnection) -> Result<(
         .execute(transaction)
         .await?;
     Ok(())
+}
+
+/// Every statement of the transaction sees the same moment. It must be the first.
+pub(crate) async fn see_one_moment(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(transaction).await?;
+    Ok(())
+}
+
+/// The transaction does not wait for the disk, and a crash may lose it as a whole.
+pub(crate) async fn commit_without_waiting(
+    transaction: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("SET LOCAL synchronous_commit TO off").execute(transaction).await?;
+    Ok(())
+}
+
+/// What the server says of itself.
+pub(crate) struct Server {
+    /// As a number that can be compared.
+    pub(crate) version: i32,
+    pub(crate) version_name: String,
+    pub(crate) now: Timestamp,
+}
+
+pub(crate) async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
+    let server = sqlx::query!(
+        r#"SELECT current_setting('server_version_num')::integer AS "version!",
+                  current_setting('server_version') AS "version_name!", clock_timestamp() AS "now!""#
+    )
+    .fetch_one(connection)
+    .await?;
+    let now = from_sql(server.now);
+    Ok(Server { version: server.version, version_name: server.version_name, now })
+}
+
+/// What the role of the workers may do.
+pub(crate) struct WorkerRole {
+    pub(crate) is_superuser: bool,
+    /// Everything that a worker does.
+    pub(crate) may_work: bool,
+    /// Delete events, or change the audit.
+    pub(crate) may_rewrite_history: bool,
+}
+
+/// `None` if there is no such role.
+pub(crate) async fn worker_role(
+    connection: &mut PgConnection,
+) -> Result<Option<WorkerRole>, sqlx::Error> {
+    sqlx::query_as!(
+        WorkerRole,
+        r#"
+        SELECT rolsuper AS "is_superuser!",
+               has_table_privilege(oid, 'mooring.journal', 'SELECT, INSERT, UPDATE')
+                   AND has_table_privilege(oid, 'projection.installations', 'SELECT, INSERT, UPDATE')
+                   AND has_table_privilege(oid, 'mooring.dead_letters', 'SELECT, INSERT')
+                   AND has_table_privilege(oid, 'mooring.credential_access', 'INSERT')
+                   AS "may_work!",
+               has_table_privilege(oid, 'mooring.journal', 'DELETE')
+                   OR has_table_privilege(oid, 'mooring.credential_access', 'UPDATE')
+                   OR has_table_privilege(oid, 'mooring.credential_access', 'DELETE')
+                   AS "may_rewrite_history!"
+        FROM pg_roles WHERE rolname = 'mooring_worker'
+        "#
+    )
+    .fetch_optional(connection)
+    .await
 }

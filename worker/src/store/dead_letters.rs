@@ -1,10 +1,10 @@
 //! Dead letters: events that cannot be applied, kept whole with their reason.
-//! All SQL on `mooring.dead_letters`.
+//! All SQL on `mooring.dead_letters`, but for `worker verify`'s in `log_index`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use domain::id::{InstallationId, SourceName, StreamSequence};
+use domain::id::StreamSequence;
 use eventlog::delivery::Delivery;
 use eventlog::message::header_subject;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::store::convert::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
 use crate::store::database;
+use crate::store::journal::EventsOf;
 
 /// Why an event cannot be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +88,7 @@ pub(crate) async fn left_out(connection: &mut PgConnection) -> Result<BTreeSet<u
 /// Those of an installation up to `end`, as far as they are JSON.
 pub(crate) async fn bodies(
     connection: &mut PgConnection,
-    source: &SourceName,
-    installation: &InstallationId,
+    of: &EventsOf<'_>,
     end: u64,
 ) -> Result<Vec<serde_json::Value>, sqlx::Error> {
     let bodies = sqlx::query_scalar!(
@@ -97,13 +97,14 @@ pub(crate) async fn bodies(
         WHERE split_part(subject, '.', 2) = $1 AND headers ->> 'ce-subject' = $2
           AND stream_sequence <= $3
         "#,
-        source.as_str(),
-        header_subject(installation),
+        of.source.as_str(),
+        header_subject(of.installation),
         sequence_to_sql(end),
     )
     .fetch_all(connection)
     .await?;
-    Ok(bodies.iter().filter_map(|body| serde_json::from_slice(body).ok()).collect())
+    let bodies = bodies.iter().filter_map(|body| serde_json::from_slice(body).ok());
+    Ok(bodies.filter(|body| of.includes(body)).collect())
 }
 
 /// A dead letter as operators see it. Its body holds only sealed secrets.
@@ -224,8 +225,8 @@ pub async fn list(
     limit: u32,
 ) -> anyhow::Result<Vec<DeadLetterView>> {
     let mut connection = database::acquire(pool).await?;
-    let found = select(&mut connection, selection, i64::from(limit)).await?;
-    Ok(found.into_iter().map(|stored| stored.view(false)).collect())
+    let letters = select(&mut connection, selection, i64::from(limit)).await?;
+    Ok(letters.into_iter().map(|stored| stored.view(false)).collect())
 }
 
 /// To be applied again.
@@ -233,17 +234,18 @@ pub(crate) async fn deliveries(
     connection: &mut PgConnection,
     selection: &Selection,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
-    let found = select(connection, selection, i64::MAX).await?;
-    Ok(found.into_iter().map(Stored::delivery).collect())
+    let letters = select(connection, selection, i64::MAX).await?;
+    Ok(letters.into_iter().map(Stored::delivery).collect())
 }
 
 /// One, with its body.
 pub async fn show(pool: &PgPool, sequence: u64) -> anyhow::Result<DeadLetterView> {
     let selection = Selection { sequences: vec![sequence], resolved: true, ..Selection::default() };
     let mut connection = database::acquire(pool).await?;
-    let found = select(&mut connection, &selection, 1).await?;
-    let found = found.into_iter().next().map(|stored| stored.view(true));
-    found.with_context(|| format!("there is no dead letter with sequence {sequence}"))
+    let letter = select(&mut connection, &selection, 1).await?.pop();
+    let letter =
+        letter.with_context(|| format!("there is no dead letter with sequence {sequence}"));
+    Ok(letter?.view(true))
 }
 
 /// Notes what became of those that are open. Says how many there were.

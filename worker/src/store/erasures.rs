@@ -1,16 +1,17 @@
 //! Which installations were erased, by whom and why. All SQL on
 //! `mooring.erasures`.
 
-use domain::id::{InstallationId, SourceName};
+use domain::id::{InstallationId, Place, SourceName};
 use sqlx::PgConnection;
 
 use crate::store::convert::sequence_to_sql;
+use crate::store::find::Which;
 
 /// What is to be erased.
 #[derive(Debug, Clone)]
 pub struct ErasureOrder {
-    pub source: SourceName,
     pub installation: InstallationId,
+    pub which: Which,
     pub by: String,
     pub why: String,
 }
@@ -19,15 +20,19 @@ pub struct ErasureOrder {
 pub(crate) async fn begin(
     connection: &mut PgConnection,
     order: &ErasureOrder,
+    source: &SourceName,
+    places: &[&Place],
 ) -> Result<i64, sqlx::Error> {
+    let places: Vec<&str> = places.iter().map(|place| place.as_str()).collect();
     sqlx::query_scalar!(
         r#"
-        INSERT INTO mooring.erasures (source, installation_id, erased_by, why)
-        VALUES ($1, $2, $3, $4)
+        INSERT INTO mooring.erasures (source, installation_id, places, erased_by, why)
+        VALUES ($1, $2, $3, $4, $5)
         RETURNING id
         "#,
-        order.source.as_str(),
+        source.as_str(),
         order.installation.as_str(),
+        &places as _,
         order.by,
         order.why,
     )

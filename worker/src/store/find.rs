@@ -2,18 +2,19 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use domain::id::InstallationId;
+use domain::fold::Status;
+use domain::id::{InstallationId, SourceName};
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::store::database;
-use crate::store::installations::{self, InstallationView, PageEnd};
-use crate::store::journal::{self, HistoryEntry};
+use crate::store::installations::{self, InstallationView, PageEnd, Selection};
+use crate::store::journal::{self, EventsOf, HistoryEntry, Known};
 
 pub const PAGE_DEFAULT: u16 = 50;
 pub const PAGE_MAX: u16 = 200;
-
-const STATUSES: [&str; 5] = ["pending", "active", "superseded", "inactive", "unconfirmed"];
+/// So many are named where an id is ambiguous.
+const CANDIDATES_MAX: usize = 100;
 
 /// Which installations to list.
 #[derive(Debug, Default, Clone, serde::Deserialize)]
@@ -34,6 +35,35 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
+/// Which of the installations that have the same id. Several sources may know an
+/// id, and one source may have it in several places, such as one for each app.
+#[derive(Debug, Default, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    pub source: Option<String>,
+    pub app_id: Option<String>,
+    pub place: Option<String>,
+}
+
+/// One of several installations with the same id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    pub source: String,
+    pub app_id: String,
+    pub place: String,
+    /// Null if only events of unknown types are known.
+    pub status: Option<String>,
+}
+
+/// The one that is meant.
+pub(crate) struct Chosen {
+    pub(crate) source: SourceName,
+    installation: InstallationId,
+    place: String,
+    /// Where the others of its source are that have its id.
+    other_places: Vec<String>,
+}
+
 #[derive(Debug, Serialize)]
 pub struct HistoryPage {
     pub events: Vec<HistoryEntry>,
@@ -45,12 +75,15 @@ pub struct HistoryPage {
 pub enum FindError {
     #[error("there is no installation with this id")]
     NotFound,
-    #[error("the id is known to several sources ({}): add ?source=", sources.join(", "))]
-    Ambiguous { sources: Vec<String> },
-    #[error("the status must be one of {}", STATUSES.join(", "))]
+    #[error(
+        "several installations have this id: say which by its source, app or place{}",
+        listed(candidates)
+    )]
+    Ambiguous { candidates: Vec<Candidate> },
+    #[error("the status must be one of {}", Status::NAMES.join(", "))]
     UnknownStatus,
-    #[error("a filter must not contain NUL")]
-    BadFilter,
+    #[error("a parameter must not contain NUL")]
+    ContainsNul,
     #[error("the cursor is not one that was given out")]
     BadCursor,
     #[error("the limit must be 1 to {PAGE_MAX}")]
@@ -61,14 +94,11 @@ pub enum FindError {
 
 pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
     if let Some(status) = &filter.status
-        && !STATUSES.contains(&status.as_str())
+        && !Status::NAMES.contains(&status.as_str())
     {
         return Err(FindError::UnknownStatus);
     }
-    let filters = [&filter.source, &filter.plan];
-    if filters.into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(FindError::BadFilter);
-    }
+    without_nul([&filter.source, &filter.plan])?;
     let limit = checked_limit(filter.limit)?;
     let after = match &filter.cursor {
         None => PageEnd::default(),
@@ -78,49 +108,140 @@ pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
     let plan = filter.plan.as_deref();
     // One more than asked for tells whether there is another page.
     let mut connection = database::acquire(pool).await?;
-    let mut found =
+    let mut installations =
         installations::page(&mut connection, source, status, plan, &after, i64::from(limit) + 1)
             .await?;
-    let more = found.len() > usize::from(limit);
-    found.truncate(usize::from(limit));
-    let next_cursor = found.last().filter(|_| more).map(encode_cursor);
-    Ok(Page { installations: found, next_cursor })
+    let more = installations.len() > usize::from(limit);
+    installations.truncate(usize::from(limit));
+    let next_cursor = installations.last().filter(|_| more).map(encode_cursor);
+    Ok(Page { installations, next_cursor })
 }
 
 pub async fn show(
     pool: &PgPool,
-    source: Option<&str>,
+    which: &Which,
     id: &InstallationId,
 ) -> Result<InstallationView, FindError> {
     let mut connection = database::acquire(pool).await?;
-    let mut found = installations::by_id(&mut connection, source, id).await?;
-    if found.len() > 1 {
-        let sources = found.into_iter().map(|installation| installation.source).collect();
-        return Err(FindError::Ambiguous { sources });
+    let mut matching = installations::by_id(&mut connection, id, which.selection()?).await?;
+    if matching.len() > 1 {
+        let candidates = matching.into_iter().map(Candidate::from);
+        return Err(FindError::Ambiguous { candidates: candidates.take(CANDIDATES_MAX).collect() });
     }
-    found.pop().ok_or(FindError::NotFound)
+    matching.pop().ok_or(FindError::NotFound)
 }
 
 /// The events of one installation. One that only has events of unknown kinds
 /// has a history and no state.
 pub async fn history(
     pool: &PgPool,
-    source: Option<&str>,
+    which: &Which,
     id: &InstallationId,
     after: u64,
     limit: Option<u16>,
 ) -> Result<HistoryPage, FindError> {
     let limit = checked_limit(limit)?;
     let mut connection = database::acquire(pool).await?;
-    let mut events =
-        journal::history(&mut connection, source, id, after, i64::from(limit) + 1).await?;
+    let chosen = choose(&mut connection, which, id).await?;
+    let of = chosen.events();
+    let mut events = journal::history(&mut connection, &of, after, i64::from(limit) + 1).await?;
     let more = events.len() > usize::from(limit);
     events.truncate(usize::from(limit));
-    if events.is_empty() && after == 0 {
-        return Err(FindError::NotFound);
-    }
     let next_after = events.last().filter(|_| more).map(|last| last.sequence.0);
     Ok(HistoryPage { events, next_after })
+}
+
+/// The one that is meant, be it that only the journal knows it.
+pub(crate) async fn choose(
+    connection: &mut PgConnection,
+    which: &Which,
+    id: &InstallationId,
+) -> Result<Chosen, FindError> {
+    let Selection { source, .. } = which.selection()?;
+    let of_source = Selection { source, ..Selection::default() };
+    let known = installations::by_id(connection, id, of_source).await?;
+    let mut known: Vec<Candidate> = known.into_iter().map(Candidate::from).collect();
+    if known.is_empty() {
+        let in_journal = journal::known(connection, source, id).await?;
+        known = in_journal.into_iter().map(Candidate::from).collect();
+    }
+    let (mut matching, others): (Vec<_>, Vec<_>) =
+        known.into_iter().partition(|candidate| which.selects(candidate));
+    if matching.len() > 1 {
+        matching.truncate(CANDIDATES_MAX);
+        return Err(FindError::Ambiguous { candidates: matching });
+    }
+    let Candidate { source, place, .. } = matching.pop().ok_or(FindError::NotFound)?;
+    let others = others.into_iter().filter(|other| other.source == source);
+    Ok(Chosen {
+        other_places: others.map(|other| other.place).collect(),
+        source: SourceName::parse(source).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        installation: id.clone(),
+        place,
+    })
+}
+
+impl Which {
+    fn selection(&self) -> Result<Selection<'_>, FindError> {
+        let Self { source, app_id, place } = self;
+        without_nul([source, app_id, place])?;
+        let (source, app_id) = (source.as_deref(), app_id.as_deref());
+        Ok(Selection { source, app_id, place: place.as_deref() })
+    }
+
+    fn selects(&self, candidate: &Candidate) -> bool {
+        let is = |wanted: &Option<String>, text| wanted.as_ref().is_none_or(|it| it == text);
+        is(&self.source, &candidate.source)
+            && is(&self.app_id, &candidate.app_id)
+            && is(&self.place, &candidate.place)
+    }
+}
+
+impl Chosen {
+    /// This one and no other.
+    pub(crate) fn which(&self) -> Which {
+        let (source, place) = (self.source.to_string(), self.place.clone());
+        Which { source: Some(source), app_id: None, place: Some(place) }
+    }
+
+    pub(crate) fn events(&self) -> EventsOf<'_> {
+        let Self { source, installation, other_places, .. } = self;
+        EventsOf { source, installation, other_places }
+    }
+}
+
+impl From<InstallationView> for Candidate {
+    fn from(view: InstallationView) -> Self {
+        let InstallationView { source, app_id, place, status, .. } = view;
+        Self { source, app_id, place, status: Some(status) }
+    }
+}
+
+impl From<Known> for Candidate {
+    fn from(Known { source, identity, .. }: Known) -> Self {
+        Self {
+            source: source.into(),
+            app_id: identity.app_id.into(),
+            place: identity.place.as_str().to_owned(),
+            status: None,
+        }
+    }
+}
+
+/// A line for each.
+fn listed(candidates: &[Candidate]) -> String {
+    let line = |candidate: &Candidate| {
+        let Candidate { source, app_id, place, status } = candidate;
+        let status = status.as_deref().unwrap_or("without a state");
+        format!("\n  source {source}, app {app_id}, place {place}: {status}")
+    };
+    candidates.iter().map(line).collect()
+}
+
+/// Postgres takes no NUL in a text.
+fn without_nul<'a>(texts: impl IntoIterator<Item = &'a Option<String>>) -> Result<(), FindError> {
+    let has_nul = texts.into_iter().flatten().any(|text| text.contains('\0'));
+    if has_nul { Err(FindError::ContainsNul) } else { Ok(()) }
 }
 
 fn checked_limit(limit: Option<u16>) -> Result<u16, FindError> {

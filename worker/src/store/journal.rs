@@ -1,17 +1,19 @@
-//! The journal: every distinct event, once. All SQL on `mooring.journal`.
+//! The journal: every distinct event, once. All SQL that writes `mooring.journal`,
+//! and what is read of it alone. Where it is joined with another table, the SQL is
+//! with that one: `late_places`, `dead_letters`, `token_renewals`, `log_index`.
 
 use std::collections::BTreeSet;
 
 use domain::event::{Event, Identity, Payload};
 use domain::fold::{Recorded, conflicts};
-use domain::id::{InstallationId, MessageId, Place, PlatformName, SourceName, StreamSequence};
+use domain::id::{InstallationId, MessageId, PlatformName, SourceName, StreamSequence};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use crate::store::convert::{self, sequence_to_sql, to_sql};
-use crate::store::fold_unit::FoldUnit;
+use crate::store::convert::{sequence_from_sql, sequence_to_sql, to_sql};
+use crate::store::fold_unit::{FoldUnit, arrays};
 
 /// An event as it came from the log.
 pub(crate) struct Entry {
@@ -21,14 +23,22 @@ pub(crate) struct Entry {
     pub(crate) body: Box<RawValue>,
 }
 
-/// Appends what is not there yet and says which events that were.
+/// What changed in the journal.
+#[derive(Debug, Default)]
+pub(crate) struct Appended {
+    pub(crate) new: BTreeSet<MessageId>,
+    /// There before, from a later place in the log.
+    pub(crate) moved: BTreeSet<MessageId>,
+}
+
+/// Appends what is not there yet.
 ///
 /// Of two copies of one event the first in the log stays: which one a worker
 /// sees first must not matter.
 pub(crate) async fn append(
     connection: &mut PgConnection,
     entries: &[&Entry],
-) -> Result<BTreeSet<MessageId>, sqlx::Error> {
+) -> Result<Appended, sqlx::Error> {
     let event = |entry: &&Entry| -> Event { entry.recorded.event.clone() };
     let events: Vec<Event> = entries.iter().map(event).collect();
     let ids: Vec<&str> = events.iter().map(|event| event.message_id.as_str()).collect();
@@ -42,10 +52,12 @@ pub(crate) async fn append(
         .collect();
     let types: Vec<&str> = events.iter().map(|event| event.fact.kind()).collect();
     let identities: Vec<_> = events.iter().map(|event| event.fact.identity()).collect();
-    let installations: Vec<Option<&str>> =
-        identities.iter().map(|found| found.map(|it| it.installation_id.as_str())).collect();
+    let installations: Vec<Option<&str>> = identities
+        .iter()
+        .map(|identity| Some(identity.as_ref()?.installation_id.as_str()))
+        .collect();
     let places: Vec<Option<&str>> =
-        identities.iter().map(|found| found.map(|it| it.place.as_str())).collect();
+        identities.iter().map(|identity| Some(identity.as_ref()?.place.as_str())).collect();
     let received: Vec<_> = events.iter().map(|event| to_sql(event.received_at)).collect();
     let occurred: Vec<_> = events.iter().map(|event| event.occurred_at.map(to_sql)).collect();
     let traceparents: Vec<Option<&str>> =
@@ -87,8 +99,12 @@ pub(crate) async fn append(
     )
     .fetch_all(connection)
     .await?;
-    let inserted = rows.into_iter().filter(|row| row.inserted);
-    Ok(inserted.map(|row| MessageId::from_stored(row.message_id)).collect())
+    let mut appended = Appended::default();
+    for row in rows {
+        let into = if row.inserted { &mut appended.new } else { &mut appended.moved };
+        into.insert(MessageId::from_stored(row.message_id));
+    }
+    Ok(appended)
 }
 
 /// All events of the given places, to be folded.
@@ -96,8 +112,7 @@ pub(crate) async fn of_places(
     connection: &mut PgConnection,
     units: &[FoldUnit],
 ) -> Result<Vec<Recorded>, sqlx::Error> {
-    let sources: Vec<&str> = units.iter().map(|unit| unit.source.as_str()).collect();
-    let places: Vec<&str> = units.iter().map(|unit| unit.place.as_str()).collect();
+    let (sources, places) = arrays(units);
     let rows = sqlx::query!(
         r#"
         SELECT stream_sequence, event AS "event: Json<Box<RawValue>>"
@@ -110,31 +125,6 @@ pub(crate) async fn of_places(
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
-}
-
-/// Where something was appended after sequence `after`, or late.
-pub(crate) async fn changed_places(
-    connection: &mut PgConnection,
-    after: u64,
-) -> Result<Vec<FoldUnit>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT source AS "source!", place AS "place!"
-        FROM mooring.journal
-        WHERE stream_sequence > $1 AND place IS NOT NULL
-        UNION
-        SELECT source, place FROM mooring.late_places
-        "#,
-        sequence_to_sql(after),
-    )
-    .fetch_all(connection)
-    .await?;
-    let unit = |source: String, place: String| {
-        let source =
-            SourceName::parse(source).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok(FoldUnit { source, place: Place::from_stored(place) })
-    };
-    rows.into_iter().map(|row| unit(row.source, row.place)).collect()
 }
 
 /// Events that name a place, place by place, from behind the place `after`.
@@ -172,51 +162,96 @@ pub(crate) async fn count(connection: &mut PgConnection) -> Result<u64, sqlx::Er
 fn recorded(sequence: i64, event: &RawValue) -> Result<Recorded, sqlx::Error> {
     let event = Event::decode_without_payload(event.get().as_bytes())
         .map_err(|error| sqlx::Error::Decode(error.into()))?;
-    Ok(Recorded { sequence: StreamSequence(convert::sequence_from_sql(sequence)), event })
+    Ok(Recorded { sequence: StreamSequence(sequence_from_sql(sequence)), event })
+}
+
+/// The last event, and where it stands in the log.
+pub(crate) async fn last(
+    connection: &mut PgConnection,
+) -> Result<Option<(StreamSequence, MessageId)>, sqlx::Error> {
+    let row = sqlx::query!(
+        "SELECT stream_sequence, message_id FROM mooring.journal ORDER BY stream_sequence DESC LIMIT 1"
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| {
+        let sequence = StreamSequence(sequence_from_sql(row.stream_sequence));
+        (sequence, MessageId::from_stored(row.message_id))
+    }))
 }
 
 /// Where an installation was ever said to be.
-pub(crate) async fn identities(
+pub(crate) struct Known {
+    pub(crate) source: SourceName,
+    pub(crate) platform: PlatformName,
+    pub(crate) identity: Identity,
+}
+
+/// One for each place of each source that has an event of this id.
+pub(crate) async fn known(
     connection: &mut PgConnection,
-    source: &SourceName,
+    source: Option<&str>,
     installation: &InstallationId,
-) -> Result<Vec<(PlatformName, Identity)>, sqlx::Error> {
+) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT DISTINCT ON (place) stream_sequence, event AS "event: Json<Box<RawValue>>"
+        SELECT DISTINCT ON (source, place) stream_sequence, event AS "event: Json<Box<RawValue>>"
         FROM mooring.journal
-        WHERE source = $1 AND installation_id = $2
-        ORDER BY place, stream_sequence
+        WHERE installation_id = $1 AND source = coalesce($2, source)
+        ORDER BY source, place, stream_sequence
         "#,
-        source.as_str(),
         installation.as_str(),
+        source,
     )
     .fetch_all(connection)
     .await?;
-    let identity = |sequence, event: &RawValue| {
-        let event = recorded(sequence, event)?.event;
-        Ok(event.fact.identity().map(|identity| (event.platform.clone(), identity.clone())))
-    };
-    rows.into_iter()
-        .filter_map(|row| identity(row.stream_sequence, &row.event).transpose())
-        .collect()
+    let mut places = Vec::new();
+    for row in rows {
+        let Event { source, platform, fact, .. } = recorded(row.stream_sequence, &row.event)?.event;
+        if let Some(identity) = fact.identity() {
+            places.push(Known { source, platform, identity: identity.clone() });
+        }
+    }
+    Ok(places)
+}
+
+/// The events of one installation. Several of one source may have its id, in other
+/// places; what names none of these places is taken to be about this one.
+#[derive(Debug)]
+pub(crate) struct EventsOf<'a> {
+    pub(crate) source: &'a SourceName,
+    pub(crate) installation: &'a InstallationId,
+    pub(crate) other_places: &'a [String],
+}
+
+impl EventsOf<'_> {
+    /// Whether an event of the source and the id, as JSON, is one of them.
+    pub(crate) fn includes(&self, event: &serde_json::Value) -> bool {
+        let place = event.pointer("/fact/identity/place").and_then(|place| place.as_str());
+        place.is_none_or(|place| !self.is_elsewhere(place))
+    }
+
+    pub(crate) fn is_elsewhere(&self, place: &str) -> bool {
+        self.other_places.iter().any(|other| other == place)
+    }
 }
 
 /// The events of an installation up to `end`, as JSON.
 pub(crate) async fn bodies(
     connection: &mut PgConnection,
-    source: &SourceName,
-    installation: &InstallationId,
+    of: &EventsOf<'_>,
     end: u64,
 ) -> Result<Vec<serde_json::Value>, sqlx::Error> {
     let rows = sqlx::query_scalar!(
         r#"
         SELECT event AS "event: Json<serde_json::Value>"
         FROM mooring.journal
-        WHERE source = $1 AND installation_id = $2 AND stream_sequence <= $3
+        WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
+          AND stream_sequence <= $4
         "#,
-        source.as_str(),
-        installation.as_str(),
+        of.source.as_str(),
+        of.installation.as_str(),
+        of.other_places,
         sequence_to_sql(end),
     )
     .fetch_all(connection)
@@ -232,7 +267,7 @@ pub(crate) async fn sealed_by_ring_keys(
         r#"
         SELECT key_id AS "key_id!", count(*) AS "events!"
         FROM (SELECT substring(event::text FROM '"sealed": ?"v1\.([a-z0-9_-]+)\.[A-Za-z0-9_-]{16}\.') AS key_id
-              FROM mooring.journal) AS found
+              FROM mooring.journal) AS sealed
         WHERE key_id IS NOT NULL
         GROUP BY key_id
         "#
@@ -263,8 +298,7 @@ pub struct HistoryEntry {
 /// The history of one installation, in log order, from after `after`.
 pub(crate) async fn history(
     connection: &mut PgConnection,
-    source: Option<&str>,
-    installation: &InstallationId,
+    of: &EventsOf<'_>,
     after: u64,
     limit: i64,
 ) -> Result<Vec<HistoryEntry>, sqlx::Error> {
@@ -273,12 +307,14 @@ pub(crate) async fn history(
         SELECT stream_sequence, traceparent, source, idempotency_key,
                event AS "event: Json<Box<RawValue>>"
         FROM mooring.journal
-        WHERE installation_id = $1 AND source = coalesce($2, source) AND stream_sequence > $3
+        WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
+          AND stream_sequence > $4
         ORDER BY stream_sequence
-        LIMIT $4
+        LIMIT $5
         "#,
-        installation.as_str(),
-        source,
+        of.source.as_str(),
+        of.installation.as_str(),
+        of.other_places,
         sequence_to_sql(after),
         limit,
     )
@@ -292,7 +328,7 @@ pub(crate) async fn history(
         let event: Event = Event::decode(event.get().as_bytes())
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(HistoryEntry {
-            sequence: StreamSequence(convert::sequence_from_sql(sequence)),
+            sequence: StreamSequence(sequence_from_sql(sequence)),
             r#type: event.fact.kind(),
             source: event.source,
             idempotency_key: event.idempotency_key.into(),

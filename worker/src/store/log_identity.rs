@@ -1,24 +1,26 @@
-//! Is the log the one that the journal was filled from, and whole?
+//! Is the log the one that the journal was filled from, and whole? All SQL on
+//! `mooring.log_identity`.
 //!
 //! A stream that was recreated, or restored from an older backup, gives the
 //! sequences that the journal knows to other events. Going on would mix two
 //! histories.
 
+use domain::id::StreamSequence;
 use eventlog::connect::Connection;
 use eventlog::message::STREAM;
 use eventlog::{read, status};
 use jiff::Timestamp;
 use sqlx::{PgConnection, PgPool};
 
-use crate::store::convert::{from_sql, sequence_from_sql, to_sql};
-use crate::store::database;
+use crate::store::convert::{from_sql, to_sql};
+use crate::store::{database, journal};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OtherLog {
     #[error(
-        "stream {STREAM} was recreated: it dates from {found}, the journal was filled from one of {known}"
+        "stream {STREAM} was recreated: it dates from {now}, the journal was filled from one of {known}"
     )]
-    Recreated { known: Timestamp, found: Timestamp },
+    Recreated { known: Timestamp, now: Timestamp },
     #[error(
         "stream {STREAM} was truncated or restored from an older backup: it ends at sequence {log}, \
          the journal has events up to {journal}"
@@ -36,23 +38,23 @@ pub(crate) enum OtherLog {
 pub(crate) async fn check(log: &Connection, pool: &PgPool) -> anyhow::Result<()> {
     let mut connection = database::acquire(pool).await?;
     // First, or the log could end before what is appended meanwhile.
-    let last = last_of_journal(&mut connection).await?;
+    let last = journal::last(&mut connection).await?;
     let stream = status::log(log).await?;
     let created = stream.created_at;
     let known = known_or_recorded(&mut connection, created).await?;
     // Postgres has microseconds.
     if known.as_microsecond() != created.as_microsecond() {
-        return Err(OtherLog::Recreated { known, found: created }.into());
+        return Err(OtherLog::Recreated { known, now: created }.into());
     }
-    let Some((journal, message_id)) = last else { return Ok(()) };
+    let Some((StreamSequence(journal), message_id)) = last else { return Ok(()) };
     if stream.last_sequence < journal {
         return Err(OtherLog::Truncated { log: stream.last_sequence, journal }.into());
     }
     if journal < stream.first_sequence {
         return Ok(()); // trimmed
     }
-    let found = read::message_id_at(log, journal).await?;
-    if found.as_deref() != Some(&message_id) {
+    let in_log = read::message_id_at(log, journal).await?;
+    if in_log.as_deref() != Some(message_id.as_str()) {
         return Err(OtherLog::Diverged { sequence: journal }.into());
     }
     Ok(())
@@ -72,15 +74,4 @@ async fn known_or_recorded(
         .fetch_one(connection)
         .await?;
     Ok(from_sql(known))
-}
-
-async fn last_of_journal(
-    connection: &mut PgConnection,
-) -> Result<Option<(u64, String)>, sqlx::Error> {
-    let row = sqlx::query!(
-        "SELECT stream_sequence, message_id FROM mooring.journal ORDER BY stream_sequence DESC LIMIT 1"
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.map(|row| (sequence_from_sql(row.stream_sequence), row.message_id)))
 }

@@ -1,5 +1,6 @@
 //! Which tokens are due, and who renews them. All SQL on
-//! `mooring.token_renewals`.
+//! `mooring.token_renewals`; which tokens are due is asked of the projection, the
+//! journal and the erasures, too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub(crate) struct Candidate {
     pub(crate) installed_at: Option<OffsetDateTime>,
     pub(crate) scope: Json<BTreeMap<String, String>>,
     pub(crate) has_tokens: bool,
-    /// The event that brought the tokens to renew it from, and for a location
-    /// without tokens its generation.
+    /// The event that brought the tokens to renew it from, and for a part without
+    /// tokens its generation.
     renewed_from: String,
 }
 
@@ -71,42 +72,49 @@ pub(crate) async fn expiring(
     .await
 }
 
-/// Locations that were installed with their company, which holds the tokens.
-pub(crate) async fn locations_without_tokens(
+/// Parts that were installed with their parent, which holds the tokens. The
+/// scope of both says under `parent_key` which parent it is, and only that of a
+/// part has a `part_key`.
+pub(crate) async fn parts_without_tokens(
     connection: &mut PgConnection,
-    sources: &[&str],
+    source: &str,
+    parent_key: &str,
+    part_key: &str,
 ) -> Result<Vec<Candidate>, sqlx::Error> {
     sqlx::query_as!(
         Candidate,
         r#"
-        SELECT place.source, place.place, place.installation_id, place.installed_at,
-               place.scope AS "scope: Json<BTreeMap<String, String>>", false AS "has_tokens!",
-               company.credential_event || ' @' || place.generation AS "renewed_from!"
-        FROM projection.installations AS place
-        JOIN projection.installations AS company
-            ON company.source = place.source AND company.app_id = place.app_id
-           AND company.scope ->> 'company_id' = place.scope ->> 'company_id'
-           AND company.scope ? 'company_id' AND NOT company.scope ? 'location_id'
-           AND company.credential_event IS NOT NULL
-           AND company.status IN ('pending', 'active', 'unconfirmed')
+        SELECT part.source, part.place, part.installation_id, part.installed_at,
+               part.scope AS "scope: Json<BTreeMap<String, String>>", false AS "has_tokens!",
+               parent.credential_event || ' @' || part.generation AS "renewed_from!"
+        FROM projection.installations AS part
+        JOIN projection.installations AS parent
+            ON parent.source = part.source AND parent.app_id = part.app_id
+           AND (parent.scope ->> $2::text) = (part.scope ->> $2::text)
+           AND parent.scope ? $2::text AND NOT parent.scope ? $3::text
+           AND parent.credential_event IS NOT NULL
+           AND parent.status IN ('pending', 'active', 'unconfirmed')
         LEFT JOIN mooring.token_renewals AS renewal
             ON (renewal.source, renewal.place, renewal.installation_id)
-             = (place.source, place.place, place.installation_id)
-        WHERE place.source = ANY($1)
-          AND place.status IN ('active', 'unconfirmed') AND place.credential_event IS NULL
-          AND place.scope ? 'location_id'
-          AND (renewed_from IS DISTINCT FROM company.credential_event || ' @' || place.generation
+             = (part.source, part.place, part.installation_id)
+        WHERE part.source = $1
+          AND part.status IN ('active', 'unconfirmed') AND part.credential_event IS NULL
+          AND part.scope ? $3::text
+          AND (renewed_from IS DISTINCT FROM parent.credential_event || ' @' || part.generation
                OR (renewed_at IS NULL AND not_before <= now())
                OR renewed_at < now() - interval '1 hour')
           AND NOT EXISTS (
               SELECT FROM mooring.erasures AS erased
-              WHERE erased.source = place.source
-                AND erased.installation_id = place.installation_id
-                AND erased.started_at > place.installed_at)
-        ORDER BY coalesce(attempts, 0), place.last_event_sequence
-        LIMIT $2
+              WHERE erased.source = part.source
+                AND erased.installation_id = part.installation_id
+                AND (erased.places IS NULL OR part.place = ANY (erased.places))
+                AND erased.started_at > part.installed_at)
+        ORDER BY coalesce(attempts, 0), part.last_event_sequence
+        LIMIT $4
         "#,
-        sources as _,
+        source,
+        parent_key,
+        part_key,
         ROUND_MAX,
     )
     .fetch_all(connection)

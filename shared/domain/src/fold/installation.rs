@@ -71,6 +71,10 @@ pub struct LastEvent {
 }
 
 impl Status {
+    /// What [`Status::name`] may say.
+    pub const NAMES: [&'static str; 5] =
+        ["pending", "active", "superseded", "inactive", "unconfirmed"];
+
     pub fn name(&self) -> &'static str {
         match self {
             Self::Pending => "pending",

@@ -662,6 +662,18 @@ proptest! {
     }
 }
 
+#[test]
+fn every_status_has_its_name_in_the_list() {
+    let all = [
+        Status::Pending,
+        Status::Active,
+        Status::Superseded { by: InstallationId::parse("b").unwrap() },
+        Status::Inactive { uninstalled_at: Timestamp::UNIX_EPOCH },
+        Status::Unconfirmed,
+    ];
+    assert_eq!(all.map(|status| status.name()), Status::NAMES);
+}
+
 /// Fisher-Yates with a fixed generator, so that a failure can be repeated.
 fn shuffle(events: &mut [Recorded], mut seed: u64) {
     for last in (1..events.len()).rev() {

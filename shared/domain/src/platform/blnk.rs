@@ -15,31 +15,57 @@ use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::fields::{self, Fields, id, is_present, optional_id, optional_text, present, text};
-use super::{AckContract, MissedAck, Refusal, SuccessBody};
+use super::fields::{self, Fields, id, is_present, present};
+use super::generic::mapping::Mapping;
+use super::hint::{self, TimeHint};
+use super::payload;
+use super::refusal::Refusal;
+use super::rules::{AckContract, Adapter, MissedAck, Problem, Rules, SuccessBody};
 use crate::details::Details;
 use crate::event::{Callback, Fact, Identity, Payload, PlainCredential, Reinstall};
 use crate::id::{AppId, IdempotencyKey, InstallationId, Place};
-
-pub(super) const ACK_CONTRACT: AckContract = AckContract {
-    deadline: Duration::from_secs(10),
-    budget: Duration::from_secs(8),
-    success: StatusCode::OK,
-    body: SuccessBody::Json,
-    unavailable: StatusCode::SERVICE_UNAVAILABLE,
-    missed: MissedAck::Cancels,
-};
+use crate::verify::Verified;
 
 const API_KEY_BYTES_MAX: usize = 4096;
 /// Blnk's prefixes have 8 characters. A longer "prefix" might be the key itself.
 const API_KEY_PREFIX_CHARS_MAX: usize = 12;
 
 const API_KEY: &str = "api_key";
+const API_KEY_PREFIX: &str = "api_key_prefix";
 const PERMISSIONS: &str = "granted_permissions";
 const UNINSTALLED_AT: &str = "uninstalled_at";
 
-/// Reads one callback.
-pub(super) fn parse(body: &[u8]) -> Result<Callback, Refusal> {
+#[derive(Debug)]
+pub(super) struct Blnk;
+
+impl Rules for Blnk {
+    fn ack_contract(&self) -> AckContract {
+        AckContract {
+            deadline: Duration::from_secs(10),
+            budget: Duration::from_secs(8),
+            success: StatusCode::OK,
+            body: SuccessBody::Json,
+            unavailable: StatusCode::SERVICE_UNAVAILABLE,
+            missed: MissedAck::Cancels,
+        }
+    }
+
+    fn adapter(
+        &self,
+        _app_ids: &[AppId],
+        _mapping: Option<&Mapping>,
+    ) -> Result<Box<dyn Adapter>, Vec<Problem>> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Adapter for Blnk {
+    fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal> {
+        parse(verified.body())
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Callback, Refusal> {
     let fields = fields::object(body)?;
     let idempotency_key = id(&fields, "idempotency_key", IdempotencyKey::parse)?;
     match idempotency_key.as_str().split_once(':').map(|(kind, _)| kind) {
@@ -48,7 +74,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Callback, Refusal> {
         other => {
             let kind = other.unwrap_or_default().to_owned();
             let identity = identity(&fields).ok();
-            Ok(super::unrecognized(kind, identity, idempotency_key, None, fields))
+            Ok(payload::unrecognized(kind, identity, idempotency_key, None, fields))
         }
     }
 }
@@ -59,19 +85,10 @@ fn install(mut fields: Fields, idempotency_key: IdempotencyKey) -> Result<Callba
     }
     let identity = identity(&fields)?;
     let granted_permissions = fields::permissions(present(&fields, PERMISSIONS)?, PERMISSIONS)?;
-    let prefix = optional_text(&fields, "api_key_prefix")?.map(str::to_owned);
     let secret = take_api_key(&mut fields)?;
-
-    // A prefix that is too long would be part of the secret, in clear.
-    let chars_max = API_KEY_PREFIX_CHARS_MAX.min(secret.expose_secret().chars().count() / 2);
-    let prefix = prefix.map(|prefix| {
-        prefix.chars().filter(|letter| !letter.is_control()).take(chars_max).collect()
-    });
-    if let Some(prefix) = &prefix {
-        fields.insert("api_key_prefix".to_owned(), Value::String(String::clone(prefix)));
-    }
+    let prefix = publishable_prefix(&mut fields, &secret);
     let mut payload = Value::Object(fields);
-    fields::replace_secret(&mut payload, secret.expose_secret(), API_KEY);
+    payload::replace_secret(&mut payload, secret.expose_secret(), API_KEY);
     Ok(Callback {
         app_id: Some(identity.app_id.clone()),
         idempotency_key,
@@ -91,13 +108,10 @@ fn uninstall(fields: Fields, idempotency_key: IdempotencyKey) -> Result<Callback
         return Err(Refusal::Contradiction { kind: "uninstall", field: API_KEY });
     }
     let identity = identity(&fields)?;
-    let uninstalled_at = text(&fields, UNINSTALLED_AT)?;
-    let uninstalled_at = fields::time(uninstalled_at)
-        .ok_or_else(|| Refusal::invalid(UNINSTALLED_AT, fields::EXPECTED_TIME))?;
     Ok(Callback {
         app_id: Some(identity.app_id.clone()),
         idempotency_key,
-        occurred_at: Some(uninstalled_at),
+        occurred_at: TimeHint::of(fields.get(UNINSTALLED_AT)).at(),
         fact: Fact::Uninstalled { identity },
         payload: Payload::Clear(Value::Object(fields)),
     })
@@ -109,7 +123,7 @@ fn identity(fields: &Fields) -> Result<Identity, Refusal> {
     // The checks of an installation id are right for these ids too.
     let instance_id = id(fields, "instance_id", InstallationId::parse)?;
     let mut scope = BTreeMap::from([("instance_id".to_owned(), instance_id.to_string())]);
-    if let Some(organization_id) = optional_id(fields, "organization_id")? {
+    if let Some(organization_id) = hint::id(fields, "organization_id") {
         scope.insert("organization_id".to_owned(), organization_id);
     }
     let place = Place::of(&[app_id.as_str(), instance_id.as_str()]);
@@ -125,7 +139,7 @@ fn take_api_key(fields: &mut Fields) -> Result<SecretString, Refusal> {
         Refusal::invalid(API_KEY, expected)
     };
     present(fields, API_KEY)?;
-    let marker = fields::sealed_marker(API_KEY);
+    let marker = payload::sealed_marker(API_KEY);
     let Some(Value::String(key)) = fields.insert(API_KEY.to_owned(), marker) else {
         return Err(refused());
     };
@@ -135,6 +149,17 @@ fn take_api_key(fields: &mut Fields) -> Result<SecretString, Refusal> {
         return Err(refused());
     }
     Ok(key)
+}
+
+/// The start of the key as Blnk publishes it, in the fields as well. What is
+/// too long for that, or is no text, might be the key itself.
+fn publishable_prefix(fields: &mut Fields, secret: &SecretString) -> Option<String> {
+    let chars_max = API_KEY_PREFIX_CHARS_MAX.min(secret.expose_secret().chars().count() / 2);
+    let field = fields.get_mut(API_KEY_PREFIX)?;
+    let given = hint::text(Some(&std::mem::take(field)))?;
+    let prefix: String = given.chars().take(chars_max).collect();
+    *field = Value::String(prefix.clone());
+    Some(prefix)
 }
 
 #[cfg(test)]

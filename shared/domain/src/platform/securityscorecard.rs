@@ -14,42 +14,102 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::fields::{self, Fields, id, optional_id, text};
-use super::{AckContract, MissedAck, Refusal, SuccessBody};
+use super::fields::{self, Fields, id, text};
+use super::generic::mapping::Mapping;
+use super::hint::{self, TimeHint};
+use super::payload;
+use super::refusal::Refusal;
+use super::rules::{
+    AckContract, Adapter, InstallPageRules, MissedAck, Problem, Rules, SuccessBody,
+};
 use crate::details::Details;
 use crate::event::{Callback, Fact, Identity, Payload, Reinstall};
-use crate::id::{AppId, IdempotencyKey, InstallationId, Place};
+use crate::id::{AppId, IdempotencyKey, InstallationId, InvalidId, Place};
+use crate::seal::KeyRing;
+use crate::verify::Verified;
 
 mod app_secrets;
 
 pub use app_secrets::{APP_SECRETS_HEADER, AppSecrets, InvalidAppSecrets};
 
-/// No deadline and no retries are documented.
-pub(super) const ACK_CONTRACT: AckContract = AckContract {
-    deadline: Duration::from_secs(10),
-    budget: Duration::from_secs(5),
-    success: StatusCode::OK,
-    body: SuccessBody::Json,
-    unavailable: StatusCode::SERVICE_UNAVAILABLE,
-    missed: MissedAck::Stands,
-};
-
 const INSTALLED: &str = "app.installed";
 
-/// Reads one callback.
-pub(super) fn parse(body: &[u8]) -> Result<Callback, Refusal> {
+#[derive(Debug)]
+pub(super) struct SecurityScorecard;
+
+impl Rules for SecurityScorecard {
+    /// No deadline and no retries are documented.
+    fn ack_contract(&self) -> AckContract {
+        AckContract {
+            deadline: Duration::from_secs(10),
+            budget: Duration::from_secs(5),
+            success: StatusCode::OK,
+            body: SuccessBody::Json,
+            unavailable: StatusCode::SERVICE_UNAVAILABLE,
+            missed: MissedAck::Stands,
+        }
+    }
+
+    fn adapter(
+        &self,
+        _app_ids: &[AppId],
+        _mapping: Option<&Mapping>,
+    ) -> Result<Box<dyn Adapter>, Vec<Problem>> {
+        Ok(Box::new(Self))
+    }
+
+    fn install_page(&self) -> Option<InstallPageRules> {
+        Some(InstallPageRules {
+            complete_url: "https://platform-api.securityscorecard.io/apps/installation-data",
+            installation_parameters: &["installation", "installation_id"],
+            identity: form_identity,
+        })
+    }
+}
+
+impl Adapter for SecurityScorecard {
+    fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal> {
+        parse(verified.body(), verified.received_at())
+    }
+}
+
+/// The platform's id in the URL of the install page is a capability, so it is
+/// named by a keyed digest. No callback of the platform repeats it.
+fn form_identity(
+    app_id: &AppId,
+    installation: &InstallationId,
+    ring: &KeyRing,
+) -> Result<Identity, InvalidId> {
+    let digest = ring.fingerprint(&["install_url", installation.as_str()]).to_string();
+    let parts = [app_id.as_str(), "install_url", &digest];
+    Ok(Identity {
+        installation_id: InstallationId::of(&parts)?,
+        place: Place::of(&parts),
+        app_id: app_id.clone(),
+        scope: BTreeMap::new(),
+        reinstall: Reinstall::NewId,
+    })
+}
+
+fn parse(body: &[u8], received_at: Timestamp) -> Result<Callback, Refusal> {
     let fields = fields::object(body)?;
     let event = object(&fields, "event")?;
     let kind = text(event, "type").map_err(|why| why.under("event"))?.to_owned();
     if kind != INSTALLED {
         let key = key(&[&hex::encode(Sha256::digest(body))])?;
-        return Ok(super::unrecognized(kind, None, key, None, fields));
+        return Ok(payload::unrecognized(kind, None, key, None, fields));
     }
     let (identity, installed_at) = installed(event).map_err(|why| why.under("event"))?;
     let username = identity.scope.get("username").map_or("", String::as_str);
-    let at = installed_at.to_string();
+    let at = match TimeHint::of(installed_at) {
+        TimeHint::At(time) => time.to_string(),
+        TimeHint::Unreadable => installed_at.map(Value::to_string).unwrap_or_default(),
+        // Nothing tells a retry from a reinstall.
+        TimeHint::Absent => received_at.as_nanosecond().to_string(),
+    };
     let key = key(&[identity.app_id.as_str(), username, &at])?;
     let app_id = Some(identity.app_id.clone());
+    let occurred_at = TimeHint::of(installed_at).at();
     let fact = Fact::Installed {
         identity,
         granted_permissions: Vec::new(),
@@ -57,10 +117,11 @@ pub(super) fn parse(body: &[u8]) -> Result<Callback, Refusal> {
         details: Details::default(),
     };
     let payload = Payload::Clear(Value::Object(fields));
-    Ok(Callback { app_id, idempotency_key: key, occurred_at: Some(installed_at), fact, payload })
+    Ok(Callback { app_id, idempotency_key: key, occurred_at, fact, payload })
 }
 
-fn installed(event: &Fields) -> Result<(Identity, Timestamp), Refusal> {
+/// Who installed which app, and what is said of the time.
+fn installed(event: &Fields) -> Result<(Identity, Option<&Value>), Refusal> {
     let payload = object(event, "payload")?;
     let read = || {
         let app = object(payload, "app")?;
@@ -68,10 +129,7 @@ fn installed(event: &Fields) -> Result<(Identity, Timestamp), Refusal> {
         let app_id = id(app, "id", AppId::parse).map_err(|why| why.under("app"))?;
         let under_user = |why: Refusal| why.under("user");
         let username = id(user, "username", InstallationId::parse).map_err(under_user)?;
-        let organization = optional_id(user, "organizationDomain").unwrap_or_default();
-        let installed_at = text(payload, "installed_at")?;
-        let installed_at = fields::time(installed_at)
-            .ok_or_else(|| Refusal::invalid("installed_at", fields::EXPECTED_TIME))?;
+        let organization = hint::id(user, "organizationDomain");
         let parts = [app_id.as_str(), "user", username.as_str()];
         let installation_id =
             InstallationId::of(&parts).map_err(|why| Refusal::invalid("username", why))?;
@@ -80,9 +138,10 @@ fn installed(event: &Fields) -> Result<(Identity, Timestamp), Refusal> {
         let scope: BTreeMap<String, String> =
             names.into_iter().filter_map(|(name, id)| Some((name.to_owned(), id?))).collect();
         let reinstall = Reinstall::SameId;
-        Ok((Identity { installation_id, place, app_id, scope, reinstall }, installed_at))
+        Ok(Identity { installation_id, place, app_id, scope, reinstall })
     };
-    read().map_err(|why: Refusal| why.under("payload"))
+    let identity = read().map_err(|why: Refusal| why.under("payload"))?;
+    Ok((identity, payload.get("installed_at")))
 }
 
 fn key(parts: &[&str]) -> Result<IdempotencyKey, Refusal> {
@@ -91,60 +150,10 @@ fn key(parts: &[&str]) -> Result<IdempotencyKey, Refusal> {
 }
 
 fn object<'a>(fields: &'a Fields, field: &'static str) -> Result<&'a Fields, Refusal> {
-    let object = fields::present(fields, field)?;
-    object.as_object().ok_or_else(|| Refusal::invalid(field, "must be an object"))
+    fields::present(fields, field)?
+        .as_object()
+        .ok_or_else(|| Refusal::invalid(field, "must be an object"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INSTALL: &str = include_str!("securityscorecard/app_installed.json");
-    /// As the published page was once copied, without its outer lines.
-    const BROKEN: &str = include_str!("securityscorecard/broken_sample.txt");
-
-    #[test]
-    fn an_install_names_the_app_the_user_and_the_time() {
-        let callback = parse(INSTALL.as_bytes()).unwrap();
-        let Fact::Installed { identity, .. } = &callback.fact else { panic!("{callback:?}") };
-        assert_eq!(identity.installation_id.as_str(), "app_1:user:ada@example.com");
-        assert_eq!(identity.scope["organization_domain"], "example.com");
-        assert_eq!(callback.occurred_at.unwrap().to_string(), "2021-05-12T12:50:43.743Z");
-    }
-
-    #[test]
-    fn a_later_installed_at_is_another_event_and_an_additional_property_is_none() {
-        let key = |body: &str| parse(body.as_bytes()).unwrap().idempotency_key;
-        assert_ne!(key(INSTALL), key(&INSTALL.replace("2021-05-12", "2021-05-13")));
-        let more = INSTALL.replace("\"app\"", "\"region\": \"eu\", \"app\"");
-        assert_eq!(key(INSTALL), key(&more));
-        let Payload::Clear(payload) = parse(more.as_bytes()).unwrap().payload else { panic!() };
-        assert_eq!(payload["event"]["payload"]["region"], "eu");
-    }
-
-    #[test]
-    fn only_the_exact_type_is_an_install() {
-        for other in ["app.uninstalled", "app.installed.v2", "APP.INSTALLED"] {
-            let body = INSTALL.replace("app.installed", other);
-            assert_eq!(parse(body.as_bytes()).unwrap().fact.kind(), "unrecognized", "{other}");
-        }
-    }
-
-    #[test]
-    fn what_is_missing_is_named_with_its_path() {
-        let refused = |from: &str| {
-            let body = INSTALL.replace(&format!("\"{from}\""), "\"other\"");
-            parse(body.as_bytes()).unwrap_err().to_string()
-        };
-        assert_eq!(refused("username"), "the field 'event.payload.user.username' is missing");
-        assert_eq!(refused("id"), "the field 'event.payload.app.id' is missing");
-        assert_eq!(refused("installed_at"), "the field 'event.payload.installed_at' is missing");
-        assert_eq!(refused("type"), "the field 'event.type' is missing");
-    }
-
-    #[test]
-    fn the_broken_sample_is_refused() {
-        let refused = parse(BROKEN.as_bytes()).unwrap_err();
-        assert!(matches!(refused, Refusal::MalformedJson { .. }), "{refused}");
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Resolver, SourceSettings};
 use domain::id::{AppId, SourceName};
-use domain::platform::Platform;
+use domain::platform::FormIdentity;
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -16,25 +16,16 @@ pub struct InstallPageSettings {
     /// The app's manifest, whose `name` and `secrets` make the page. The path is relative to the
     /// configuration file.
     pub manifest: std::path::PathBuf,
-    /// Where the browser posts what was typed, to complete the installation: an `https://` URL.
-    #[serde(default = "default_complete_url")]
-    pub complete_url: String,
-    /// The names that the installation id may have in the query of the page's URL.
-    #[serde(default = "default_parameters")]
-    pub installation_parameters: Vec<String>,
+    /// Where the browser posts what was typed, to complete the installation: an `https://` URL. The
+    /// platform's own unless given.
+    pub complete_url: Option<String>,
+    /// The names that the installation id may have in the query of the page's URL. The platform's
+    /// own unless given.
+    pub installation_parameters: Option<Vec<String>>,
     /// Keys of the manifest's `secrets` that may be seen while they are typed, such as the name
     /// of an account. They are sealed like the others.
     #[serde(default)]
     pub visible: Vec<String>,
-}
-
-/// <https://securityscorecard.readme.io/docs/app-installation-process>
-fn default_complete_url() -> String {
-    "https://platform-api.securityscorecard.io/apps/installation-data".to_owned()
-}
-
-fn default_parameters() -> Vec<String> {
-    ["installation", "installation_id"].map(str::to_owned).into()
 }
 
 /// What the page needs of a manifest.
@@ -65,6 +56,7 @@ pub struct InstallPage {
     pub secrets: Vec<DeclaredSecret>,
     pub complete_url: Url,
     pub installation_parameters: Vec<String>,
+    pub identity: FormIdentity,
 }
 
 impl Resolver<'_> {
@@ -77,10 +69,8 @@ impl Resolver<'_> {
     ) -> Option<Option<InstallPage>> {
         let Some(settings) = &of.install_page else { return Some(None) };
         let at = format!("sources.{source}.install_page");
-        if of.platform != Platform::SecurityScorecard {
-            self.problem(&at, "only the platform 'securityscorecard' sends users to such a page");
-            return None;
-        }
+        let rules = of.platform.install_page();
+        let rules = rules.map_err(|what| self.problem(&at, what)).ok()?;
         let [app_id] = &of.app_ids[..] else {
             self.problem(&at, "app_ids must name the one app whose manifest this is");
             return None;
@@ -98,23 +88,29 @@ impl Resolver<'_> {
             self.problem(&at, format!("visible names '{unknown}', which the manifest does not"));
             return None;
         }
+        let installation_parameters = settings.installation_parameters.clone();
+        let installation_parameters = installation_parameters.unwrap_or_else(|| {
+            rules.installation_parameters.iter().copied().map(str::to_owned).collect()
+        });
         let reserved = |secret: &DeclaredSecret| {
-            secret.key.is_empty() || settings.installation_parameters.contains(&secret.key)
+            secret.key.is_empty() || installation_parameters.contains(&secret.key)
         };
-        if secrets.iter().any(reserved) || settings.installation_parameters.is_empty() {
+        if secrets.iter().any(reserved) || installation_parameters.is_empty() {
             self.problem(&at, "a secret needs a key that is not one of installation_parameters");
             return None;
         }
         for secret in &mut secrets {
             secret.visible = settings.visible.contains(&secret.key);
         }
-        let complete_url = self.https(&at, "complete_url", &settings.complete_url)?;
+        let complete_url = settings.complete_url.as_deref().unwrap_or(rules.complete_url);
+        let complete_url = self.https(&at, "complete_url", complete_url)?;
         Some(Some(InstallPage {
             app_id: app_id.clone(),
             app_name: name,
             secrets,
             complete_url,
-            installation_parameters: settings.installation_parameters.clone(),
+            installation_parameters,
+            identity: rules.identity,
         }))
     }
 }

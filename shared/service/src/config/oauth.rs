@@ -13,7 +13,6 @@ use crate::http_client;
 use crate::oauth::{FieldNames, OAuth, StatePolicy};
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
-use domain::platform::Platform;
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -74,35 +73,27 @@ impl Resolver<'_> {
             self.problem(&at, "app_ids must name the one app whose client_id this is");
             return None;
         };
-        let defaults = of.platform.oauth_defaults();
-        let can_tell = match of.platform {
-            Platform::HighLevel => true,
-            Platform::Generic => {
-                of.mapping.as_ref().is_some_and(|mapping| !mapping.token_installation_id.is_empty())
-            }
-            Platform::Blnk | Platform::SecurityScorecard => false,
-        };
-        if !can_tell {
-            let problem = "an answer with tokens does not say whose they are; for the platform \
-                           'generic' give mapping.token_installation_id";
-            self.problem(&at, problem);
-        }
+        let rules = of.platform.oauth(of.mapping.as_ref());
+        let rules = rules.map_err(|what| self.problem(&at, what)).ok()?;
         let url = |given: &Option<String>, default: Option<&str>| {
             given.clone().or_else(|| default.map(str::to_owned))
         };
-        let Some(token_url) = url(&settings.token_url, defaults.token_url) else {
+        let Some(token_url) = url(&settings.token_url, rules.token_url) else {
             self.problem(&at, "token_url is needed for this platform");
             return None;
         };
-        let authorize_url = url(&settings.authorize_url, defaults.authorize_url);
-        let location_token_url = url(&settings.location_token_url, defaults.location_token_url);
+        let authorize_url = url(&settings.authorize_url, rules.authorize_url);
+        let location_token_url = url(&settings.location_token_url, rules.location_token_url);
+        if settings.location_token_url.is_some() && rules.parentage.is_none() {
+            self.problem(&at, "this platform has no location_token_url; remove it");
+        }
         let token_url = self.https(&at, "token_url", &token_url);
         let redirect_uri = self.https(&at, "redirect_uri", &settings.redirect_uri);
         let authorize_url = self.optional_https(&at, "authorize_url", authorize_url);
         let location_token_url = self.optional_https(&at, "location_token_url", location_token_url);
         let after_url = self.optional_https(&at, "after_url", settings.after_url.clone());
         let client_secret = self.secret(&format!("{at}.client_secret"), &settings.client_secret);
-        let headers = self.token_headers(&at, settings, defaults.headers);
+        let headers = self.token_headers(&at, settings, rules.headers);
         let timeout = Duration::from_millis(settings.timeout_ms);
         let http = http_client::builder().timeout(timeout).build();
         let http = http.map_err(|error| self.problem(&at, error)).ok();
@@ -112,7 +103,7 @@ impl Resolver<'_> {
             after_url: after_url?,
             authorize_url: authorize_url?,
             token_url: token_url?,
-            location_token_url: location_token_url?,
+            for_parts: location_token_url?.zip(rules.parentage),
             redirect_uri: redirect_uri?,
             scopes: settings.scopes.clone(),
             client_id: settings.client_id.clone(),

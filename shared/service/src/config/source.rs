@@ -6,37 +6,21 @@ use http::StatusCode;
 
 use super::{AckSettings, Resolver, SourceSettings};
 use domain::id::SourceName;
-use domain::platform::{AckContract, Adapter, Platform};
+use domain::platform::{AckContract, Adapter, Problem};
 
 impl Resolver<'_> {
-    pub fn adapter(&mut self, source: &SourceName, settings: &SourceSettings) -> Option<Adapter> {
-        let at = format!("sources.{source}.mapping");
-        if settings.platform == Platform::HighLevel && settings.app_ids.is_empty() {
-            self.problem(
-                &format!("sources.{source}.app_ids"),
-                "list your apps: HighLevel signs for every app with the same key",
-            );
-        }
-        match (settings.platform, &settings.mapping) {
-            (Platform::Blnk, None) => Some(Adapter::Blnk),
-            (Platform::HighLevel, None) => Some(Adapter::HighLevel),
-            (Platform::SecurityScorecard, None) => Some(Adapter::SecurityScorecard),
-            (Platform::Generic, Some(mapping)) => {
-                if let Some(problem) = mapping.problem() {
-                    self.problem(&at, problem);
-                    return None;
-                }
-                Some(Adapter::Generic(Box::new(mapping.clone())))
+    pub fn adapter(
+        &mut self,
+        source: &SourceName,
+        settings: &SourceSettings,
+    ) -> Option<Box<dyn Adapter>> {
+        let adapter = settings.platform.adapter(&settings.app_ids, settings.mapping.as_ref());
+        let note = |problems: Vec<Problem>| {
+            for Problem { setting, what } in problems {
+                self.problem(&format!("sources.{source}.{setting}"), what);
             }
-            (Platform::Generic, None) => {
-                self.problem(&at, "the platform 'generic' is read as this table says; give it");
-                None
-            }
-            (platform, Some(_)) => {
-                self.problem(&at, format!("'{platform}' is not read by a mapping; remove it"));
-                None
-            }
-        }
+        };
+        adapter.map_err(note).ok()
     }
 
     pub fn ack_contract(

@@ -132,6 +132,38 @@ fn a_source_without_verification_must_say_so() {
 }
 
 #[test]
+fn what_a_platform_cannot_do_without_or_does_not_have_is_said() {
+    let mapping = "mapping = { event_type = [\"/type\"], installed = [\"installed\"], \
+                   app_id = \"/app\", installation_id = [\"/id\"] }";
+    let oauth = "app_ids = [\"a\"]\noauth = { client_id = \"c\", client_secret = { env = \"TOKEN\" }, \
+                 redirect_uri = \"https://x.example/cb\", token_url = \"https://x.example/token\" }";
+    let page = "app_ids = [\"a\"]\ninstall_page.manifest = \"manifest.json\"";
+    let no_owner = "sources.x.oauth: the token answer does not say which installation it belongs \
+                    to; for 'generic', set mapping.token_installation_id";
+    let cases = [
+        ("generic", String::new(), "sources.x.mapping: the platform 'generic' needs a mapping"),
+        ("blnk", mapping.into(), "sources.x.mapping: 'blnk' is not read by a mapping; remove it"),
+        ("highlevel", String::new(), "sources.x.app_ids: list your apps: HighLevel signs"),
+        ("highlevel", mapping.into(), "sources.x.app_ids: list your apps: HighLevel signs"),
+        ("highlevel", mapping.into(), "sources.x.mapping: 'highlevel' is not read by a mapping"),
+        ("securityscorecard", oauth.into(), no_owner),
+        ("generic", format!("{oauth}\n{mapping}"), no_owner),
+        ("blnk", page.into(), "sources.x.install_page: 'blnk' sends users to no such page"),
+    ];
+    for (platform, settings, expected) in cases {
+        let section = format!("[sources.x]\nplatform = \"{platform}\"\n{settings}\n[sources.blnk]");
+        let config = read(&MINIMAL.replace("[sources.blnk]", &section)).unwrap();
+        let (name, source) = config.sources.iter().find(|(name, _)| name.as_str() == "x").unwrap();
+        let mut resolver = Resolver::new(&env);
+        resolver.adapter(name, source);
+        resolver.oauth(name, source);
+        resolver.install_page(Path::new("x"), name, source);
+        let said = resolver.finish(Path::new("x"), Some(())).unwrap_err().to_string();
+        assert!(said.contains(expected), "{platform} {settings}: {said}");
+    }
+}
+
+#[test]
 fn the_configuration_in_the_readme_is_one() {
     let readme = include_str!("../../../../README.md");
     let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());

@@ -6,12 +6,12 @@ use http::HeaderName;
 use http::header::AUTHORIZATION;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{Resolver, SourceSettings};
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
-use domain::platform::{Platform, highlevel};
+use domain::platform::highlevel::SignatureSettings;
 use domain::signature::{
     Encoding, Hmac, HmacAlgorithm, PublicKey, PublicKeySignature, Scheme, StandardWebhooks,
 };
@@ -44,7 +44,7 @@ pub struct VerificationSettings {
     /// minutes old.
     pub standard_webhooks: Option<StandardWebhooksSettings>,
     /// HighLevel's signature. Required by default for that platform.
-    pub highlevel: Option<HighLevelSettings>,
+    pub highlevel: Option<SignatureSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -103,37 +103,6 @@ pub struct StandardWebhooksSettings {
     pub secrets: Vec<SecretRef>,
 }
 
-/// Which of HighLevel's signatures are accepted, and whose.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HighLevelSettings {
-    /// The signatures that are accepted. If both are sent, `ed25519` decides.
-    pub schemes: Vec<HighLevelScheme>,
-    /// Ed25519 keys in PEM; they replace the published one, which is built in.
-    pub ed25519_keys: Vec<String>,
-    /// RSA keys in PEM; they replace the published one, which is built in.
-    pub rsa_keys: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum HighLevelScheme {
-    /// The header `X-GHL-Signature`.
-    Ed25519,
-    /// The header `X-WH-Signature`, which HighLevel ends on 2026-09-01.
-    Rsa,
-}
-
-impl Default for HighLevelSettings {
-    fn default() -> Self {
-        Self {
-            schemes: vec![HighLevelScheme::Ed25519],
-            ed25519_keys: vec![highlevel::ED25519_KEY.to_owned()],
-            rsa_keys: vec![highlevel::RSA_KEY.to_owned()],
-        }
-    }
-}
-
 impl Resolver<'_> {
     pub fn verification(
         &mut self,
@@ -141,16 +110,14 @@ impl Resolver<'_> {
         settings: &SourceSettings,
     ) -> Option<Verification> {
         let at = format!("sources.{source}.verification");
-        let mut given = settings.verification.clone();
-        if settings.platform == Platform::HighLevel && !given.unverified {
-            given.highlevel.get_or_insert_default();
-        }
-        let VerificationSettings { unverified, .. } = given;
-        let checks = self.checks(&at, given)?;
+        let given = settings.verification.clone();
+        let unverified = given.unverified;
+        let default = settings.platform.default_check().filter(|_| !unverified);
+        let checks = self.checks(&at, given, default)?;
         match (unverified, checks.is_empty()) {
             (true, true) => Some(Verification::Unverified),
             (true, false) => {
-                self.problem(&at, "'unverified = true' contradicts what stands beside it");
+                self.problem(&at, "'unverified = true' cannot be combined with other checks");
                 None
             }
             (false, true) => {
@@ -166,7 +133,12 @@ impl Resolver<'_> {
     }
 
     /// `None` if one of them cannot be made; the problem is noted.
-    fn checks(&mut self, at: &str, given: VerificationSettings) -> Option<Vec<Check>> {
+    fn checks(
+        &mut self,
+        at: &str,
+        given: VerificationSettings,
+        default: Option<Result<Check, String>>,
+    ) -> Option<Vec<Check>> {
         let VerificationSettings {
             unverified: _,
             path_tokens,
@@ -194,7 +166,8 @@ impl Resolver<'_> {
         if let Some(settings) = ed25519 {
             let at = format!("{at}.ed25519");
             let name = self.header_name(&at, &settings.header);
-            let keys = self.public_keys(&at, &settings.public_keys);
+            let keys = PublicKey::all_from_pem(&settings.public_keys);
+            let keys = keys.map_err(|what| self.problem(&at, what)).ok();
             checks.push(name.zip(keys).map(|(header, keys)| {
                 let scheme = Scheme { header, encoding: settings.encoding, keys };
                 Check::PublicKey(PublicKeySignature { schemes: vec![scheme] })
@@ -203,8 +176,9 @@ impl Resolver<'_> {
         if let Some(settings) = standard_webhooks {
             checks.push(self.standard_webhooks(&format!("{at}.standard_webhooks"), &settings));
         }
-        if let Some(settings) = highlevel {
-            checks.push(self.highlevel(&format!("{at}.highlevel"), &settings));
+        if let Some(check) = highlevel.map(|settings| settings.check()).or(default) {
+            let at = format!("{at}.highlevel");
+            checks.push(check.map_err(|what| self.problem(&at, what)).ok());
         }
         checks.into_iter().collect()
     }
@@ -253,38 +227,6 @@ impl Resolver<'_> {
         }
         let usable = secrets.len() == texts.len();
         usable.then_some(Check::StandardWebhooks(StandardWebhooks { secrets }))
-    }
-
-    fn highlevel(&mut self, at: &str, settings: &HighLevelSettings) -> Option<Check> {
-        if settings.schemes.is_empty() {
-            self.problem(at, "schemes must name 'ed25519', 'rsa' or both");
-            return None;
-        }
-        let mut schemes = Vec::new();
-        // The current one first: where both are sent it decides.
-        let known = [
-            (HighLevelScheme::Ed25519, highlevel::SIGNATURE_HEADER, &settings.ed25519_keys),
-            (HighLevelScheme::Rsa, highlevel::LEGACY_SIGNATURE_HEADER, &settings.rsa_keys),
-        ];
-        for (scheme, header, keys) in known {
-            if settings.schemes.contains(&scheme) {
-                let header = HeaderName::from_static(header);
-                let keys = self.public_keys(at, keys)?;
-                schemes.push(Scheme { header, encoding: Encoding::Base64, keys });
-            }
-        }
-        Some(Check::PublicKey(PublicKeySignature { schemes }))
-    }
-
-    fn public_keys(&mut self, at: &str, pems: &[String]) -> Option<Vec<PublicKey>> {
-        if pems.is_empty() {
-            self.problem(at, "give at least one public key");
-            return None;
-        }
-        let keys = pems.iter().map(|pem| {
-            PublicKey::from_pem(pem).map_err(|why| self.problem(at, format!("a key {why}"))).ok()
-        });
-        keys.collect()
     }
 
     fn header_name(&mut self, at: &str, name: &str) -> Option<HeaderName> {

@@ -20,16 +20,15 @@ use crate::metrics::METRICS;
 use crate::operate::backends::{Backends, Interrupted};
 use crate::operate::progress::Progress;
 use crate::operate::rebuild::RebuildOptions;
-use crate::operate::rebuild::copy;
 use crate::operate::rebuild::pace::Pace;
-use crate::operate::rebuild::schema::{self, Schema};
 use crate::operate::rebuild::spill::{Events, Spill};
-use crate::operate::rebuild::state::{self, Rebuild};
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::fold_unit::FoldUnit;
 use crate::store::installations;
 use crate::store::journal;
+use crate::store::rebuilds::{self, Rebuild};
+use crate::store::schema::{self, Schema};
 
 /// Events whose rows are saved together, or more if a partition holds more.
 const TOGETHER_EVENTS: u64 = 30_000;
@@ -78,12 +77,12 @@ async fn sort(
     });
     let (done, mut read) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
-    for (from, to) in ranges(rebuild.target, options.parallel) {
+    for (from, to) in ranges(rebuild.target.sequence, options.parallel) {
         let connection = Connection::open(&backends.endpoint, "rebuild").await?;
         tasks.spawn(Arc::clone(&sorting).run(connection, from, to, done.clone()));
     }
     drop(done);
-    let mut progress = Progress::of_rebuild("reading events", "reading", rebuild.target);
+    let mut progress = Progress::of_rebuild("reading events", "reading", rebuild.target.sequence);
     while let Some(events) = read.recv().await {
         METRICS.rebuild_events.add(events, &[]);
         progress.add(events);
@@ -257,12 +256,12 @@ impl Folding {
         let mut connection = database::acquire(&self.pool).await?;
         let mut transaction = connection.begin().await?;
         // Lost in a crash together with the record of it.
-        sqlx::query("SET LOCAL synchronous_commit TO off").execute(&mut *transaction).await?;
+        database::commit_without_waiting(&mut transaction).await?;
         if !rows.is_empty() {
-            copy::copy_in(&mut transaction, self.schema, &rows).await?;
+            installations::copy_in(&mut transaction, self.schema, &rows).await?;
         }
         if let Some(id) = self.rebuild {
-            state::mark_partitions(&mut transaction, id, partitions).await?;
+            rebuilds::mark_partitions(&mut transaction, id, partitions).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -324,9 +323,10 @@ pub(crate) async fn from_journal(
         let Some(last) = events.last().and_then(FoldUnit::of) else { break };
         let is_end = events.len() < usize::try_from(JOURNAL_EVENTS_MAX).unwrap_or(usize::MAX);
         let (whole, last) = if is_end { (events, last) } else { whole_places(events, last)? };
-        copy::copy_in(&mut transaction, schema, &fold_places(&whole, backends.retention)).await?;
+        installations::copy_in(&mut transaction, schema, &fold_places(&whole, backends.retention))
+            .await?;
         if let Some(id) = rebuild.id() {
-            state::mark_place(&mut transaction, id, &last).await?;
+            rebuilds::mark_place(&mut transaction, id, &last).await?;
         }
         transaction.commit().await?;
         loaded.events += whole.len() as u64;

@@ -95,8 +95,7 @@ fn a_missing_field_is_named() {
         "granted_permissions",
         "idempotency_key",
     ];
-    let of_uninstall =
-        ["installed_app_id", "app_id", "instance_id", "uninstalled_at", "idempotency_key"];
+    let of_uninstall = ["installed_app_id", "app_id", "instance_id", "idempotency_key"];
     let cases = of_install.map(|field| (TODAY, field)).into_iter();
     for (payload, field) in cases.chain(of_uninstall.map(|field| (UNINSTALL, field))) {
         for absent in [None, Some(Value::Null)] {
@@ -117,18 +116,14 @@ fn a_field_of_the_wrong_form_is_named_and_its_value_is_not_echoed() {
         (TODAY, "installed_app_id", json!("do-not-echo\0")),
         (TODAY, "app_id", json!("do-not-echo\r\nx: y")),
         (TODAY, "instance_id", json!("")),
-        (TODAY, "organization_id", json!([secret])),
         (TODAY, "idempotency_key", json!(format!("install:{}", "x".repeat(300)))),
         (TODAY, "api_key", json!({ "value": secret })),
         (TODAY, "api_key", json!("")),
         (TODAY, "api_key", json!("do-not-echo\n")),
         (TODAY, "api_key", json!("x".repeat(API_KEY_BYTES_MAX + 1))),
-        (TODAY, "api_key_prefix", json!(1)),
         (TODAY, "granted_permissions", json!(secret)),
         (TODAY, "granted_permissions", json!([secret, 1])),
         (TODAY, "granted_permissions", json!(vec!["x"; 257])),
-        (UNINSTALL, "uninstalled_at", json!("do-not-echo")),
-        (UNINSTALL, "uninstalled_at", json!(1_776_772_800)),
     ];
     for (payload, field, value) in cases {
         let refused = refusal(payload, |fields| {
@@ -140,6 +135,44 @@ fn a_field_of_the_wrong_form_is_named_and_its_value_is_not_echoed() {
         );
         assert!(!refused.to_string().contains(secret), "{refused}");
     }
+}
+
+fn with(payload: &str, field: &str, value: Value) -> Callback {
+    parse(&edited(payload, |fields| drop(fields.insert(field.into(), value)))).unwrap()
+}
+
+#[test]
+fn an_uninstall_is_accepted_whatever_its_time_looks_like() {
+    let without = edited(UNINSTALL, |fields| drop(fields.remove("uninstalled_at")));
+    let callback = parse(&without).unwrap();
+    assert_eq!((callback.fact.kind(), callback.occurred_at), ("uninstalled", None));
+    let odd = [Value::Null, json!(""), json!("yesterday"), json!("0001-01-01T00:00:00Z"), json!(7)];
+    for value in odd {
+        let callback = with(UNINSTALL, "uninstalled_at", value.clone());
+        assert_eq!((callback.fact.kind(), callback.occurred_at), ("uninstalled", None), "{value}");
+        let Payload::Clear(payload) = callback.payload else { panic!() };
+        assert_eq!(payload["uninstalled_at"], value, "it is kept");
+    }
+    let seconds = with(UNINSTALL, "uninstalled_at", json!(1_776_772_800));
+    assert_eq!(seconds.occurred_at.unwrap().to_string(), "2026-04-21T12:00:00Z");
+}
+
+#[test]
+fn a_hint_that_cannot_be_used_does_not_cancel_an_install() {
+    for value in [json!(""), Value::Null, json!(7), json!(["org"]), json!("org\r\n")] {
+        let callback = with(WITH_ORGANIZATION, "organization_id", value.clone());
+        let scope = &callback.fact.identity().unwrap().scope;
+        assert!(!scope.contains_key("organization_id"), "{value}");
+    }
+    for value in [json!(1), json!(""), json!([KEY]), json!({ "start": "blnk_abcdefghijklmno" })] {
+        let callback = with(TODAY, "api_key_prefix", value.clone());
+        let Fact::Installed { credential, .. } = callback.fact else { panic!() };
+        assert_eq!(credential.unwrap().prefix, None, "{value}");
+        let Payload::Clear(payload) = callback.payload else { panic!() };
+        assert!(!payload.to_string().contains("blnk_abcdefghijkl"), "most of the key: {payload}");
+    }
+    let empty = with(TODAY, "uninstalled_at", json!(""));
+    assert_eq!(empty.fact.kind(), "installed", "an empty field contradicts nothing");
 }
 
 #[test]

@@ -1,7 +1,10 @@
+use http::HeaderName;
+use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::*;
+use crate::platform::fields::Fields;
 use crate::verify::{Delivery, Verification};
 
 const MAPPING: &str = r#"{
@@ -49,7 +52,7 @@ fn mapping() -> Mapping {
 }
 
 #[test]
-fn an_install_is_read_by_its_places() {
+fn an_install_is_read_by_its_locators() {
     let callback = read(&mapping(), &install()).unwrap();
     let Fact::Installed { identity, granted_permissions, credential, details } = callback.fact
     else {
@@ -86,7 +89,7 @@ fn several_secrets_are_kept_as_one_object() {
 }
 
 #[test]
-fn another_kind_and_an_uninstall_keep_no_secret_in_clear() {
+fn another_kind_and_an_uninstall_keep_no_secret_in_plaintext() {
     for action in ["deleted", "changed", "paused"] {
         let mut body = install();
         body["action"] = json!(action);
@@ -120,7 +123,7 @@ fn without_id_and_time_every_delivery_is_an_event_where_a_reinstall_keeps_the_id
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_named_by_its_place() {
+fn what_is_missing_or_wrong_is_named_by_its_locator() {
     let cases = [
         ("/app/id", json!({ "app": {} }), "the field '/app/id' is missing"),
         ("/id", json!({ "id": [1] }), "the field '/id' must be a string or a number"),
@@ -135,11 +138,11 @@ fn what_is_missing_or_wrong_is_named_by_its_place() {
             "the field '/token' must be a string of at most 16384 bytes",
         ),
     ];
-    for (place, change, expected) in cases {
+    for (locator, change, expected) in cases {
         let mut body = install();
         let changed = change.as_object().unwrap().clone();
         body.as_object_mut().unwrap().extend(changed);
-        assert_eq!(read(&mapping(), &body).unwrap_err().to_string(), expected, "{place}");
+        assert_eq!(read(&mapping(), &body).unwrap_err().to_string(), expected, "{locator}");
     }
 }
 
@@ -155,7 +158,7 @@ fn a_part_may_stand_in_the_query_or_be_the_same_for_all() {
 }
 
 #[test]
-fn what_is_no_place_is_refused_with_what_is_one() {
+fn what_is_no_locator_is_refused() {
     for text in ["", "id", "header:", "header:a b", "query:", "value:", "cookie:x"] {
         assert!(Locator::try_from(text.to_owned()).is_err(), "{text}");
     }
@@ -185,13 +188,104 @@ fn tokens_meet_their_install() {
     assert_eq!(mapping.problem(), None);
     let answer = serde_json::json!({ "installation": 7, "team": { "name": "octo" } });
     let app_id = AppId::parse("12345").unwrap();
-    let owner = mapping.token_owner(app_id.clone(), answer.as_object().unwrap()).unwrap();
+    let owner = mapping.token_owner(&app_id, answer.as_object().unwrap()).unwrap();
     let callback = read(&mapping, &install()).unwrap();
     let installed = callback.fact.identity().unwrap();
     assert_eq!(owner.installation_id, installed.installation_id);
     assert_eq!(owner.place, installed.place);
-    let refused = mapping.token_owner(app_id, &Fields::new()).unwrap_err();
+    let refused = mapping.token_owner(&app_id, &Fields::new()).unwrap_err();
     assert_eq!(refused.to_string(), "the field '/installation' is missing");
     let without_place = Mapping { token_place: vec![], ..mapping };
     assert!(without_place.problem().unwrap().contains("token_place"));
+}
+
+#[test]
+fn parts_with_the_separator_in_them_stay_apart() {
+    let mut mapping = mapping();
+    let locator = |pointer: &str| Locator::Body(pointer.to_owned());
+    mapping.installation_id = vec![locator("/account"), locator("/id")];
+    mapping.idempotency_key = mapping.installation_id.clone();
+    let read = |account: &str, id: &str| {
+        let mut body = install();
+        (body["account"], body["id"]) = (json!(account), json!(id));
+        let callback = read(&mapping, &body).unwrap();
+        let id = callback.fact.identity().unwrap().installation_id.to_string();
+        (id, callback.idempotency_key.to_string())
+    };
+    let (one, other) = (read("a:b", "c"), read("a", "b:c"));
+    assert_ne!(one.0, other.0);
+    assert_ne!(one.1, other.1);
+    assert_ne!(read("a%3Ab", "c").0, one.0);
+    assert_eq!(read("octo", "7"), ("octo:7".to_owned(), "octo:7".to_owned()));
+}
+
+#[test]
+fn a_single_part_is_the_id_as_it_is() {
+    let mut mapping = mapping();
+    mapping.idempotency_key = vec![Locator::Body("/id".to_owned())];
+    let mut body = install();
+    body["id"] = json!("team:7%");
+    let callback = read(&mapping, &body).unwrap();
+    assert_eq!(callback.fact.identity().unwrap().installation_id.as_str(), "team:7%");
+    assert_eq!(callback.idempotency_key.as_str(), "team:7%");
+}
+
+#[test]
+fn a_time_is_read_in_the_forms_that_platforms_use() {
+    let occurred_at = |at: Value| {
+        let mut body = install();
+        body["at"] = at;
+        read(&mapping(), &body).unwrap().occurred_at.map(|at| at.to_string())
+    };
+    let (whole, part) = ("2027-01-15T08:00:00Z", "2027-01-15T08:00:00.25Z");
+    let cases = [
+        (json!(1_800_000_000), whole),
+        (json!("1800000000"), whole),
+        (json!(1_800_000_000.25), part),
+        (json!("1800000000.25"), part),
+        (json!(1_800_000_000_250_u64), part),
+        (json!(1_800_000_000_250_000_u64), part),
+        (json!("1800000000250000"), part),
+        (json!("2027-01-15T08:00:00.25Z"), part),
+        (json!("2027-01-15 08:00:00"), whole),
+        (json!("Fri, 15 Jan 2027 08:00:00 GMT"), whole),
+    ];
+    for (value, expected) in cases {
+        assert_eq!(occurred_at(value.clone()).as_deref(), Some(expected), "{value}");
+    }
+    for value in [json!("soon"), json!(-5), json!(1e300), json!([1]), json!("NaN"), json!("")] {
+        assert_eq!(occurred_at(value.clone()), None, "{value}");
+    }
+}
+
+#[test]
+fn permissions_are_read_in_the_forms_that_platforms_use() {
+    let granted = |permissions: Value| {
+        let mut body = install();
+        body["permissions"] = permissions;
+        match read(&mapping(), &body).unwrap().fact {
+            Fact::Installed { granted_permissions, .. } => granted_permissions,
+            other => panic!("{other:?}"),
+        }
+    };
+    for both in [json!(["a:b", "c"]), json!("a:b c"), json!("a:b,c"), json!(" a:b, c,\n")] {
+        assert_eq!(granted(both.clone()), ["a:b", "c"], "{both}");
+    }
+    for none in [json!(""), json!(7), json!(["a", 1]), json!(vec!["a"; 257]), Value::Null] {
+        assert!(granted(none.clone()).is_empty(), "{none}");
+    }
+}
+
+#[test]
+fn without_a_readable_time_a_reinstall_with_the_same_id_is_told_from_a_retry_as_far_as_it_can_be() {
+    let mapping = Mapping { reinstall: Reinstall::SameId, ..mapping() };
+    let key = |at: Value| {
+        let mut body = install();
+        body["at"] = at;
+        read(&mapping, &body).unwrap().idempotency_key.to_string()
+    };
+    assert!(!key(json!("15.1.2027 08:00")).ends_with(":0"), "a retry repeats it");
+    for nothing in [json!("0001-01-01T00:00:00Z"), json!(""), json!(0)] {
+        assert!(key(nothing.clone()).ends_with(":0"), "{nothing}: the time of receipt in the test");
+    }
 }

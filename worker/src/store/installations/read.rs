@@ -1,0 +1,244 @@
+//! Reads rows, for the read API, operators' commands and metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::details::Details;
+use domain::id::{InstallationId, MessageId};
+use domain::seal::Sealed;
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+
+use super::{SEALED, names};
+use crate::store::convert::SqlTime;
+use crate::store::fold_unit::{FoldUnit, arrays};
+
+/// One installation as it is read. It holds no sealed bytes. Each field is the
+/// column of its name.
+#[derive(Debug, Serialize, FromRow)]
+pub struct InstallationView {
+    pub source: String,
+    pub installation_id: String,
+    pub platform: String,
+    pub app_id: String,
+    pub place: String,
+    #[sqlx(json)]
+    pub scope: BTreeMap<String, String>,
+    pub status: String,
+    pub generation: i32,
+    pub granted_permissions: Vec<String>,
+    pub credential_prefix: Option<String>,
+    pub has_credential: bool,
+    /// When its access token ends, where it has one.
+    #[sqlx(try_from = "SqlTime")]
+    pub credential_expires_at: Option<jiff::Timestamp>,
+    #[sqlx(try_from = "SqlTime")]
+    pub installed_at: Option<jiff::Timestamp>,
+    #[sqlx(try_from = "SqlTime")]
+    pub uninstalled_at: Option<jiff::Timestamp>,
+    pub superseded_by: Option<String>,
+    /// What the platform says of plan, trial, company and user, if anything.
+    #[sqlx(json)]
+    pub details: Details,
+    #[sqlx(flatten)]
+    pub last_event: LastEventView,
+}
+
+#[derive(Debug, Serialize, FromRow)]
+pub struct LastEventView {
+    #[sqlx(rename = "last_event_sequence", try_from = "i64")]
+    pub sequence: u64,
+    #[sqlx(rename = "last_event_type")]
+    pub r#type: String,
+}
+
+/// What [`InstallationView`] is read from, up to the condition.
+fn select() -> String {
+    let columns = names(|name| !SEALED.contains(&name));
+    format!(
+        "SELECT {columns}, credential_sealed IS NOT NULL AS has_credential
+         FROM projection.installations AS installation"
+    )
+}
+
+/// Which of the installations with one id. None of its parts holds NUL.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Selection<'a> {
+    pub(crate) source: Option<&'a str>,
+    pub(crate) app_id: Option<&'a str>,
+    pub(crate) place: Option<&'a str>,
+}
+
+/// The installations with this id, one for each place of each source.
+///
+/// An uninstall that names another place than the install makes a row there; it is
+/// shown only where the source has nothing else under the id.
+pub(crate) async fn by_id(
+    connection: &mut PgConnection,
+    id: &InstallationId,
+    selection: Selection<'_>,
+) -> Result<Vec<InstallationView>, sqlx::Error> {
+    let only_uninstalled =
+        |row| format!("({row}.installed_at IS NULL AND {row}.last_event_type = 'uninstalled')");
+    let sql = format!(
+        "{select}
+         WHERE installation_id = $1
+           AND source = coalesce($2, source) AND app_id = coalesce($3, app_id)
+           AND place = coalesce($4, place)
+           AND (NOT {this} OR NOT EXISTS (
+                SELECT FROM projection.installations AS other
+                WHERE other.installation_id = $1 AND other.source = installation.source
+                  AND NOT {other}))
+         ORDER BY source, place",
+        select = select(),
+        this = only_uninstalled("installation"),
+        other = only_uninstalled("other"),
+    );
+    sqlx::query_as(AssertSqlSafe(sql))
+        .bind(id.as_str())
+        .bind(selection.source)
+        .bind(selection.app_id)
+        .bind(selection.place)
+        .fetch_all(connection)
+        .await
+}
+
+/// Where a page ended; the next one starts after it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct PageEnd {
+    pub(crate) source: String,
+    pub(crate) place: String,
+    pub(crate) installation_id: String,
+}
+
+/// One page, ordered by source, place and id.
+pub(crate) async fn page(
+    connection: &mut PgConnection,
+    source: Option<&str>,
+    status: Option<&str>,
+    plan: Option<&str>,
+    after: &PageEnd,
+    limit: i64,
+) -> Result<Vec<InstallationView>, sqlx::Error> {
+    let sql = format!(
+        "{}
+         WHERE source = coalesce($1, source) AND status = coalesce($2, status)
+           AND ($3::text IS NULL OR details ->> 'plan_id' = $3)
+           AND (source, place, installation_id) > ($4, $5, $6)
+         ORDER BY source, place, installation_id
+         LIMIT $7",
+        select()
+    );
+    sqlx::query_as(AssertSqlSafe(sql))
+        .bind(source)
+        .bind(status)
+        .bind(plan)
+        .bind(&after.source)
+        .bind(&after.place)
+        .bind(&after.installation_id)
+        .bind(limit)
+        .fetch_all(connection)
+        .await
+}
+
+/// An error if the projection cannot be read.
+pub(crate) async fn can_be_read(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("SELECT count(*) FROM projection.installations WHERE false")
+        .fetch_one(connection)
+        .await?;
+    Ok(())
+}
+
+/// One state of one installation.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Digest {
+    source: String,
+    place: String,
+    pub(crate) installation_id: String,
+    digest: i64,
+}
+
+/// To see what changes in these places.
+pub(crate) async fn digests(
+    connection: &mut PgConnection,
+    units: &[FoldUnit],
+) -> Result<BTreeSet<Digest>, sqlx::Error> {
+    let (sources, places) = arrays(units);
+    let rows = sqlx::query_as!(
+        Digest,
+        r#"
+        SELECT source, place, installation_id, hashtextextended(installation::text, 0) AS "digest!"
+        FROM projection.installations AS installation
+        WHERE (source, place) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        "#,
+        &sources as _,
+        &places as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// A sealed credential with what it is bound to.
+pub(crate) struct StoredCredential {
+    pub(crate) sealed: Sealed,
+    pub(crate) event: MessageId,
+    pub(crate) field: String,
+}
+
+pub(crate) async fn credential(
+    connection: &mut PgConnection,
+    of: &InstallationView,
+) -> Result<Option<StoredCredential>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"
+        SELECT credential_sealed AS "sealed!", credential_event AS "event!",
+               credential_field AS "field!"
+        FROM projection.installations
+        WHERE source = $1 AND place = $2 AND installation_id = $3
+          AND credential_sealed IS NOT NULL
+        "#,
+        of.source,
+        of.place,
+        of.installation_id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| StoredCredential {
+        sealed: Sealed::from_stored(row.sealed),
+        event: MessageId::from_stored(row.event),
+        field: row.field,
+    }))
+}
+
+/// How many installations there are, by source and status.
+pub(crate) async fn counts(
+    connection: &mut PgConnection,
+) -> Result<Vec<(String, String, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT source, status, count(*) AS "count!"
+        FROM projection.installations
+        GROUP BY source, status
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.source, row.status, row.count)).collect())
+}
+
+/// How many installations live with a token that has ended, by source.
+pub(crate) async fn expired_tokens(
+    connection: &mut PgConnection,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT source, count(*) AS "count!"
+        FROM projection.installations
+        WHERE credential_expires_at < now() AND status IN ('active', 'unconfirmed')
+        GROUP BY source
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.source, row.count)).collect())
+}

@@ -1,0 +1,122 @@
+//! The log as a table, for `worker verify` to compare with the journal. All SQL on
+//! `projection_verify.log` and `projection_verify.events`.
+
+use eventlog::delivery::Delivery;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::store::convert::{sequence_from_sql, sequence_to_sql};
+use crate::store::schema::Schema;
+
+const SCRATCH: Schema = Schema::Scratch;
+/// Entries of one statement.
+const ENTRIES_MAX: usize = 5_000;
+const LISTED_MAX: i64 = 100;
+
+/// Sequences at which log and journal disagree, at the most a hundred of each.
+#[derive(Debug, Default, Serialize)]
+pub struct JournalFindings {
+    /// In the log, neither in the journal nor a dead letter.
+    pub missing: Vec<u64>,
+    /// The bodies differ.
+    pub different: Vec<u64>,
+    /// In the journal, not in the log.
+    pub only_in_journal: Vec<u64>,
+}
+
+pub(crate) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "CREATE UNLOGGED TABLE {SCRATCH}.log (sequence bigint, message_id text, digest bytea)"
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+/// Entries on their way to the table: of each delivery its sequence, its message
+/// ID and the digest of its body.
+#[derive(Default)]
+pub(crate) struct Entries {
+    sequences: Vec<i64>,
+    message_ids: Vec<String>,
+    digests: Vec<Vec<u8>>,
+}
+
+impl Entries {
+    pub(crate) fn push(&mut self, delivery: &Delivery) {
+        self.sequences.push(sequence_to_sql(delivery.sequence.0));
+        self.message_ids.push(delivery.message_id().unwrap_or_default().to_owned());
+        self.digests.push(Sha256::digest(&delivery.body).to_vec());
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.sequences.len() == ENTRIES_MAX
+    }
+
+    /// Says how many there were.
+    pub(crate) async fn save(&mut self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        let Self { sequences, message_ids, digests } = std::mem::take(self);
+        let count = sequences.len() as u64;
+        let sql = format!(
+            "INSERT INTO {SCRATCH}.log SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])"
+        );
+        let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(message_ids);
+        insert.bind(digests).execute(connection).await?;
+        Ok(count)
+    }
+}
+
+/// Where the log and the journal disagree. The log begins at `first` and was
+/// indexed up to `target`.
+pub(crate) async fn compare_with_journal(
+    connection: &mut PgConnection,
+    first: u64,
+    target: u64,
+) -> Result<JournalFindings, sqlx::Error> {
+    first_copies(connection).await?;
+    let log = format!("{SCRATCH}.events AS log");
+    let missing = format!(
+        "SELECT sequence FROM {log} LEFT JOIN mooring.journal USING (message_id)
+         WHERE journal.message_id IS NULL AND NOT EXISTS (
+             SELECT FROM mooring.dead_letters WHERE stream_sequence = sequence)
+           AND $1 <= $2
+         ORDER BY 1 LIMIT {LISTED_MAX}"
+    );
+    let different = format!(
+        "SELECT sequence FROM {log} JOIN mooring.journal USING (message_id)
+         WHERE (stream_sequence, sha256(convert_to(event::text, 'UTF8'))) <> (sequence, digest)
+           AND $1 <= $2
+         ORDER BY 1 LIMIT {LISTED_MAX}"
+    );
+    let only_in_journal = format!(
+        "SELECT stream_sequence FROM mooring.journal LEFT JOIN {log} ON sequence = stream_sequence
+         WHERE stream_sequence BETWEEN $1 AND $2 AND sequence IS NULL
+         ORDER BY 1 LIMIT {LISTED_MAX}"
+    );
+    let mut sequences = async |sql: String| -> Result<Vec<u64>, sqlx::Error> {
+        let sequences: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(sequence_to_sql(first))
+            .bind(sequence_to_sql(target))
+            .fetch_all(&mut *connection)
+            .await?;
+        Ok(sequences.into_iter().map(sequence_from_sql).collect())
+    };
+    Ok(JournalFindings {
+        missing: sequences(missing).await?,
+        different: sequences(different).await?,
+        only_in_journal: sequences(only_in_journal).await?,
+    })
+}
+
+/// Of copies of one event the first in the log counts. Without statistics
+/// Postgres would compare each with each.
+async fn first_copies(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "SET work_mem TO '256MB';
+         CREATE UNLOGGED TABLE {SCRATCH}.events AS
+             SELECT DISTINCT ON (message_id) * FROM {SCRATCH}.log ORDER BY message_id, sequence;
+         ANALYZE {SCRATCH}.events"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
