@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod cargo;
 mod data;
 pub(crate) mod demo;
+pub(crate) mod fuzz;
 pub(crate) mod reset;
 pub(crate) mod test;
 pub(crate) mod up;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, reset, test, up, worker};
+use crate::commands::{bench, demo, fuzz, reset, test, up, worker};
 
 /// Runs Mooring on this machine: real NATS and Postgres, ingest and worker, on 127.0.0.1.
 #[derive(Parser)]
@@ -40,6 +40,7 @@ enum Command {
     Up(up::Up),
     Reset(reset::Reset),
     Test(test::Test),
+    Fuzz(fuzz::Fuzz),
     Bench(bench::Bench),
     Worker(worker::Worker),
     Demo(demo::Demo),
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Up(up) => up.run(),
         Command::Reset(reset) => reset.run(),
         Command::Test(test) => test.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Bench(bench) => bench.run(),
         Command::Worker(worker) => worker.run(),
         Command::Demo(demo) => demo.run(),

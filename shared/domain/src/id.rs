@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,6 +11,8 @@ use sha2::{Digest, Sha256};
 pub const EXTERNAL_ID_BYTES_MAX: usize = 255;
 /// Longest name an operator may give a source or a key, in bytes.
 const NAME_BYTES_MAX: usize = 32;
+/// For editors: what [`name`] takes.
+const NAME_PATTERN: &str = "^[a-z0-9][a-z0-9_-]{0,31}$";
 /// A page is one message of a few kilobytes, and rewritten whole for each key
 /// that is destroyed.
 pub const KEYS_IN_PAGE: u8 = 64;
@@ -100,6 +103,8 @@ macro_rules! text_id {
 
 text_id! {
     /// One configured callback endpoint of one platform.
+    #[derive(JsonSchema)]
+    #[schemars(extend("pattern" = NAME_PATTERN))]
     SourceName checked by name
 }
 text_id! {
@@ -109,6 +114,8 @@ text_id! {
 }
 text_id! {
     /// The name of one sealing key in the key ring.
+    #[derive(JsonSchema)]
+    #[schemars(extend("pattern" = NAME_PATTERN))]
     KeyId checked by name
 }
 text_id! {
@@ -121,6 +128,8 @@ text_id! {
 }
 text_id! {
     /// The platform's name for one app.
+    #[derive(JsonSchema)]
+    #[schemars(extend("minLength" = 1, "maxLength" = EXTERNAL_ID_BYTES_MAX))]
     AppId checked by external
 }
 text_id! {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Callback;
@@ -34,12 +35,12 @@ pub use rules::{
 /// Each line names a type that implements [`Rules`] and the module that has it.
 /// The name of the module is the platform's name in configurations and events.
 macro_rules! platforms {
-    ($($platform:ident in $module:ident,)+) => {
+    ($($(#[$doc:meta])* $platform:ident in $module:ident,)+) => {
         /// A marketplace whose callbacks we read.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "lowercase")]
         pub enum Platform {
-            $($platform),+
+            $($(#[$doc])* $platform),+
         }
 
         impl Platform {
@@ -61,9 +62,13 @@ macro_rules! platforms {
 }
 
 platforms! {
+    /// Blnk Cloud.
     Blnk in blnk,
+    /// HighLevel (GoHighLevel).
     HighLevel in highlevel,
+    /// SecurityScorecard.
     SecurityScorecard in securityscorecard,
+    /// Any other platform, read as the source's `mapping` says.
     Generic in generic,
 }
 

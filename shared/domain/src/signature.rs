@@ -7,26 +7,31 @@ use http::{HeaderMap, HeaderName};
 use ring::signature::{
     ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
 };
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 use spki::SubjectPublicKeyInfoOwned;
 use spki::der::DecodePem as _;
 
 /// How the bytes of a signature stand in a header.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
+    /// Hexadecimal digits.
     #[default]
     Hex,
+    /// Base64 with padding (RFC 4648, section 4).
     Base64,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HmacAlgorithm {
+    /// SHA-256.
     #[default]
     Sha256,
+    /// SHA-512.
     Sha512,
 }
 

@@ -6,25 +6,38 @@ use std::fmt;
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One way in which a stream may lose what it acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Breach {
+    /// A restart of the server loses everything.
     MemoryStorage,
+    /// Acknowledged events are deleted.
     NotLimitsRetention,
+    /// A full stream drops its oldest events.
     DiscardsOld,
+    /// `max_age` is set, so events expire.
     AgesOut,
+    /// `max_messages_per_subject` is set, so older events are dropped.
     PerSubjectLimit,
+    /// A publish is not acknowledged.
     NoAck,
+    /// The server acknowledges before the event is on disk.
     AsyncPersistence,
+    /// `deny_purge` is not set, so anyone with access can empty the log.
     AllowsPurge,
+    /// A publish can delete older events.
     AllowsRollup,
+    /// Retries are appended again.
     NoDuplicateWindow,
-    /// `sync_interval` is not `always`: a power loss takes acknowledged events.
+    /// The server's `sync_interval` is not `always`, so a power loss takes acknowledged events.
     SyncNotAlways,
-    /// Nobody could check `sync_interval`: no `nats.monitor_url` is configured.
+    /// `nats.monitor_url` is not set, so nobody knows `sync_interval`.
     SyncNotChecked,
 }
 

@@ -12,6 +12,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{Context, ErrorCode};
 use backon::{ConstantBuilder, Retryable as _};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::breach::{Breach, breaches};
@@ -29,16 +30,17 @@ const RETRIES: usize = 20;
 const MAX_ACK_PENDING: i64 = 20_000;
 
 /// `[stream]` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamSettings {
-    /// Copies of the log on servers of the cluster: 1, 3 or 5.
+    /// Copies of the log on servers of the cluster: 1, 3 or 5. Use 3 in production.
+    #[schemars(range(min = 1, max = 5))]
     pub replicas: usize,
-    /// Size from which on the log refuses events.
+    /// The size at which the log refuses new events. It never drops old ones.
     pub max_bytes: u64,
-    /// For how long the server itself recognizes a repeated event.
+    /// How long the server remembers message IDs. Postgres recognizes duplicates that come later.
     pub duplicate_window_ms: u64,
-    /// Breaches of the durability contract that the operator accepts, by name.
+    /// [Breaches of the durability contract](#the-durability-contract) that you accept, by name.
     pub allow: Vec<Breach>,
 }
 

@@ -5,11 +5,12 @@
 //!
 //! Both services read the same file; each reads only the secrets that it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -34,148 +35,201 @@ const ENV_PREFIX: &str = "MOORING";
 /// Load balancers keep idle connections for a minute.
 const IDLE_TIMEOUT_MS: u64 = 75_000;
 
-#[derive(Debug, Clone, Deserialize)]
+/// What both services are configured by.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "mooring.toml")]
 pub struct Config {
+    /// How to reach NATS.
     pub nats: NatsSettings,
+    /// The streams of the log. Takes effect when `worker migrate` runs, except `allow`.
     #[serde(default)]
     pub stream: StreamSettings,
-    /// Only the worker needs it.
+    /// How to reach Postgres. Only the worker needs it.
     pub postgres: Option<PostgresSettings>,
+    /// The keys that secrets are sealed with.
     pub sealing: SealingSettings,
+    /// The service that receives callbacks.
     #[serde(default)]
     pub ingest: IngestSettings,
+    /// The service that keeps the state of installations and answers the read API.
     #[serde(default)]
     pub worker: WorkerSettings,
+    /// The callback endpoints by name. Each is served at `/callbacks/<name>`.
     #[serde(default)]
     pub sources: BTreeMap<SourceName, SourceSettings>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NatsSettings {
-    /// One URL, or several separated by commas.
+    /// One URL, or several separated by commas. `tls://` encrypts the connection.
     pub url: String,
+    /// The user to connect as. [deploy/nats/nats.conf](../deploy/nats/nats.conf) has one for
+    /// each role, with the least privilege it needs.
     pub user: Option<String>,
+    /// The password of `user`.
     pub password: Option<SecretRef>,
-    /// The server's monitoring address, where `sync_interval` can be checked.
+    /// The server's monitoring address, where `sync_interval` is checked. Without it ingest is
+    /// not ready, unless `stream.allow` accepts `sync_not_checked`.
     pub monitor_url: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresSettings {
+    /// `postgres://user@host:5432/database`, with the role `mooring_worker`. Give the owner's URL
+    /// only to `worker migrate` and the operator's commands. `sslmode=` in the URL encrypts the
+    /// connection.
     pub url: String,
+    /// The password of the URL's role.
     pub password: Option<SecretRef>,
+    /// How many connections each worker opens at most.
     #[serde(default = "default_connections_max")]
     pub connections_max: u32,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SealingSettings {
+    /// The id of the key that seals new data keys. It must be one of `keys`.
     pub active: KeyId,
+    /// The sealing keys by id: 32 bytes in base64 (`openssl rand -base64 32`). Keep a retired key
+    /// until `worker keys retire <id>` says that nothing needs it.
     pub keys: BTreeMap<KeyId, SecretRef>,
+    /// 32 bytes in base64. It tells a replaced secret from a repeated one. Never change it.
     pub fingerprint_key: SecretRef,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestSettings {
+    /// The address and port that callbacks are received at.
     pub listen: SocketAddr,
+    /// The largest body of a callback. A larger one is answered 413.
     pub body_bytes_max: usize,
-    /// For the headers of a request, and again for its body.
+    /// How long a caller may take to send the headers of a request, and again to send its body.
     pub read_timeout_ms: u64,
-    /// How long a connection may be idle: longer than a load balancer pools it.
+    /// How long a connection may be idle: longer than a load balancer keeps it for reuse.
     pub idle_timeout_ms: u64,
+    /// Open connections. Further ones wait to be accepted.
     pub connections_max: usize,
+    /// How long callbacks in flight may take to finish when ingest is asked to stop.
     pub shutdown_timeout_ms: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerSettings {
+    /// The address and port of the read API.
     pub listen: SocketAddr,
-    /// For the headers of a request.
+    /// How long a caller may take to send the headers of a request.
     pub read_timeout_ms: u64,
-    /// How long a connection may be idle: longer than a load balancer pools it.
+    /// How long a connection may be idle: longer than a load balancer keeps it for reuse.
     pub idle_timeout_ms: u64,
+    /// Open connections. Further ones wait to be accepted.
     pub connections_max: usize,
+    /// Events in one transaction.
+    #[schemars(range(min = 1))]
     pub batch_events_max: usize,
+    /// After this time JetStream delivers an unacknowledged event again. Takes effect when
+    /// `worker migrate` runs.
     pub ack_wait_ms: u64,
+    /// How long the batch and the requests in flight may take to finish when the worker is asked
+    /// to stop.
     pub shutdown_timeout_ms: u64,
-    /// Keep the sealed secret in the projection after an installation ended.
+    /// Whether the projection keeps the sealed secret of an installation that has ended.
     pub keep_ended_credentials: bool,
+    /// The callers of the read API by name.
     pub api_tokens: BTreeMap<String, ApiTokenSettings>,
-    /// Left out, nobody renews the tokens of OAuth.
+    /// How workers renew OAuth tokens. Without it none does.
     pub token_renewal: Option<TokenRenewalSettings>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRenewalSettings {
-    /// A NATS user that may append events, which the worker's own may not.
+    /// A NATS user that may append events, which the worker's own may not: `renewer` in
+    /// nats.conf.
     pub nats_user: Option<String>,
+    /// The password of `nats_user`.
     pub nats_password: Option<SecretRef>,
-    /// Tokens are renewed when they last no longer than this, or than half of
-    /// what they lasted at first.
+    /// Tokens are renewed this long before they expire, or halfway through their lifetime if that
+    /// is later.
     #[serde(default = "default_before_expiry_s")]
     pub before_expiry_s: u64,
-    /// How often tokens are looked for that end soon.
+    /// How often the worker looks for tokens that expire soon.
     #[serde(default = "default_renewal_every_ms")]
     pub every_ms: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiTokenSettings {
+    /// What the caller sends as `Authorization: Bearer <token>`; at least 20 bytes.
     pub token: SecretRef,
+    /// What the caller may do.
     pub scopes: Vec<Scope>,
 }
 
 /// What a caller of the read API may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum Scope {
+    /// Read installations.
     #[serde(rename = "installations:read")]
     ReadInstallations,
+    /// Read their credentials in plaintext.
     #[serde(rename = "credentials:open")]
     OpenCredentials,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
+    /// The platform that sends the callbacks.
     pub platform: Platform,
-    /// Apps whose callbacks are accepted; empty accepts all.
+    /// The apps whose callbacks are accepted; empty accepts all. HighLevel requires it; OAuth and
+    /// the install page need exactly one.
     #[serde(default)]
     pub app_ids: Vec<AppId>,
-    /// A platform that signs may be left to its default.
+    /// [What a callback must prove](platforms.md#verification). All that is given must pass. Only
+    /// HighLevel may leave it out.
     #[serde(default)]
     pub verification: VerificationSettings,
-    /// Where it differs from what the platform expects.
+    /// [What a callback is answered](platforms.md#answers), where it differs from what the
+    /// platform expects.
     #[serde(default)]
     pub ack: AckSettings,
-    /// Tokens of the platform's API, where it grants them by OAuth 2.0.
+    /// [Where tokens come from](platforms.md#oauth-20), if the platform grants them by OAuth 2.0.
     pub oauth: Option<OAuthSettings>,
-    /// The page where users type the app's secrets, where the platform sends them to one.
+    /// [The page where users type the app's secrets](platforms.md#the-install-page), for
+    /// `securityscorecard`.
     pub install_page: Option<InstallPageSettings>,
-    /// How callbacks are read; for the platform `generic`.
+    /// [How a callback is read](platforms.md#any-other-platform). `generic` requires it, and no
+    /// other platform takes it.
     pub mapping: Option<Mapping>,
-    /// Callbacks that may wait for the log at once; more are told to come again.
+    /// Callbacks that may wait for the log at once. Further ones are told to come again.
     #[serde(default = "default_callbacks_max")]
     pub callbacks_max: usize,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AckSettings {
-    /// When the platform stops waiting.
+    /// After this time the platform no longer waits.
     pub deadline_ms: Option<u64>,
-    /// How long to keep trying to publish.
+    /// How long ingest keeps trying to append. It must be less than the deadline. If only the
+    /// deadline is given, at most 80 % of it.
     pub budget_ms: Option<u64>,
+    /// The status that says: stored. Any 2xx.
+    #[schemars(range(min = 200, max = 299))]
     pub success_status: Option<u16>,
+    /// The body that says: stored.
     pub success_body: Option<SuccessBody>,
+    /// The status that says: not stored, send it again. 429 or any 5xx.
+    #[schemars(range(min = 429, max = 599))]
     pub unavailable_status: Option<u16>,
+    /// What the platform does without a success in time.
     pub missed: Option<MissedAck>,
 }
 
@@ -248,17 +302,40 @@ pub struct Resolver<'a> {
 
 impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let env = config::Environment::with_prefix(ENV_PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true);
+        let problem = |what| ConfigError { path: path.to_owned(), problems: vec![what] };
+        let text = std::fs::read_to_string(path).map_err(|why| problem(why.to_string()))?;
+        Self::read(&text, environment()).map_err(problem)
+    }
+
+    /// A configuration as it stands in a file, without what variables override.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text, environment().source(Some(HashMap::default())))
+    }
+
+    fn read(text: &str, variables: config::Environment) -> Result<Self, String> {
         config::Config::builder()
-            .add_source(config::File::from(path).format(config::FileFormat::Toml))
-            .add_source(env)
+            .add_source(config::File::from_str(text, config::FileFormat::Toml))
+            .add_source(variables)
             .build()
             .and_then(config::Config::try_deserialize)
-            .map_err(|why| ConfigError { path: path.to_owned(), problems: vec![why.to_string()] })
+            .map_err(|why| without_excerpt(&why.to_string()))
     }
+}
+
+/// The parser shows the line that it cannot read, which may hold a secret.
+fn without_excerpt(why: &str) -> String {
+    let is_excerpt = |line: &&str| {
+        line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|')
+    };
+    let told: Vec<&str> = why.lines().filter(|line| !is_excerpt(line)).collect();
+    told.join(": ")
+}
+
+fn environment() -> config::Environment {
+    config::Environment::with_prefix(ENV_PREFIX)
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
 }
 
 impl<'a> Resolver<'a> {

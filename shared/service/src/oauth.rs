@@ -11,31 +11,33 @@ use domain::tokens::{Issued, Tokens};
 use jiff::Timestamp;
 use reqwest::header::HeaderMap;
 use reqwest::{Response, StatusCode, Url};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ATTEMPTS: usize = 3;
 
 /// The names of the fields in requests. Answers are read in both forms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldNames {
-    /// As in RFC 6749: `client_id`
+    /// As in RFC 6749: `client_id`.
     #[default]
     SnakeCase,
-    /// HighLevel's version 3: `clientId`
+    /// As in HighLevel's version 3: `clientId`.
     CamelCase,
 }
 
 /// Whether a redirect without `state` is accepted. One with a wrong `state`
 /// never is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatePolicy {
+    /// The user must start here.
     #[default]
     Required,
-    /// The platform may start the installation itself, from its marketplace.
+    /// The user may start at the platform and bring no state.
     WhenPresent,
 }
 

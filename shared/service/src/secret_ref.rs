@@ -4,14 +4,19 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
-use serde::de::{self, MapAccess, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// `{ env = "NAME" }` or `{ file = "/path" }`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum SecretRef {
+    /// The environment variable that holds the secret.
     Env(String),
+    /// The file that holds the secret. A newline at its end is not part of it.
     File(PathBuf),
 }
 
@@ -55,37 +60,19 @@ impl fmt::Display for SecretRef {
 
 impl<'de> Deserialize<'de> for SecretRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Where;
-        const EXPECTED: &str = "a secret is given as { env = \"NAME\" } or { file = \"/path\" }";
-
-        impl<'de> Visitor<'de> for Where {
-            type Value = SecretRef;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(EXPECTED)
+        const EXPECTED: &str = "a secret must not stand in the configuration: refer to it by \
+                                { env = \"NAME\" } or { file = \"/path\" }";
+        // A derived implementation would show what it found instead, which may be the secret.
+        let Value::Object(found) = Value::deserialize(deserializer)? else {
+            return Err(D::Error::custom(EXPECTED));
+        };
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some((key, Value::String(name))), None) if key == "env" => Ok(Self::Env(name)),
+            (Some((key, Value::String(path))), None) if key == "file" => {
+                Ok(Self::File(path.into()))
             }
-
-            // The default would print the string, which may be the secret.
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<SecretRef, E> {
-                Err(E::custom(format!("a secret must not stand in the configuration: {EXPECTED}")))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretRef, A::Error> {
-                let mut found = None;
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    let reference = match key.as_str() {
-                        "env" => SecretRef::Env(value),
-                        "file" => SecretRef::File(value.into()),
-                        _ => return Err(de::Error::unknown_field(&key, &["env", "file"])),
-                    };
-                    if found.replace(reference).is_some() {
-                        return Err(de::Error::custom(format!("both env and file: {EXPECTED}")));
-                    }
-                }
-                found.ok_or_else(|| de::Error::custom(EXPECTED))
-            }
+            _ => Err(D::Error::custom(EXPECTED)),
         }
-
-        deserializer.deserialize_any(Where)
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -99,16 +100,17 @@ pub struct AckContract {
 }
 
 /// The body of a success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SuccessBody {
-    /// `{"ok":true,"duplicate":false}`
+    /// `{"ok":true,"duplicate":false}`.
     Json,
+    /// No body.
     Empty,
 }
 
 /// What the platform does when no success arrives in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedAck {
     /// It cancels what it told us of: the installation is unconfirmed.

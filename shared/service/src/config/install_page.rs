@@ -3,26 +3,27 @@
 use std::path::Path;
 
 use reqwest::Url;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Resolver, SourceSettings};
 use domain::id::{AppId, SourceName};
 use domain::platform::FormIdentity;
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstallPageSettings {
-    /// The app's manifest, whose `name` and `secrets` make the page; a path that
-    /// is relative to this configuration.
+    /// The app's manifest, whose `name` and `secrets` make the page. The path is relative to the
+    /// configuration file.
     pub manifest: std::path::PathBuf,
-    /// Where the browser posts what was typed, to complete the installation; the
-    /// platform's unless given.
+    /// Where the browser posts what was typed, to complete the installation: an `https://` URL. The
+    /// platform's own unless given.
     pub complete_url: Option<String>,
-    /// What the platform may call the installation id in the page's URL; its own
-    /// names unless given.
+    /// The names that the installation id may have in the query of the page's URL. The platform's
+    /// own unless given.
     pub installation_parameters: Option<Vec<String>>,
-    /// Keys of `secrets` that may be seen while they are typed, such as the
-    /// name of an account; they are sealed all the same.
+    /// Keys of the manifest's `secrets` that may be seen while they are typed, such as the name
+    /// of an account. They are sealed like the others.
     #[serde(default)]
     pub visible: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Resolver, SourceSettings};
@@ -13,40 +14,49 @@ use crate::oauth::{FieldNames, OAuth, StatePolicy};
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OAuthSettings {
+    /// The app's id at the platform's authorization server.
     pub client_id: String,
+    /// The secret that belongs to `client_id`.
     pub client_secret: SecretRef,
-    /// The URL of `/oauth/{source}/callback` as the platform knows it.
+    /// The URL of `/oauth/<source>/callback`, as registered at the platform.
     pub redirect_uri: String,
+    /// What to ask for.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// Whether a user may come back without the `state` that was given here. A wrong state is
+    /// never accepted.
     #[serde(default)]
     pub state: StatePolicy,
-    /// Where the browser goes when all is done; left out, a page says so.
+    /// Where the browser goes when the app is connected. Without it a page says so.
     pub after_url: Option<String>,
-    /// A known platform may be left to its defaults.
+    /// Where users grant access. Built in for HighLevel; needed for `generic` only if users start
+    /// at `/oauth/<source>/authorize`. Parameters in the URL are kept.
     pub authorize_url: Option<String>,
+    /// Where a code is exchanged for tokens. Built in for HighLevel, required for `generic`.
     pub token_url: Option<String>,
-    /// Where the token of a company is exchanged for one of its location, at a
-    /// platform that has both.
+    /// Where the token of a company is exchanged for one of its location. Built in for HighLevel.
     pub location_token_url: Option<String>,
+    /// How requests name their fields. Answers are read in both forms.
     #[serde(default)]
     pub field_names: FieldNames,
-    /// Sent with every request for tokens.
+    /// Headers of every request for tokens. HighLevel's `Version` is built in, and left out if
+    /// this is given.
     pub headers: Option<BTreeMap<String, String>>,
-    /// Added to every request for tokens, such as HighLevel's `user_type`.
+    /// Parameters added to every request for tokens, such as HighLevel's `user_type`.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
+    /// The timeout of each of three attempts to get tokens.
     #[serde(default = "default_timeout_ms")]
+    #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub timeout_ms: u64,
 }
 
 /// All attempts together are shorter than a worker's claim on a refresh token.
 const TIMEOUT_MS_MAX: u64 = 15_000;
 
-/// For one attempt.
 fn default_timeout_ms() -> u64 {
     5_000
 }

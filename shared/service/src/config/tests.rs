@@ -14,15 +14,6 @@ const MINIMAL: &str = r#"
     verification.path_tokens = [{ env = "TOKEN" }]
 "#;
 
-fn read(text: &str) -> Result<Config, String> {
-    let source = config::File::from_str(text, config::FileFormat::Toml);
-    config::Config::builder()
-        .add_source(source)
-        .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(|why| why.to_string())
-}
-
 fn env(name: &str) -> Option<String> {
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     match name {
@@ -35,7 +26,7 @@ fn env(name: &str) -> Option<String> {
 
 #[test]
 fn the_smallest_configuration_is_complete() {
-    let config = read(MINIMAL).unwrap();
+    let config = Config::parse(MINIMAL).unwrap();
     assert_eq!(config.ingest.listen.port(), 8080);
     let mut resolver = Resolver::new(&env);
     assert!(resolver.key_ring(&config.sealing).is_some());
@@ -47,22 +38,61 @@ fn the_smallest_configuration_is_complete() {
 
 #[test]
 fn a_secret_in_the_file_is_refused_and_not_echoed() {
-    let with_secret = MINIMAL.replace("{ env = \"KEY_1\" }", "\"the-secret-itself\"");
-    let refused = read(&with_secret).unwrap_err();
+    let pasted = [
+        "\"the-secret-1234567890\"",
+        "\"the-secret-1234567890",
+        "the-secret-1234567890",
+        "1234567890",
+        "{ env = 1234567890 }",
+        "{ value = \"the-secret-1234567890\" }",
+        "[\"the-secret-1234567890\"]",
+    ];
+    for secret in pasted {
+        let with_secret = MINIMAL.replace("{ env = \"KEY_1\" }", secret);
+        let refused = Config::parse(&with_secret).unwrap_err();
+        assert!(!refused.contains("1234567890"), "{refused}");
+    }
+    let quoted = MINIMAL.replace("{ env = \"KEY_1\" }", pasted[0]);
+    let refused = Config::parse(&quoted).unwrap_err();
     assert!(refused.contains("must not stand in the configuration"), "{refused}");
-    assert!(!refused.contains("the-secret-itself"), "{refused}");
+    assert!(refused.contains("sealing.keys.k1"), "{refused}");
+}
+
+#[test]
+fn what_cannot_be_read_is_found_by_its_line() {
+    let refused = Config::parse(&MINIMAL.replace("active =", "active")).unwrap_err();
+    assert!(refused.contains("line 6"), "{refused}");
+}
+
+#[test]
+fn a_variable_overrides_the_setting_that_it_is_named_after() {
+    let variables = [
+        ("MOORING__INGEST__LISTEN", "0.0.0.0:9000"),
+        ("MOORING__NATS__PASSWORD__FILE", "/run/secrets/nats"),
+        ("MOORING__SEALING__KEYS__K2__ENV", "KEY_2"),
+        ("MOORING__SOURCES__BLNK__CALLBACKS_MAX", "100"),
+        ("MOORING__WORKER__KEEP_ENDED_CREDENTIALS", "true"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::read(MINIMAL, environment().source(Some(variables.into()))).unwrap();
+    assert_eq!(config.ingest.listen.to_string(), "0.0.0.0:9000");
+    assert_eq!(config.nats.password, Some(SecretRef::File("/run/secrets/nats".into())));
+    assert_eq!(config.sealing.keys.len(), 2);
+    assert_eq!(config.sources.values().next().unwrap().callbacks_max, 100);
+    assert!(config.worker.keep_ended_credentials);
 }
 
 #[test]
 fn a_misspelt_setting_is_named() {
-    let refused = read(&MINIMAL.replace("verification.path_tokens", "verification.path_token"));
+    let refused =
+        Config::parse(&MINIMAL.replace("verification.path_tokens", "verification.path_token"));
     assert!(refused.unwrap_err().contains("path_token"));
 }
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
     let text = MINIMAL.replace("\"KEY_1\"", "\"MISSING\"").replace("\"TOKEN\"", "\"SHORT\"");
-    let config = read(&text).unwrap();
+    let config = Config::parse(&text).unwrap();
     let mut resolver = Resolver::new(&env);
     let ring = resolver.key_ring(&config.sealing);
     for (name, source) in &config.sources {
@@ -92,7 +122,7 @@ fn a_source_without_verification_must_say_so() {
     ];
     for (verification, accepted) in cases {
         let line = "verification.path_tokens = [{ env = \"TOKEN\" }]";
-        let config = read(&MINIMAL.replace(line, verification)).unwrap();
+        let config = Config::parse(&MINIMAL.replace(line, verification)).unwrap();
         let mut resolver = Resolver::new(&env);
         let (name, source) = config.sources.iter().next().unwrap();
         let resolved = resolver.verification(name, source);
@@ -137,7 +167,7 @@ fn what_a_platform_cannot_do_without_or_does_not_have_is_said() {
 fn the_configuration_in_the_readme_is_one() {
     let readme = include_str!("../../../../README.md");
     let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
-    let config = read(toml.unwrap()).unwrap();
+    let config = Config::parse(toml.unwrap()).unwrap();
     assert_eq!(config.sources.len(), 1);
     assert_eq!(config.postgres.unwrap().connections_max, 8);
 }

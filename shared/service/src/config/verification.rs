@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
@@ -22,63 +23,83 @@ const SHARED_SECRET_BYTES_MIN: usize = 20;
 const SHARED_SECRET_VALUES_MAX: usize = 2;
 
 /// All that is given must pass.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VerificationSettings {
-    /// Must be said explicitly by a source without any verification.
+    /// Accepts callbacks from anyone. A source without any verification must say so.
     pub unverified: bool,
+    /// The last segment of the callback URL is one of these tokens. A source without this setting
+    /// refuses a URL with a token.
     pub path_tokens: Vec<SecretRef>,
+    /// A header that holds a shared secret.
     pub header: Option<HeaderSettings>,
+    /// A user and password ([RFC 7617](https://www.rfc-editor.org/rfc/rfc7617)).
     pub basic_auth: Option<BasicAuthSettings>,
+    /// An HMAC of the raw body ([RFC 2104](https://www.rfc-editor.org/rfc/rfc2104)).
     pub hmac: Option<HmacSettings>,
+    /// An Ed25519 signature of the raw body
+    /// ([RFC 8032](https://www.rfc-editor.org/rfc/rfc8032)).
     pub ed25519: Option<Ed25519Settings>,
+    /// A `v1` signature of [Standard Webhooks](https://www.standardwebhooks.com), at most five
+    /// minutes old.
     pub standard_webhooks: Option<StandardWebhooksSettings>,
-    /// Left out, what the platform does by default.
+    /// HighLevel's signature. Required by default for that platform.
     pub highlevel: Option<SignatureSettings>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderSettings {
+    /// The header's name. It must be there exactly once.
     pub name: String,
+    /// The secret that the header holds, or two while it is rotated; each at least 20 bytes.
     pub values: Vec<SecretRef>,
 }
 
-/// RFC 7617.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicAuthSettings {
+    /// The user's name.
     pub user: String,
+    /// The password, or two while it is rotated; each at least 20 bytes.
     pub passwords: Vec<SecretRef>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HmacSettings {
+    /// The headers that may hold the signature: more than one if the platform also signs with the
+    /// old secret while a new one is introduced.
     pub headers: Vec<String>,
+    /// The hash function of the HMAC.
     #[serde(default)]
     pub algorithm: HmacAlgorithm,
+    /// How the signature is written.
     #[serde(default)]
     pub encoding: Encoding,
+    /// What precedes the signature in the header, such as `sha256=`.
     #[serde(default)]
     pub prefix: String,
+    /// The shared secret, or two while it is rotated; each at least 20 bytes.
     pub secrets: Vec<SecretRef>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ed25519Settings {
+    /// The header that holds the signature.
     pub header: String,
+    /// How the signature is written.
     #[serde(default)]
     pub encoding: Encoding,
-    /// In PEM.
+    /// The platform's public keys in PEM, of which one must have signed.
     pub public_keys: Vec<String>,
 }
 
-/// Secrets as the platform shows them: `whsec_…`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StandardWebhooksSettings {
+    /// The secret as the platform shows it (`whsec_…`), or two while it is rotated.
     pub secrets: Vec<SecretRef>,
 }
 

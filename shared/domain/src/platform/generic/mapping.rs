@@ -4,55 +4,75 @@
 use std::fmt;
 
 use http::HeaderName;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::event::Reinstall;
 
+/// For editors: what [`Locator::try_from`] takes.
+const LOCATOR_PATTERN: &str = "^(/|(header|query|value):.)";
+
 /// Where the parts of a callback are. What has several locators is joined: by
 /// '.' in an event type, by ':' in an id.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mapping {
+    /// Locators of the event type. The parts that are present are joined by `.`, as in
+    /// `installation.created`.
+    #[schemars(length(min = 1))]
     pub event_type: Vec<Locator>,
     /// Event types that mean: installed. A repeated one is a reinstall.
+    #[schemars(length(min = 1))]
     pub installed: Vec<String>,
+    /// Event types that mean: uninstalled.
     #[serde(default)]
     pub uninstalled: Vec<String>,
     /// Event types that change the plan or the version and nothing else.
     #[serde(default)]
     pub updated: Vec<String>,
+    /// Locator of the app.
     pub app_id: Locator,
+    /// Locators of the installation id. Several are joined by `:`.
+    #[schemars(length(min = 1))]
     pub installation_id: Vec<Locator>,
-    /// Where at most one installation can be active; the installation itself
-    /// where this is left out.
+    /// Locators of where the app is installed, such as an account. At most one installation of an
+    /// app is active in one place. Left out, the installation id is the place.
     #[serde(default)]
     pub place: Vec<Locator>,
-    /// Where an answer with tokens (OAuth 2.0) says what `installation_id` and
-    /// `place` say in a callback.
+    /// Locators in the token endpoint's answer that name the same parts, in the same order, as
+    /// `installation_id` names in a callback. OAuth requires it.
     #[serde(default)]
     pub token_installation_id: Vec<Locator>,
+    /// The same for `place`. OAuth requires it if `place` is given.
     #[serde(default)]
     pub token_place: Vec<Locator>,
     /// What a reinstall does to the installation id.
     #[serde(default)]
     pub reinstall: Reinstall,
-    /// What is the same in every delivery of one event; left out, the body.
+    /// Locators of what is the same in every delivery of one event and differs between events.
+    /// Several are joined by `:`. Left out, a digest of the body is the key.
     #[serde(default)]
     pub idempotency_key: Vec<Locator>,
+    /// Locator of the event's time: RFC 3339, or seconds or milliseconds since 1970.
     pub occurred_at: Option<Locator>,
-    /// In an install, where only that says when it happened.
+    /// Locator of the time in an install, if only installs have one.
     pub installed_at: Option<Locator>,
+    /// Locator of the granted permissions: an array of strings, an object (`{"issues":"read"}`
+    /// becomes `issues:read`), or a text with commas or spaces.
     pub permissions: Option<Locator>,
+    /// Locator of the plan.
     pub plan_id: Option<Locator>,
-    /// The secrets in an install, as JSON Pointers. One is kept as it is,
-    /// several as one JSON object with these pointers as names.
+    /// JSON Pointers to the secrets of an install, each a string of at most 16 KiB. One secret
+    /// becomes the credential as it is. Several become a JSON object whose names are these
+    /// pointers.
     #[serde(default)]
     pub secrets: Vec<Locator>,
 }
 
 /// Where one part of a callback is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String", extend("format" = "locator", "pattern" = LOCATOR_PATTERN))]
 pub enum Locator {
     /// A JSON Pointer (RFC 6901) into the body: `/data/id`
     Body(String),

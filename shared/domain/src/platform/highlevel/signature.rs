@@ -1,7 +1,8 @@
 //! HighLevel's signatures over the raw body.
 
 use http::HeaderName;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::signature::{Encoding, PublicKey, PublicKeySignature, Scheme as SignatureScheme};
 use crate::verify::Check;
@@ -16,21 +17,23 @@ const ED25519_KEY: &str = include_str!("ed25519.pem");
 const RSA_KEY: &str = include_str!("rsa.pem");
 
 /// Which of HighLevel's signatures are accepted, and by which keys.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignatureSettings {
+    /// The signatures that are accepted. If both are sent, `ed25519` decides.
     schemes: Vec<Scheme>,
-    /// In PEM; HighLevel's published ones unless given.
+    /// Ed25519 keys in PEM. They replace the published one, which is built in.
     ed25519_keys: Vec<String>,
+    /// RSA keys in PEM. They replace the published one, which is built in.
     rsa_keys: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Scheme {
-    /// `X-GHL-Signature`
+    /// The header `X-GHL-Signature`.
     Ed25519,
-    /// `X-WH-Signature`, the legacy one.
+    /// The legacy header `X-WH-Signature`, which HighLevel ends on 2026-09-01.
     Rsa,
 }
 
