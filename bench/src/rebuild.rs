@@ -82,7 +82,7 @@ pub(crate) async fn run(args: &Rebuild, folder: &Path) -> Result<()> {
 
 async fn measure(events: u64) -> Result<Measured> {
     let mut stack = Stack::start(Subject::Mooring).await?;
-    step("filling the log", fill_log(&stack, events)).await?;
+    step("filling the log", Box::pin(fill_log(&stack, events))).await?;
     stack.start_worker()?;
     let mut database = stack.database().await?;
     step("applying it", applied(&mut database, events)).await?;

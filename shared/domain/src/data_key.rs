@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn ids_that_are_none_are_refused() {
-        for bad in ["", "abc", "abc-", "abc-64", "abc-x", "-1", "a.b-1"] {
+        for bad in ["", "abc", "abc-", "abc-64", "abc-x", "-1", "a.b-1", "abc-+5", "abc-05"] {
             assert_eq!(DataKeyId::parse(bad), None, "{bad}");
         }
     }

@@ -281,7 +281,9 @@ impl DataKeyId {
         let (page, slot) = text.split_once('-')?;
         let page = Arc::new(PageId::parse(page).ok()?);
         let slot = slot.parse().ok().filter(|slot| *slot < KEYS_IN_PAGE)?;
-        Some(Self { page, slot })
+        let id = Self { page, slot };
+        // A number can be written in several ways, an id in one.
+        (id.to_string() == text).then_some(id)
     }
 }
 

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
 use crate::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential};
-use crate::id::{IdempotencyKey, InvalidId};
+use crate::id::{AppId, IdempotencyKey, InvalidId};
 use crate::seal::KeyRing;
 
 /// The name of the sealed field.
@@ -83,17 +83,17 @@ impl Issued {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
-        let scopes = match response.get("scope") {
-            Some(Value::String(text)) => text.split_whitespace().map(str::to_owned).collect(),
-            Some(Value::Array(items)) => {
-                items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
-            }
+        let scopes: Vec<&str> = match response.get("scope") {
+            Some(Value::String(text)) => text.split_whitespace().collect(),
+            Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
+        // What cannot be an id cannot be stored: it is left to the sealed answer.
+        let scopes = scopes.into_iter().filter(|scope| AppId::parse(*scope).is_ok());
         Ok(Self {
             tokens,
             expires_at: lasts.and_then(|seconds| expiry(seconds, now)),
-            scopes,
+            scopes: scopes.map(str::to_owned).collect(),
             issued_at: now,
             response: Response(response),
         })
@@ -192,6 +192,14 @@ mod tests {
         let none =
             Issued::parse(br#"{"access_token":"at","expires_in":{},"scope":1}"#, NOW).unwrap();
         assert!(none.expires_at.is_none() && none.scopes.is_empty());
+    }
+
+    #[test]
+    fn a_scope_that_cannot_be_stored_is_left_out() {
+        let odd = r#"{"access_token":"at","scope":["a","","b\u0000","\u0000","c"]}"#;
+        assert_eq!(Issued::parse(odd.as_bytes(), NOW).unwrap().scopes, ["a", "c"]);
+        let text = format!(r#"{{"access_token":"at","scope":"a b\u0000 {}"}}"#, "x".repeat(256));
+        assert_eq!(Issued::parse(text.as_bytes(), NOW).unwrap().scopes, ["a"]);
     }
 
     #[test]

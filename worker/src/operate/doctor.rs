@@ -92,7 +92,7 @@ impl Finding {
 
 impl Command for Arguments {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let findings = examine(context).await?;
+        let findings = Box::pin(examine(context)).await?;
         self.format.print(findings.as_slice(), render)?;
         let failed = findings.iter().filter(|found| found.verdict == Verdict::Failed).count();
         if failed > 0 {
@@ -125,7 +125,7 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
         tokio::join!(backends::connect(&nats, "doctor"), database::acquire(&pool));
     let mut findings = Vec::new();
     match &nats {
-        Ok(connection) => findings.extend(log(connection, config).await),
+        Ok(connection) => findings.extend(Box::pin(log(connection, config)).await),
         Err(error) => {
             findings.push(Finding::error("nats", error));
             findings.push(durability(config).await);

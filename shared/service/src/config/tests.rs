@@ -152,7 +152,7 @@ fn what_a_platform_cannot_do_without_or_does_not_have_is_said() {
     ];
     for (platform, settings, expected) in cases {
         let section = format!("[sources.x]\nplatform = \"{platform}\"\n{settings}\n[sources.blnk]");
-        let config = read(&MINIMAL.replace("[sources.blnk]", &section)).unwrap();
+        let config = Config::parse(&MINIMAL.replace("[sources.blnk]", &section)).unwrap();
         let (name, source) = config.sources.iter().find(|(name, _)| name.as_str() == "x").unwrap();
         let mut resolver = Resolver::new(&env);
         resolver.adapter(name, source);
