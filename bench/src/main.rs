@@ -1,5 +1,6 @@
 //! `cargo dev bench`: Mooring, its limits and its peers, side by side in one
 //! run. A figure alone says little on another machine; a ratio says more.
+#![allow(clippy::disallowed_methods, reason = "a load reads the clock")]
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,6 +16,7 @@ mod peers;
 mod raw;
 mod rebuild;
 mod report;
+mod results;
 mod run;
 mod scenario;
 mod stack;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::Run;
 use crate::chart::{self, Bar};
-use crate::run::{Figures, Results};
+use crate::results::{Figures, Results};
 
 pub(crate) fn short(figures: &Figures) -> String {
     let shown = ["acks/s", "p99, ms", "row p99, ms", "events/s into Postgres"];

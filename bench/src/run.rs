@@ -6,24 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use dev::temporary;
-use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::load::{self, Outcome, Shape};
+use crate::results::{Figures, Results};
 use crate::scenario::{self, Scenario};
 use crate::stack::{self, Stack};
 use crate::{Run, cpu, raw, report, verify};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
-
-/// Figures of one scenario in one round, by name.
-pub(crate) type Figures = BTreeMap<&'static str, f64>;
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Results {
-    pub(crate) scenarios: Vec<(String, Vec<Figures>)>,
-    pub(crate) fsyncs_per_second: Vec<f64>,
-}
 
 #[tokio::main(worker_threads = 1)]
 pub(crate) async fn run(args: &Run) -> Result<()> {

@@ -37,6 +37,7 @@ pub(crate) fn until_even_if_interrupted<T>(
         if start.elapsed() >= deadline {
             return Ok(None);
         }
+        #[expect(clippy::disallowed_methods, reason = "no runtime is here")]
         thread::sleep(POLL_INTERVAL);
     }
 }

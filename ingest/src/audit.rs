@@ -3,7 +3,7 @@
 
 use domain::id::SourceName;
 use eventlog::audit::{Outcome, Record, Recorder};
-use jiff::Timestamp;
+use service::clock;
 use service::telemetry;
 use tracing::Span;
 
@@ -13,7 +13,7 @@ pub(crate) struct Audit(pub(crate) Recorder);
 impl Audit {
     pub(crate) fn record(&self, source: &SourceName, outcome: Outcome) {
         let trace_id = telemetry::trace_id(&Span::current());
-        let received_at = Timestamp::now();
+        let received_at = clock::now();
         self.0.record(Record { source: source.clone(), received_at, trace_id, outcome });
     }
 }

@@ -17,6 +17,7 @@ use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use serde_json::Value;
+use service::clock;
 use service::problem::Problem;
 use service::server::ClientGone;
 use service::telemetry::{self, names::attribute};
@@ -213,7 +214,7 @@ async fn read(
     let body = axum::body::to_bytes(body, limit);
     match tokio::time::timeout(app.http.read_timeout, body).await {
         Ok(Ok(body)) => {
-            let received_at = Timestamp::now();
+            let received_at = clock::now();
             Ok(Received { headers, uri, path_token, body, received_at })
         }
         Ok(Err(error)) => Err(unreadable(&error, limit)),

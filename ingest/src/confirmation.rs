@@ -11,6 +11,7 @@ use domain::event::Event;
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
+use service::clock;
 use service::problem::Problem;
 use service::telemetry::names::attribute;
 use tokio_util::task::TaskTracker;
@@ -39,7 +40,7 @@ pub(crate) fn note(
     result: &Result<Published, Problem>,
     receipt: Receipt,
 ) {
-    let now = Timestamp::now();
+    let now = clock::now();
     let about = match (result, receipt) {
         (Ok(_), Receipt::Missed) => missed(publisher, event, now),
         // It may be in the log all the same.

@@ -15,9 +15,9 @@ use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Fact, Grant, Payload, PlainCredential};
 use domain::id::{IdempotencyKey, InstallationId, InvalidId};
 use domain::seal::KeyRing;
-use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
+use service::clock;
 use service::config::{DeclaredSecret, InstallPage};
 
 use crate::app::App;
@@ -225,7 +225,7 @@ fn callback(
 ) -> Result<Callback, InvalidId> {
     let identity = (page.identity)(&page.app_id, installation, ring)?;
     // What is typed again counts again, even if it is what was typed first.
-    let now = Timestamp::now().as_nanosecond().to_string();
+    let now = clock::now().as_nanosecond().to_string();
     let number = ring.fingerprint(&["form", identity.place.as_str(), &now]);
     let given = typed.iter().filter(|(_, value)| !value.expose_secret().is_empty());
     let secrets: Map<String, Value> =

@@ -13,10 +13,10 @@ use domain::event::{Callback, Grant};
 use domain::seal::SealingNonce;
 use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
-use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use secrecy::SecretString;
 use serde::Deserialize;
+use service::clock;
 use service::oauth::{OAuth, StatePolicy, TokenError};
 use service::telemetry::names::attribute;
 
@@ -218,7 +218,7 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
     let started = Instant::now();
     let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
     let (name, ring) = (source.name.clone(), app.ring.get());
-    let (now, nonce) = (Timestamp::now(), SealingNonce::random);
+    let (now, nonce) = (clock::now(), SealingNonce::random);
     let event = callback.seal(name, source.platform.clone(), now, &ring, Some(&key), nonce);
     let message = event.map_err(|_| NOT_SAVED)?;
     let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());

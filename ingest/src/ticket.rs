@@ -10,7 +10,8 @@ use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
 use domain::id::SourceName;
 use domain::seal::{KeyRing, random_token};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
+use service::clock;
 use subtle::ConstantTimeEq as _;
 
 const VALID_FOR: SignedDuration = SignedDuration::from_mins(60);
@@ -30,7 +31,7 @@ pub(crate) struct Purpose<'a> {
 pub(crate) fn issue(ring: &KeyRing, of: Purpose<'_>, cookies: CookieJar) -> (String, CookieJar) {
     let known = browser(&cookies).map(str::to_owned);
     let browser = known.unwrap_or_else(random_token);
-    let ends = Timestamp::now().as_second().saturating_add(VALID_FOR.as_secs());
+    let ends = clock::now().as_second().saturating_add(VALID_FOR.as_secs());
     let ticket = format!("{ends}.{}", digest(ring, of, &browser, ends));
     let cookie = Cookie::build((COOKIE, browser)).path("/").secure(true).http_only(true);
     // The redirect back from a platform is a navigation from another site.
@@ -45,7 +46,7 @@ pub(crate) fn is_valid(ring: &KeyRing, of: Purpose<'_>, cookies: &CookieJar, tic
         let ends: i64 = ends.parse().ok()?;
         let expected = digest(ring, of, browser(cookies)?, ends);
         Some(
-            ends > Timestamp::now().as_second()
+            ends > clock::now().as_second()
                 && bool::from(given.as_bytes().ct_eq(expected.as_bytes())),
         )
     };
@@ -103,7 +104,7 @@ mod tests {
         let (ring, source) = (ring(), SourceName::parse("hl").unwrap());
         let of = Purpose { step: "form", source: &source, about: "" };
         let (_, cookies) = issue(&ring, of, CookieJar::new());
-        let ended = Timestamp::now().as_second() - 1;
+        let ended = clock::now().as_second() - 1;
         let digest = digest(&ring, of, browser(&cookies).unwrap(), ended);
         assert!(!is_valid(&ring, of, &cookies, &format!("{ended}.{digest}")));
     }

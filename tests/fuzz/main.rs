@@ -10,7 +10,12 @@
 //! again (`cargo dev fuzz --only NAME --seed SEED`). Mend it with a test beside
 //! the parser, or add the input to the seeds.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-#![allow(clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 mod adapters;
 mod canary;

@@ -45,7 +45,8 @@ pub(crate) fn run_for(share: Duration, name: &str, seeds: Vec<Input>, target: fn
     let mut inputs = 0;
     for seed in first.. {
         let found = runner(seed).run(&vec(any::<u32>(), 0..CHOICES_MAX), |choices| {
-            in_time(|| target(&mutated.input(&choices)));
+            let input = mutated.input(&choices);
+            in_time(|| target(&input));
             Ok(())
         });
         if let Err(proptest::test_runner::TestError::Fail(why, choices)) = found {

@@ -2,6 +2,7 @@
 //! binaries as processes. Each test has servers and data of its own, on free
 //! ports of loopback.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

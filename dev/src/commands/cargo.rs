@@ -81,6 +81,7 @@ fn wait_for(child: &mut Child) -> Result<ExitStatus> {
                 Some(_) => {}
             }
         }
+        #[expect(clippy::disallowed_methods, reason = "no runtime is here")]
         thread::sleep(POLL_INTERVAL);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Nothing here waits, opens a socket or a file, or reads a clock. Times,
 //! nonces and configuration are arguments, so every rule is tested with values
-//! alone.
+//! alone. One library is the exception: `standardwebhooks` compares the time of a
+//! callback with the clock itself.
 
 pub mod data_key;
 pub mod details;

@@ -8,7 +8,6 @@ use backon::{ExponentialBuilder, Retryable as _};
 use domain::id::AppId;
 use domain::platform::Parentage;
 use domain::tokens::{Issued, Tokens};
-use jiff::Timestamp;
 use reqwest::header::HeaderMap;
 use reqwest::{Response, StatusCode, Url};
 use schemars::JsonSchema;
@@ -190,7 +189,7 @@ async fn read(sent: reqwest::Result<Response>) -> Result<Issued, TokenError> {
         }
     }
     if status.is_success() {
-        let issued = Issued::parse(&body, Timestamp::now());
+        let issued = Issued::parse(&body, crate::clock::now());
         return issued.map_err(|why| TokenError::Malformed { why: why.to_string() });
     }
     let come_again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];

@@ -1,6 +1,11 @@
 //! The example configurations in deploy/sources, each with a callback as its
 //! platform documents it, signed as its platform signs.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -43,9 +43,18 @@ pub(crate) struct Projector {
 
 enum Interrupted {
     Shutdown,
-    /// Pulling failed; the consumer has to be opened again.
-    Broken(String),
+    /// Something is away; the consumer has to be opened again.
+    Waiting {
+        on: &'static str,
+        why: String,
+    },
     Fatal(anyhow::Error),
+}
+
+impl Interrupted {
+    fn waiting_on_the_log(error: &anyhow::Error) -> Self {
+        Self::Waiting { on: "the log", why: format!("{error:#}") }
+    }
 }
 
 impl Projector {
@@ -66,14 +75,14 @@ impl Projector {
                     consumer.close().await;
                     interrupted
                 }
-                Err(error) => Interrupted::Broken(format!("{error:#}")),
+                Err(error) => Interrupted::waiting_on_the_log(&error),
             };
             match interrupted {
                 Interrupted::Shutdown => return Ok(()),
                 Interrupted::Fatal(error) => return Err(error),
-                Interrupted::Broken(why) => {
+                Interrupted::Waiting { on, why } => {
                     let wait = backoff.next().unwrap_or(BACKOFF_MAX);
-                    tracing::warn!(why, again_in_ms = wait.as_millis(), "waiting for the log");
+                    tracing::warn!(why, again_in_ms = wait.as_millis(), "waiting for {on}");
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         () = shutdown.cancelled() => return Ok(()),
@@ -100,7 +109,7 @@ impl Projector {
             };
             let batch = match taken {
                 Ok(batch) => batch,
-                Err(error) => return Interrupted::Broken(format!("{error:#}")),
+                Err(error) => return Interrupted::waiting_on_the_log(&error),
             };
             let arrival = Arrival::Consumed { ack_floor: floor.get(&self.connection).await };
             match self.commit(&batch, arrival, shutdown).await {
@@ -115,8 +124,10 @@ impl Projector {
         log_identity::check(&self.connection, &self.pool).await.map_err(|error| {
             if error.is::<OtherLog>() {
                 Interrupted::Fatal(error)
+            } else if error.is::<sqlx::Error>() {
+                Interrupted::Waiting { on: "Postgres", why: format!("{error:#}") }
             } else {
-                Interrupted::Broken(format!("{error:#}"))
+                Interrupted::waiting_on_the_log(&error)
             }
         })
     }

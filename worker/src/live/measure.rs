@@ -10,9 +10,9 @@ use domain::id::SourceName;
 use eventlog::connect::Connection;
 use eventlog::message::{all_subjects, subjects_of};
 use eventlog::{read, status};
-use jiff::Timestamp;
 use opentelemetry::metrics::AsyncInstrument;
 use opentelemetry::{KeyValue, global};
+use service::clock;
 use service::telemetry::names::{Instrument, attribute, metric};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -203,7 +203,7 @@ async fn log(connection: &Connection, sources: &[SourceName]) -> anyhow::Result<
             return Ok(0.0);
         }
         let published = read::next_published_at(connection, subjects, oldest).await?;
-        let age = published.map(|at| Timestamp::now().duration_since(at).as_secs_f64());
+        let age = published.map(|at| clock::now().duration_since(at).as_secs_f64());
         Ok(age.unwrap_or_default().max(0.0))
     };
     let mut lag_age_of_sources_s = Vec::new();

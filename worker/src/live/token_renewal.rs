@@ -26,8 +26,9 @@ use eventlog::keys::CurrentRing;
 use eventlog::keys::DataKeyPool;
 use eventlog::message::LogMessage;
 use eventlog::status;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use opentelemetry::KeyValue;
+use service::clock;
 use service::oauth::{OAuth, TokenError};
 use service::telemetry::names::attribute;
 use sqlx::PgPool;
@@ -199,7 +200,7 @@ impl TokenRenewal {
         // The platform's clock may be ahead of ours: these are not tokens of the time before.
         // Postgres cuts off what is less than a microsecond.
         let after_install = candidate.installed_at.map(|at| from_sql(at) + AFTER_INSTALL);
-        let occurred_at = after_install.filter(|at| *at > Timestamp::now());
+        let occurred_at = after_install.filter(|at| *at > clock::now());
         let callback = Callback { occurred_at, ..callback };
         let appended = self.append(source.clone(), platform, callback, key).await;
         count(&source, grant, if appended.is_ok() { "issued" } else { "failed" });
@@ -283,7 +284,7 @@ impl TokenRenewal {
         callback: Callback,
         key: &DataKey,
     ) -> anyhow::Result<()> {
-        let (ring, now) = (self.ring.get(), Timestamp::now());
+        let (ring, now) = (self.ring.get(), clock::now());
         let event = callback.seal(source, platform, now, &ring, Some(key), SealingNonce::random)?;
         let message = LogMessage::new(&event)?;
         let appended = Writer::new(self.appender.clone()).append(&message, APPEND_FOR).await;

@@ -14,6 +14,7 @@ use eventlog::status::{self, StreamStatus};
 use eventlog::{keys as data_keys, message};
 use jiff::Timestamp;
 use serde::Serialize;
+use service::clock;
 use service::config::Config;
 use service::http_client;
 use sqlx::{PgConnection, PgPool};
@@ -199,7 +200,7 @@ async fn durability(config: &Config) -> Finding {
 }
 
 fn skew(theirs: Timestamp) -> Option<String> {
-    let skew = Timestamp::now().duration_since(theirs).unsigned_abs();
+    let skew = clock::now().duration_since(theirs).unsigned_abs();
     (skew > CLOCK_SKEW_MAX).then(|| format!("the clocks differ by {:.1} s", skew.as_secs_f64()))
 }
 

@@ -23,9 +23,9 @@ use eventlog::keys as data_keys;
 use eventlog::message::{LogMessage, header_subject, subjects_of};
 use eventlog::read::{Reader, Selection, Start};
 use eventlog::status;
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use service::clock;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use tokio_util::sync::CancellationToken;
@@ -276,7 +276,7 @@ async fn find(
 /// The sequence of the last event that says it.
 async fn append(backends: &Backends, ring: &KeyRing, known: &[Known]) -> anyhow::Result<u64> {
     let writer = Writer::new(backends.connection.clone());
-    let now = Timestamp::now();
+    let now = clock::now();
     let mut last = 0;
     for Known { source, platform, identity } in known {
         let what = ["erased", identity.installation_id.as_str(), identity.place.as_str()];

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "the library compares with the clock")]
+
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use super::*;
