@@ -90,7 +90,7 @@ pub(crate) async fn receive(
     if let Err(problem) = &result
         && problem.is_refusal()
     {
-        let (status, reason) = (problem.status.as_u16(), problem.name.to_owned());
+        let (status, reason) = (problem.status().as_u16(), problem.name.to_owned());
         app.audit.record(&source.name, Outcome::Refused { status, reason });
     }
     match result {
@@ -290,7 +290,7 @@ fn observe(
             tracing::warn!(
                 source = source.name.as_str(),
                 trace_id = telemetry::trace_id(&Span::current()),
-                status = problem.status.as_u16(),
+                status = problem.status().as_u16(),
                 reason = problem.name,
                 "not acknowledged"
             );

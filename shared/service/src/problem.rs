@@ -10,7 +10,8 @@ use serde::Serialize;
 /// a callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    pub status: StatusCode,
+    /// Of the client or of the server, never a success: see [`Problem::new`].
+    status: StatusCode,
     /// Stable: the end of `type`, and the reason in metrics.
     pub name: &'static str,
     /// Says what was expected, what was found and what to do.
@@ -31,7 +32,11 @@ struct Body<'a> {
 }
 
 impl Problem {
+    /// A status that is no error would tell the caller that all is well. That is a
+    /// fault of ours, and answered as one.
     pub fn new(status: StatusCode, name: &'static str, detail: impl Into<String>) -> Self {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let status = if is_error { status } else { StatusCode::INTERNAL_SERVER_ERROR };
         Self { status, name, detail: detail.into(), retry_after_s: None, extension: None }
     }
 
@@ -43,6 +48,10 @@ impl Problem {
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// Whether the caller was wrong, so that the same again is refused again.
@@ -84,6 +93,13 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_is_never_a_success() {
+        for status in [StatusCode::OK, StatusCode::NO_CONTENT, StatusCode::FOUND] {
+            assert_eq!(Problem::new(status, "odd", "").response::<String>().status(), 500);
+        }
+    }
 
     #[test]
     fn a_problem_is_written_as_rfc_9457_says() {

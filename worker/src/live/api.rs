@@ -59,7 +59,7 @@ struct Refused(Problem);
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response: Response = self.0.response();
-        if self.0.status == StatusCode::UNAUTHORIZED {
+        if self.0.status() == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"mooring\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
