@@ -409,15 +409,19 @@ impl Event {
 
     /// That the platform may not have got our answer to this event. `None`
     /// where no installation depends on it.
+    ///
+    /// Each attempt at the event, told by when it was received, has a note of its
+    /// own: what is known of one says nothing of the next.
     pub fn ack_missed(&self, now: Timestamp) -> Option<Self> {
         let (identity, answer_to) = (self.changes()?.clone(), self.message_id.clone());
-        Some(self.about(now, Fact::AckMissed { identity, answer_to }))
+        let attempt = format!("ack_missed@{}", self.received_at.as_nanosecond());
+        Some(self.about(&attempt, now, Fact::AckMissed { identity, answer_to }))
     }
 
     /// That the platform got our answer to this event after all.
     pub fn ack_delivered(&self, now: Timestamp) -> Option<Self> {
         let (identity, answer_to) = (self.changes()?.clone(), self.message_id.clone());
-        Some(self.about(now, Fact::AckDelivered { identity, answer_to }))
+        Some(self.about("ack_delivered", now, Fact::AckDelivered { identity, answer_to }))
     }
 
     /// The installation that this event changes.
@@ -433,9 +437,9 @@ impl Event {
         }
     }
 
-    fn about(&self, now: Timestamp, fact: Fact<SealedCredential>) -> Self {
+    fn about(&self, what: &str, now: Timestamp, fact: Fact<SealedCredential>) -> Self {
         Self {
-            message_id: self.message_id.about(fact.kind()),
+            message_id: self.message_id.about(what),
             source: self.source.clone(),
             platform: self.platform.clone(),
             idempotency_key: self.idempotency_key.clone(),

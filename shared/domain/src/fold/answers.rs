@@ -29,6 +29,7 @@ pub(super) fn in_log_order<'a>(
 
 /// What the notes in the log say of our answers.
 pub(super) struct Answers<'a> {
+    /// By the last attempt that was missed.
     missed: BTreeMap<&'a MessageId, StreamSequence>,
     delivered: BTreeMap<&'a MessageId, StreamSequence>,
 }

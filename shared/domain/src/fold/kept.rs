@@ -48,10 +48,19 @@ pub fn kept<'a>(
     // A note is needed as long as its event is, which may come after it.
     let known: BTreeSet<&MessageId> = distinct.iter().map(|it| &it.event.message_id).collect();
     let is_needed = |about: &MessageId| kept.contains(about) || !known.contains(about);
-    let notes = distinct.iter().filter(|recorded| answer_to(recorded).is_some_and(is_needed));
-    let notes: Vec<&MessageId> = notes.map(|recorded| &recorded.event.message_id).collect();
+    let notes = last_notes(&distinct).into_iter().filter(|(about, _)| is_needed(about));
+    let notes: Vec<&MessageId> = notes.map(|(_, note)| &note.event.message_id).collect();
     kept.extend(notes);
     kept
+}
+
+/// Of each kind about each event, with the event.
+fn last_notes<'a>(in_log_order: &[&'a Recorded]) -> Vec<(&'a MessageId, &'a Recorded)> {
+    let of = |recorded: &&'a Recorded| {
+        Some(((answer_to(recorded)?, recorded.event.fact.kind()), *recorded))
+    };
+    let last: BTreeMap<_, _> = in_log_order.iter().filter_map(of).collect();
+    last.into_iter().map(|((about, _), note)| (about, note)).collect()
 }
 
 /// Which event a note is about.

@@ -2,9 +2,10 @@
 
 use super::*;
 
-/// A note, at position `n`, on the answer to an event.
+/// A note, at position `n`, on the answer to an attempt at an event.
 pub(super) fn note(n: u64, about: &Recorded, delivered: bool) -> Recorded {
-    let event = &about.event;
+    let received_at = at(i64::try_from(n).unwrap());
+    let event = Event { received_at, ..about.event.clone() };
     let event = if delivered { event.ack_delivered(at(0)) } else { event.ack_missed(at(0)) };
     Recorded { sequence: StreamSequence(n), event: event.unwrap() }
 }
@@ -92,6 +93,15 @@ fn a_note_about_an_attempt_before_the_one_that_was_stored_changes_nothing() {
     let events = [missed(1, &installed), installed];
     assert_eq!(state(&events), [row("a", 1, "active", Some("s1"))]);
     assert_eq!(state(&events[..1]), [], "and makes no installation");
+}
+
+#[test]
+fn a_note_about_the_attempt_that_was_stored_counts_after_one_about_another() {
+    let installed = install(2, "a", "s1");
+    let events = [missed(1, &installed), installed.clone(), missed(3, &installed)];
+    assert_eq!(state(&events), [row("a", 1, "unconfirmed", Some("s1"))]);
+    let settled = [&events[..], &[delivered(4, &installed)]].concat();
+    assert_eq!(state(&settled), [row("a", 1, "active", Some("s1"))]);
 }
 
 #[test]
@@ -231,8 +241,7 @@ fn is_acknowledged(history: &[Recorded], change: &Recorded) -> bool {
     let notes = history.iter().filter(
         |it| matches!(&it.event.fact, Fact::AckMissed { answer_to, .. } if answer_to == id),
     );
-    // A note has one message ID, however often it is made.
-    is_delivered || notes.map(|it| it.sequence).min().is_none_or(|note| note < first)
+    is_delivered || notes.map(|it| it.sequence).max().is_none_or(|note| note < first)
 }
 
 proptest! {
