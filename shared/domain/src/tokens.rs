@@ -13,6 +13,8 @@ use crate::seal::KeyRing;
 
 /// The name of the sealed field.
 const FIELD: &str = "tokens";
+const ACCESS_TOKEN: (&str, &str) = ("access_token", "accessToken");
+const REFRESH_TOKEN: (&str, &str) = ("refresh_token", "refreshToken");
 
 #[derive(Debug, Clone)]
 pub struct Tokens {
@@ -61,14 +63,11 @@ impl Tokens {
     }
 
     fn in_(fields: &Map<String, Value>) -> Option<Self> {
-        let secret = |snake_case, camel_case| {
-            let text = either(fields, snake_case, camel_case)?.as_str()?;
+        let secret = |names| {
+            let text = either(fields, names)?.as_str()?;
             (!text.is_empty()).then(|| SecretString::from(text))
         };
-        Some(Self {
-            access_token: secret("access_token", "accessToken")?,
-            refresh_token: secret("refresh_token", "refreshToken"),
-        })
+        Some(Self { access_token: secret(ACCESS_TOKEN)?, refresh_token: secret(REFRESH_TOKEN) })
     }
 }
 
@@ -79,7 +78,7 @@ impl Issued {
         let response: Map<String, Value> =
             serde_json::from_slice(body).map_err(|_| NoTokens::NotAnObject)?;
         let tokens = Tokens::in_(&response).ok_or(NoTokens::NoAccessToken)?;
-        let lasts = either(&response, "expires_in", "expiresIn").and_then(|value| match value {
+        let lasts = either(&response, ("expires_in", "expiresIn")).and_then(|value| match value {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
@@ -115,7 +114,7 @@ impl Issued {
         // erasure.
         let at = self.issued_at.as_nanosecond().to_string();
         let number = ring.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
-        let payload = Payload::Sealed(self.sealed_response());
+        let payload = self.payload(grant);
         Ok(Callback {
             app_id: Some(identity.app_id.clone()),
             idempotency_key: IdempotencyKey::parse(format!("oauth:{number}"))?,
@@ -135,16 +134,32 @@ impl Issued {
         })
     }
 
-    fn sealed_response(&self) -> SecretString {
-        Value::Object(self.response.0.clone()).to_string().into()
+    /// What the platform answered besides the tokens. A renewal says nothing that
+    /// is worth its room, once an hour.
+    fn payload(&self, grant: Grant) -> Payload<SecretString> {
+        match grant.is_by_user() {
+            true => Payload::Sealed(self.response.without_tokens()),
+            false => Payload::Clear(Value::Null),
+        }
+    }
+}
+
+impl Response {
+    /// The tokens are sealed as the credential, and once is enough.
+    fn without_tokens(&self) -> SecretString {
+        let mut fields = self.0.clone();
+        for (snake_case, camel_case) in [ACCESS_TOKEN, REFRESH_TOKEN] {
+            fields.remove(snake_case);
+            fields.remove(camel_case);
+        }
+        Value::Object(fields).to_string().into()
     }
 }
 
 /// HighLevel's versions 2 and 3 name the same fields differently.
 fn either<'a>(
     fields: &'a Map<String, Value>,
-    snake_case: &str,
-    camel_case: &str,
+    (snake_case, camel_case): (&str, &str),
 ) -> Option<&'a Value> {
     fields.get(snake_case).or_else(|| fields.get(camel_case))
 }
@@ -179,6 +194,18 @@ mod tests {
             assert!(!shown.contains("at-1") && !shown.contains("rt-1"), "{shown}");
             let again = Tokens::from_secret(&issued.tokens.to_secret()).unwrap();
             assert_eq!(again.refresh_token.unwrap().expose_secret(), "rt-1");
+        }
+    }
+
+    #[test]
+    fn tokens_are_sealed_once_and_a_renewal_holds_nothing_else() {
+        let answer = br#"{"accessToken":"at-1","refresh_token":"rt-1","scope":"a","userId":"u1"}"#;
+        let issued = Issued::parse(answer, NOW).unwrap();
+        let Payload::Sealed(granted) = issued.payload(Grant::AuthorizationCode) else { panic!() };
+        let granted: Value = serde_json::from_str(granted.expose_secret()).unwrap();
+        assert_eq!(granted, json!({ "scope": "a", "userId": "u1" }));
+        for grant in [Grant::RefreshToken, Grant::Location] {
+            assert!(matches!(issued.payload(grant), Payload::Clear(Value::Null)));
         }
     }
 
