@@ -44,6 +44,7 @@ mod platforms;
 mod reads;
 mod rebuild;
 mod replay;
+mod restore;
 mod simulate;
 mod telemetry;
 mod token_server;

@@ -31,7 +31,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Puts the log back to how it was before `change`.
-async fn restored_after(world: &mut World, change: &[&str]) {
+pub(crate) async fn restored_after(world: &mut World, change: &[&str]) {
     let (live, backup) = (world.nats_folder(), world.folder.path().join("backup"));
     world.nats.stop().unwrap();
     copy(&live, &backup);

@@ -21,6 +21,7 @@ mod output;
 mod progress;
 mod rebuild;
 mod replay;
+mod restore;
 mod run;
 mod verify;
 
@@ -92,6 +93,7 @@ commands! {
     Replay(replay),
     Verify(verify),
     Rebuild(rebuild),
+    Restore(restore),
     DeadLetters(dead_letters),
     Keys(keys),
     Erase(erase),

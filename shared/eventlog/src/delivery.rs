@@ -1,12 +1,13 @@
 //! A message as it stands in the log.
 
 use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use domain::id::StreamSequence;
 use jiff::Timestamp;
 
-use crate::message::{CE_SUBJECT, CE_TYPE};
+use crate::message::{CE_ID, CE_SUBJECT, CE_TYPE, POSITION, is_operators};
 
 /// A message of the log, as a value.
 #[derive(Debug, Clone)]
@@ -36,6 +37,20 @@ impl Headers {
     }
 }
 
+impl Headers {
+    /// What they say of the event, without what its way into the log put there.
+    pub(crate) fn of_event(&self) -> HeaderMap {
+        let of_event = |name: &str| name != POSITION && !name.starts_with("Nats-");
+        self.iter().filter(|(name, _)| of_event(name)).collect::<Self>().0
+    }
+}
+
+impl From<HeaderMap> for Headers {
+    fn from(headers: HeaderMap) -> Self {
+        Self(headers)
+    }
+}
+
 /// From where they were stored. A name that cannot be one is left out.
 impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
@@ -48,8 +63,22 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
 }
 
 impl Delivery {
+    /// That of the event. The server has another one for a copy.
     pub fn message_id(&self) -> Option<&str> {
-        self.headers.get(AsRef::<str>::as_ref(&NATS_MESSAGE_ID))
+        let of_message = || self.headers.get(AsRef::<str>::as_ref(&NATS_MESSAGE_ID));
+        self.headers.get(CE_ID).or_else(of_message)
+    }
+
+    /// Where the event stands in the order of the log: where it stands in the stream,
+    /// or where a restored one stood at first.
+    pub fn position(&self) -> StreamSequence {
+        let stood = || self.headers.get(POSITION)?.parse().ok().map(StreamSequence);
+        is_operators(&self.subject).then(stood).flatten().unwrap_or(self.sequence)
+    }
+
+    /// Whether it is in the log for the second time.
+    pub fn is_restored(&self) -> bool {
+        self.position() != self.sequence
     }
 
     /// The kind of the event, by its header.
@@ -62,6 +91,18 @@ impl Delivery {
     /// [`header_subject`]: crate::message::header_subject
     pub fn about(&self) -> Option<&str> {
         self.headers.get(CE_SUBJECT)
+    }
+
+    /// As the server has it stored.
+    pub(crate) fn stored(message: StreamMessage) -> Self {
+        let published = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+        Self {
+            sequence: StreamSequence(message.sequence),
+            subject: message.subject.into_string(),
+            headers: Headers(message.headers),
+            body: message.payload,
+            published_at: published.unwrap_or(Timestamp::UNIX_EPOCH),
+        }
     }
 
     /// With how many messages come after it. `None` for a message that is not

@@ -8,10 +8,12 @@
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use bytes::Bytes;
-use domain::event::Event;
-use domain::id::{InstallationId, MessageId, SourceName, percent_encode};
+use domain::event::{Event, Fact};
+use domain::id::{InstallationId, MessageId, SourceName, StreamSequence, percent_encode};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+
+use crate::delivery::Delivery;
 
 /// The stream that is the log.
 pub const STREAM: &str = "INSTALLATIONS";
@@ -19,10 +21,17 @@ pub const STREAM: &str = "INSTALLATIONS";
 const SUBJECT_ROOT: &str = "installations";
 /// The header that carries the trace (<https://www.w3.org/TR/trace-context/>).
 pub const TRACEPARENT: &str = "traceparent";
+/// The header with the message ID of an event.
+pub(crate) const CE_ID: &str = "ce-id";
 /// The header that names the kind of an event.
 pub(crate) const CE_TYPE: &str = "ce-type";
 /// The header that names the installation of an event.
 pub(crate) const CE_SUBJECT: &str = "ce-subject";
+/// Where in the log a restored event stood at first. It counts only under a subject that
+/// nobody but operators may publish to.
+pub(crate) const POSITION: &str = "mooring-position";
+/// Last token of the subjects that are the operators' alone.
+const OPERATOR: &str = "operator";
 /// Fixed for ever: it decides in which subject an event is found again.
 pub const PARTITIONS: u8 = 64;
 
@@ -34,10 +43,31 @@ pub struct LogMessage {
     pub subject: String,
     pub body: Bytes,
     pub traceparent: Option<String>,
-    source: SourceName,
-    kind: &'static str,
-    happened_at: Timestamp,
-    installation: Option<InstallationId>,
+    described: Described,
+    restored: Option<Restored>,
+}
+
+/// What the headers say of the event.
+#[derive(Debug, Clone)]
+enum Described {
+    New {
+        source: SourceName,
+        kind: &'static str,
+        happened_at: Timestamp,
+        installation: Option<InstallationId>,
+    },
+    /// As they were when it stood in the log before.
+    Stored(HeaderMap),
+}
+
+/// What is told of an event that an operator puts back into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Where it stood; `None` where it takes a new place, at the end.
+    pub position: Option<StreamSequence>,
+    /// It is in the log at this sequence, too, from where it will be deleted. The
+    /// server must not take it for a duplicate.
+    pub copy_of: Option<StreamSequence>,
 }
 
 impl LogMessage {
@@ -47,24 +77,74 @@ impl LogMessage {
             subject: subject(event),
             body: Bytes::from(event.encode()?),
             traceparent: None,
-            source: event.source.clone(),
-            kind: event.fact.kind(),
-            happened_at: event.occurred_at.unwrap_or(event.received_at),
-            installation: event.fact.identity().map(|found| found.installation_id.clone()),
+            described: Described::New {
+                source: event.source.clone(),
+                kind: event.fact.kind(),
+                happened_at: event.occurred_at.unwrap_or(event.received_at),
+                installation: event.fact.identity().map(|found| found.installation_id.clone()),
+            },
+            restored: None,
         })
     }
 
+    /// An event that was in the log before, with the body that it had there.
+    pub fn restored(
+        event: &Event,
+        body: Bytes,
+        traceparent: Option<String>,
+        restored: Restored,
+    ) -> Result<Self, serde_json::Error> {
+        let subject = operators(subject(event));
+        Ok(Self { subject, body, traceparent, restored: Some(restored), ..Self::new(event)? })
+    }
+
+    /// What was in the log before, whether it can be read or not.
+    pub fn again(delivery: &Delivery, restored: Restored) -> Self {
+        Self {
+            id: MessageId::from_stored(delivery.message_id().unwrap_or_default().to_owned()),
+            subject: operators(delivery.subject.clone()),
+            body: delivery.body.clone(),
+            traceparent: None,
+            described: Described::Stored(delivery.headers.of_event()),
+            restored: Some(restored),
+        }
+    }
+
     pub fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, self.id.as_str());
+        let mut headers = match &self.described {
+            Described::New { source, kind, happened_at, installation } => {
+                self.describe(source, kind, *happened_at, installation.as_ref())
+            }
+            Described::Stored(headers) => headers.clone(),
+        };
+        match self.restored.and_then(|restored| restored.copy_of) {
+            Some(sequence) => {
+                headers.insert(NATS_MESSAGE_ID, format!("{}!copy_of@{sequence}", self.id));
+            }
+            None => headers.insert(NATS_MESSAGE_ID, self.id.as_str()),
+        }
+        if let Some(position) = self.restored.and_then(|restored| restored.position) {
+            headers.insert(POSITION, position.to_string());
+        }
         // A message that strays to another stream is refused by the server.
         headers.insert(NATS_EXPECTED_STREAM, STREAM);
+        headers
+    }
+
+    fn describe(
+        &self,
+        source: &SourceName,
+        kind: &str,
+        happened_at: Timestamp,
+        installation: Option<&InstallationId>,
+    ) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         headers.insert("ce-specversion", "1.0");
-        headers.insert("ce-id", self.id.as_str());
-        headers.insert("ce-source", format!("/sources/{}", self.source));
-        headers.insert(CE_TYPE, format!("mooring.installation.{}", self.kind));
-        headers.insert("ce-time", self.happened_at.to_string());
-        if let Some(installation) = &self.installation {
+        headers.insert(CE_ID, self.id.as_str());
+        headers.insert("ce-source", format!("/sources/{source}"));
+        headers.insert(CE_TYPE, format!("mooring.installation.{kind}"));
+        headers.insert("ce-time", happened_at.to_string());
+        if let Some(installation) = installation {
             headers.insert(CE_SUBJECT, header_subject(installation));
         }
         headers.insert("content-type", "application/json");
@@ -76,12 +156,21 @@ impl LogMessage {
 }
 
 /// `installations.<source>.<partition>`. Everything that is folded together
-/// has one subject.
+/// has one partition.
 fn subject(event: &Event) -> String {
-    match event.fact.identity() {
+    let partitioned = match event.fact.identity() {
         Some(identity) => subject_of(&event.source, identity.place.as_str()),
         None => subject_of(&event.source, event.message_id.as_str()),
+    };
+    match event.fact {
+        Fact::Erased { .. } => operators(partitioned),
+        _ => partitioned,
     }
+}
+
+/// The subject of the same partition that only operators may publish to.
+fn operators(subject: String) -> String {
+    if is_operators(&subject) { subject } else { format!("{subject}.{OPERATOR}") }
 }
 
 /// The subjects of every event.
@@ -107,7 +196,12 @@ pub fn header_subject(installation: &InstallationId) -> String {
 
 /// The partition in a subject of the log.
 pub fn partition_of(subject: &str) -> Option<u8> {
-    subject.rsplit('.').next()?.parse().ok().filter(|partition| *partition < PARTITIONS)
+    subject.split('.').nth(2)?.parse().ok().filter(|partition| *partition < PARTITIONS)
+}
+
+/// Whether only an operator can have published under it.
+pub(crate) fn is_operators(subject: &str) -> bool {
+    subject.split('.').nth(3) == Some(OPERATOR)
 }
 
 #[cfg(test)]
@@ -134,6 +228,37 @@ mod tests {
         assert_eq!(header("ce-type").as_deref(), Some("mooring.installation.installed"));
         assert_eq!(header("ce-subject").as_deref(), Some("instapp_1"));
         assert_eq!(header("ce-time").as_deref(), Some("2026-07-01T10:00:00.123456789Z"));
+    }
+
+    #[test]
+    fn a_restored_event_says_where_it_stood_and_a_copy_is_no_duplicate() {
+        let event = golden("\"installation_id\": \"instapp_1\"");
+        let (position, copy_of) = (Some(StreamSequence(7)), Some(StreamSequence(9)));
+        let lost = Restored { position, copy_of: None };
+        let lost = LogMessage::restored(&event, Bytes::new(), None, lost).unwrap();
+        assert_eq!(lost.subject, "installations.blnk.31.operator");
+        assert_eq!(partition_of(&lost.subject), Some(31));
+        let delivery = |message: &LogMessage| Delivery {
+            sequence: StreamSequence(10),
+            subject: message.subject.clone(),
+            headers: message.headers().into(),
+            body: message.body.clone(),
+            published_at: Timestamp::UNIX_EPOCH,
+        };
+        let stored = delivery(&lost);
+        assert_eq!((stored.position(), stored.is_restored()), (StreamSequence(7), true));
+        assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
+
+        let copy = LogMessage::again(&stored, Restored { position, copy_of });
+        let id = copy.headers().get(NATS_MESSAGE_ID).unwrap().to_string();
+        assert_eq!(id, format!("{}!copy_of@9", event.message_id));
+        let stored = delivery(&copy);
+        assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
+        assert_eq!(stored.subject, lost.subject);
+
+        // Who may not publish as an operator cannot choose a position.
+        let forged = Delivery { subject: "installations.blnk.31".to_owned(), ..stored };
+        assert_eq!((forged.position(), forged.is_restored()), (StreamSequence(10), false));
     }
 
     #[test]

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
 use async_nats::jetstream::stream::DirectGetErrorKind;
+use domain::id::StreamSequence;
 use futures_util::stream::StreamExt as _;
 use jiff::Timestamp;
 use time::OffsetDateTime;
@@ -108,14 +108,27 @@ impl Reader {
     }
 }
 
-/// The message ID of the event at this sequence, read from any replica.
-pub async fn message_id_at(
+/// What stands in the log at this sequence, read from any replica.
+pub async fn message_at(
     connection: &Connection,
-    sequence: u64,
-) -> anyhow::Result<Option<String>> {
+    sequence: StreamSequence,
+) -> anyhow::Result<Option<Delivery>> {
     let stream = connection.jetstream.get_stream_no_info(STREAM).await?;
-    let message = stream.direct_get(sequence).await?;
-    Ok(message.headers.get(NATS_MESSAGE_ID).map(ToString::to_string))
+    match stream.direct_get(sequence.0).await {
+        Ok(message) => Ok(Some(Delivery::stored(message))),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Deletes from the log what stands in it at another sequence, too.
+pub async fn delete_copy(connection: &Connection, sequence: StreamSequence) -> anyhow::Result<()> {
+    let stream = connection.stream(STREAM).await?;
+    stream
+        .delete_message(sequence.0)
+        .await
+        .with_context(|| format!("deleting message {sequence}"))?;
+    Ok(())
 }
 
 /// When the first event of these subjects from this sequence on was appended.

@@ -6,12 +6,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DiscardPolicy, Info, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{Context, ErrorCode};
 use backon::{ConstantBuilder, Retryable as _};
+use domain::id::StreamSequence;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -52,15 +55,21 @@ impl Default for StreamSettings {
     }
 }
 
-/// Makes the streams and the consumer, or brings them to these settings. Safe to
-/// run again and again.
+/// Makes the streams and the consumer, or brings them to these settings. A log that
+/// is not there begins behind `known_to`. Safe to run again and again.
 pub async fn migrate(
     connection: &Connection,
     settings: &StreamSettings,
     ack_wait: Duration,
+    known_to: StreamSequence,
 ) -> anyhow::Result<()> {
     let jetstream = connection.with_timeout(REQUEST_TIMEOUT);
-    for config in [log_config(settings), keys_config(settings)] {
+    let first_sequence = match existing_log(&jetstream).await? {
+        Some(found) => found.first_sequence,
+        None => (known_to.0 > 0).then_some(known_to.0 + 1),
+    };
+    let log = StreamConfig { first_sequence, ..log_config(settings) };
+    for config in [log, keys_config(settings)] {
         let stream = create_or_update(&jetstream, &config).await?;
         // The server may keep a setting that cannot be changed on a stream.
         let kept = breaches(&stream.config);
@@ -75,6 +84,27 @@ pub async fn migrate(
     stream.create_consumer(consumer_config(ack_wait)).await?;
     tracing::info!("consumer {CONSUMER} is up to date");
     Ok(())
+}
+
+async fn existing_log(jetstream: &Context) -> anyhow::Result<Option<StreamConfig>> {
+    let look = || async {
+        match jetstream.get_stream(STREAM).await {
+            Ok(found) => Ok(Some(found.cached_info().config.clone())),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(server)
+                    if server.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+        }
+    };
+    look.retry(ConstantBuilder::new().with_delay(RETRY_DELAY).with_max_times(RETRIES))
+        .when(is_starting_to_look)
+        .notify(|error, _| tracing::warn!(%error, "waiting for the log"))
+        .await
+        .with_context(|| format!("looking for stream {STREAM}"))
 }
 
 async fn create_or_update(jetstream: &Context, config: &StreamConfig) -> anyhow::Result<Info> {
@@ -96,12 +126,21 @@ async fn create_or_update(jetstream: &Context, config: &StreamConfig) -> anyhow:
 fn is_starting(error: &CreateStreamError) -> bool {
     match error.kind() {
         CreateStreamErrorKind::TimedOut => true,
-        CreateStreamErrorKind::JetStream(server) => matches!(
-            server.error_code(),
-            ErrorCode::CLUSTER_NO_PEERS | ErrorCode::CLUSTER_NOT_AVAILABLE
-        ),
+        CreateStreamErrorKind::JetStream(server) => is_forming(server.error_code()),
         _ => false,
     }
+}
+
+fn is_starting_to_look(error: &GetStreamError) -> bool {
+    match error.kind() {
+        GetStreamErrorKind::Request => true,
+        GetStreamErrorKind::JetStream(server) => is_forming(server.error_code()),
+        _ => false,
+    }
+}
+
+fn is_forming(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::CLUSTER_NO_PEERS | ErrorCode::CLUSTER_NOT_AVAILABLE)
 }
 
 /// The log, as it is to be.

@@ -215,13 +215,14 @@ async fn write(
         .instrument(statement("INSERT", "mooring.journal"))
         .await?;
     let Appended { new: appended, moved } = appended;
-    if arrival == Arrival::Late {
-        let changed = |entry: &&&Entry| {
-            let id = &entry.recorded.event.message_id;
-            appended.contains(id) || moved.contains(id)
-        };
-        let late = entries.iter().filter(changed).filter_map(|entry| FoldUnit::of(&entry.recorded));
-        let late = late.collect();
+    let is_late = |entry: &&&Entry| {
+        let id = &entry.recorded.event.message_id;
+        let is_old = arrival == Arrival::Late || entry.restored;
+        is_old && (appended.contains(id) || moved.contains(id))
+    };
+    let late = entries.iter().filter(is_late).filter_map(|entry| FoldUnit::of(&entry.recorded));
+    let late: BTreeSet<FoldUnit> = late.collect();
+    if !late.is_empty() {
         kept::keep_all(transaction, &late).await?;
         late_places::add(transaction, &late).await?;
     }
@@ -310,7 +311,9 @@ fn entry(delivery: &Delivery) -> Result<Entry, String> {
     let text = String::from_utf8(delivery.body.to_vec()).map_err(|error| chain(&error))?;
     let body = RawValue::from_string(text).map_err(|error| chain(&error))?;
     let traceparent = delivery.headers.get(TRACEPARENT).map(str::to_owned);
-    Ok(Entry { recorded: Recorded { sequence: delivery.sequence, event }, traceparent, body })
+    let restored = delivery.is_restored();
+    let recorded = Recorded { sequence: delivery.position(), event };
+    Ok(Entry { recorded, restored, traceparent, body })
 }
 
 /// One statement may not touch a row twice, so of copies in one batch only the

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use backon::{ConstantBuilder, Retryable as _};
 use clap::Args;
+use domain::id::StreamSequence;
 use eventlog::connect::{ConnectError, ConnectErrorKind, Endpoint};
 use eventlog::{audit, consume, keys, message, topology};
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::operate::backends;
 use crate::operate::context::{Command, Context};
 use crate::operate::output::Format;
 use crate::settings::{BackendSettings, Postgres};
+use crate::store::{database, journal};
 
 /// NATS may start together with us.
 const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -49,7 +51,8 @@ impl Command for Arguments {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let BackendSettings { nats, postgres, .. } = context.backend_settings()?;
         let applied = migrate_schema(&postgres).await.context("migrating the Postgres schema")?;
-        let log = migrate_log(context, &nats).await;
+        let known_to = known_to(&postgres).await.context("reading the journal")?;
+        let log = migrate_log(context, &nats, known_to).await;
         log.context("setting up the JetStream streams and their consumer")?;
         let report = Report {
             schema_version: MIGRATIONS.iter().map(|it| it.version).max().unwrap_or_default(),
@@ -95,7 +98,19 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error>
         .await
 }
 
-async fn migrate_log(context: &Context, nats: &Endpoint) -> anyhow::Result<()> {
+/// The last position that the journal knows. A log that is made anew begins behind it,
+/// so that no sequence means two events.
+async fn known_to(postgres: &Postgres) -> anyhow::Result<StreamSequence> {
+    let pool = database::pool(postgres);
+    let last = journal::last(&mut *database::acquire(&pool).await?).await?;
+    Ok(last.map_or(StreamSequence(0), |(sequence, _)| sequence))
+}
+
+async fn migrate_log(
+    context: &Context,
+    nats: &Endpoint,
+    known_to: StreamSequence,
+) -> anyhow::Result<()> {
     let connect = || backends::connect(nats, "migrate");
     let connection = connect
         .retry(
@@ -105,7 +120,7 @@ async fn migrate_log(context: &Context, nats: &Endpoint) -> anyhow::Result<()> {
         .notify(|error, _| tracing::warn!("waiting for NATS: {error:#}"))
         .await?;
     let ack_wait = Duration::from_millis(context.config.worker.ack_wait_ms);
-    topology::migrate(&connection, &context.config.stream, ack_wait).await
+    topology::migrate(&connection, &context.config.stream, ack_wait, known_to).await
 }
 
 fn is_away(error: &anyhow::Error) -> bool {

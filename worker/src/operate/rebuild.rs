@@ -262,10 +262,10 @@ async fn begin(
         );
     }
     let log = status::log(&backends.connection).await?;
-    if origin == Origin::Log && log.first_sequence > 1 {
+    let first = log_identity::first_position(connection, log.first_sequence).await?;
+    if origin == Origin::Log && first > 1 {
         bail!(
-            "the log begins at sequence {}: what was before is only in the journal; pass `--from journal`",
-            log.first_sequence
+            "the log begins at sequence {first}: what was before is only in the journal; pass `--from journal`"
         );
     }
     let mut transaction = connection.begin().await?;

@@ -262,7 +262,7 @@ async fn apply(
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
     while let Some(delivery) = replay.next().await? {
         report.selected += 1;
-        if dead.contains(&delivery.sequence.0) {
+        if dead.contains(&delivery.position().0) {
             report.dead_before += 1;
             continue;
         }

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use eventlog::message::all_subjects;
-use eventlog::read::{Reader, Selection, Start};
 use eventlog::status;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -14,15 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::{Backends, wait_for_workers};
 use crate::operate::context::{Command, Context};
-use crate::operate::exit::{Differs, Interrupted};
+use crate::operate::exit::Differs;
 use crate::operate::output::Format;
-use crate::operate::progress::{Progress, note};
+use crate::operate::progress::note;
 use crate::operate::rebuild::{self, Effort, Loaded, Options};
+use crate::operate::restore;
 use crate::store::database;
 use crate::store::installations::compare::Comparison;
 use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
-use crate::store::log_index::{self, Entries, JournalFindings};
+use crate::store::log_index::{self, JournalFindings};
 use crate::store::rebuilds::{Origin, Rebuild};
 use crate::store::schema::{self, Schema};
 
@@ -114,7 +113,8 @@ async fn verify(
     rebuild::alone_or_bail(&mut alone).await?;
     log_identity::check(&backends.connection, &backends.pool).await?;
     let state = status::log(&backends.connection).await?;
-    let (first, target) = (state.first_sequence, state.last_sequence);
+    let target = state.last_sequence;
+    let first = log_identity::first_position(&mut alone, state.first_sequence).await?;
 
     wait_for_workers(backends, target, shutdown).await?;
     schema::drop(&mut alone, Schema::Scratch).await?;
@@ -136,7 +136,7 @@ async fn compare(
     let origin = if first > 1 { Origin::Journal } else { Origin::Log };
     let mark = Mark { sequence: target, late: late_places::last(connection).await? };
     let (loaded, projection) = projection(backends, effort, origin, mark, shutdown).await?;
-    index_log(backends, connection, target, shutdown).await?;
+    restore::index_log(backends, connection, target, shutdown).await?;
     note("comparing with the journal");
     let journal = log_index::compare_with_journal(connection, first, target).await?;
     Ok(Report {
@@ -165,34 +165,6 @@ async fn projection(
     let loaded = rebuild::load_into(backends, into, &options, &mut unrecorded, shutdown).await?;
     let caught_up = rebuild::catch_up(backends, into, target, shutdown).await?;
     Ok((loaded, caught_up.comparison))
-}
-
-async fn index_log(
-    backends: &Backends,
-    connection: &mut PgConnection,
-    target: u64,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    log_index::create(connection).await?;
-    if target == 0 {
-        return Ok(());
-    }
-    let mut progress = Progress::new("comparing events", target);
-    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
-    let mut reader = Reader::open(&backends.connection, all).await?;
-    let mut entries = Entries::default();
-    while let Some(delivery) = reader.next().await? {
-        entries.push(&delivery);
-        if entries.is_full() {
-            if shutdown.is_cancelled() {
-                bail!(Interrupted);
-            }
-            progress.add(entries.save(connection).await?);
-        }
-    }
-    progress.add(entries.save(connection).await?);
-    progress.finish();
-    Ok(())
 }
 
 #[cfg(test)]

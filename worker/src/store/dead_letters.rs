@@ -50,7 +50,7 @@ pub(crate) async fn keep(
     connection: &mut PgConnection,
     letter: &DeadLetter<'_>,
 ) -> Result<(), sqlx::Error> {
-    let Delivery { sequence, subject, headers, body, published_at } = letter.delivery;
+    let Delivery { subject, headers, body, published_at, .. } = letter.delivery;
     let headers: BTreeMap<&str, &str> = headers.iter().collect();
     sqlx::query!(
         r#"
@@ -61,7 +61,7 @@ pub(crate) async fn keep(
             SET reason = excluded.reason, detail = excluded.detail
             WHERE kept.resolution IS NULL
         "#,
-        sequence_to_sql(sequence.0),
+        sequence_to_sql(letter.delivery.position().0),
         subject,
         Json(headers) as _,
         body.as_ref(),

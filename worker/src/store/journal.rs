@@ -18,6 +18,8 @@ use crate::store::fold_unit::{FoldUnit, arrays};
 /// An event as it came from the log.
 pub(crate) struct Entry {
     pub(crate) recorded: Recorded,
+    /// Put back into the log by an operator, far behind its position.
+    pub(crate) restored: bool,
     pub(crate) traceparent: Option<String>,
     /// The body as in the log.
     pub(crate) body: Box<RawValue>,

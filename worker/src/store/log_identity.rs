@@ -5,30 +5,33 @@
 //! sequences that the journal knows to other events. Going on would mix two
 //! histories.
 
+use std::ops::RangeInclusive;
+
 use domain::id::StreamSequence;
 use eventlog::connect::Connection;
+use eventlog::delivery::Delivery;
 use eventlog::message::STREAM;
 use eventlog::{read, status};
 use jiff::Timestamp;
 use sqlx::{PgConnection, PgPool};
 
-use crate::store::convert::{from_sql, to_sql};
+use crate::store::convert::{from_sql, sequence_from_sql, sequence_to_sql, to_sql};
 use crate::store::{database, journal};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OtherLog {
     #[error(
-        "stream {STREAM} was recreated: it dates from {now}, the journal was filled from one of {known}"
+        "stream {STREAM} was recreated: it dates from {now}, the journal was filled from one of {known} (`worker restore`)"
     )]
     Recreated { known: Timestamp, now: Timestamp },
     #[error(
         "stream {STREAM} was truncated or restored from an older backup: it ends at sequence {log}, \
-         the journal has events up to {journal}"
+         the journal has events up to {journal} (`worker restore`)"
     )]
     Truncated { log: u64, journal: u64 },
     #[error(
         "stream {STREAM} was restored from an older backup and went on from there: at sequence \
-         {sequence} it has another event than the journal"
+         {sequence} it has another event than the journal (`worker restore`)"
     )]
     Diverged { sequence: u64 },
 }
@@ -43,35 +46,83 @@ pub(crate) async fn check(log: &Connection, pool: &PgPool) -> anyhow::Result<()>
     let created = stream.created_at;
     let known = known_or_recorded(&mut connection, created).await?;
     // Postgres has microseconds.
-    if known.as_microsecond() != created.as_microsecond() {
-        return Err(OtherLog::Recreated { known, now: created }.into());
+    if known.created_at.as_microsecond() != created.as_microsecond() {
+        return Err(OtherLog::Recreated { known: known.created_at, now: created }.into());
     }
     let Some((StreamSequence(journal), message_id)) = last else { return Ok(()) };
-    if stream.last_sequence < journal {
-        return Err(OtherLog::Truncated { log: stream.last_sequence, journal }.into());
+    let least = journal.max(known.restored_to.0);
+    if stream.last_sequence < least {
+        return Err(OtherLog::Truncated { log: stream.last_sequence, journal: least }.into());
+    }
+    if journal <= known.restored_to.0 {
+        return Ok(()); // it may stand elsewhere than at first
     }
     if journal < stream.first_sequence {
         return Ok(()); // trimmed
     }
-    let in_log = read::message_id_at(log, journal).await?;
-    if in_log.as_deref() != Some(message_id.as_str()) {
+    let in_log = read::message_at(log, StreamSequence(journal)).await?;
+    if in_log.as_ref().and_then(Delivery::message_id) != Some(message_id.as_str()) {
         return Err(OtherLog::Diverged { sequence: journal }.into());
     }
     Ok(())
 }
 
+/// The log that the journal was filled from.
+struct Known {
+    created_at: Timestamp,
+    /// Up to here an event may stand in the stream elsewhere than at its position.
+    restored_to: StreamSequence,
+}
+
+/// From here on this is the log: everything that was lost is in it again. It has the
+/// positions `restored`, and further ones from now on.
+pub(crate) async fn accept(
+    connection: &mut PgConnection,
+    created: Timestamp,
+    restored: RangeInclusive<u64>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO mooring.log_identity (stream_created_at, restored_from, restored_to)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (singleton) DO UPDATE
+             SET stream_created_at = excluded.stream_created_at,
+                 restored_from = excluded.restored_from, restored_to = excluded.restored_to",
+        to_sql(created),
+        sequence_to_sql(*restored.start()),
+        sequence_to_sql(*restored.end()),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The first position in the log: the first sequence, but for a log that was restored.
+pub(crate) async fn first_position(
+    connection: &mut PgConnection,
+    first_sequence: u64,
+) -> Result<u64, sqlx::Error> {
+    let restored = sqlx::query!("SELECT restored_from, restored_to FROM mooring.log_identity")
+        .fetch_optional(connection)
+        .await?;
+    let restored = restored.filter(|log| first_sequence <= sequence_from_sql(log.restored_to));
+    Ok(restored.map_or(first_sequence, |log| sequence_from_sql(log.restored_from)))
+}
+
 async fn known_or_recorded(
     connection: &mut PgConnection,
     created: Timestamp,
-) -> Result<Timestamp, sqlx::Error> {
+) -> Result<Known, sqlx::Error> {
     sqlx::query!(
         "INSERT INTO mooring.log_identity (stream_created_at) VALUES ($1) ON CONFLICT DO NOTHING",
         to_sql(created),
     )
     .execute(&mut *connection)
     .await?;
-    let known = sqlx::query_scalar!("SELECT stream_created_at FROM mooring.log_identity")
+    let known = sqlx::query!("SELECT stream_created_at, restored_to FROM mooring.log_identity")
         .fetch_one(connection)
         .await?;
-    Ok(from_sql(known))
+    Ok(Known {
+        created_at: from_sql(known.stream_created_at),
+        restored_to: StreamSequence(sequence_from_sql(known.restored_to)),
+    })
 }

@@ -1,5 +1,6 @@
-//! The log as a table, for `worker verify` to compare with the journal. All SQL on
-//! `projection_verify.log` and `projection_verify.events`.
+//! The log as a table, for `worker verify` to compare with the journal and for
+//! `worker restore` to find what it lacks. All SQL on `projection_verify.log` and
+//! `projection_verify.events`.
 
 use eventlog::delivery::Delivery;
 use serde::Serialize;
@@ -27,17 +28,19 @@ pub(crate) struct JournalFindings {
 
 pub(crate) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
-        "CREATE UNLOGGED TABLE {SCRATCH}.log (sequence bigint, message_id text, digest bytea)"
+        "CREATE UNLOGGED TABLE {SCRATCH}.log
+             (sequence bigint, position bigint, message_id text, digest bytea)"
     );
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
 
-/// Entries on their way to the table: of each delivery its sequence, its message
-/// ID and the digest of its body.
+/// Entries on their way to the table: of each delivery its place in the stream and
+/// its position, its message ID and the digest of its body.
 #[derive(Default)]
 pub(crate) struct Entries {
     sequences: Vec<i64>,
+    positions: Vec<i64>,
     message_ids: Vec<String>,
     digests: Vec<Vec<u8>>,
 }
@@ -45,6 +48,7 @@ pub(crate) struct Entries {
 impl Entries {
     pub(crate) fn push(&mut self, delivery: &Delivery) {
         self.sequences.push(sequence_to_sql(delivery.sequence.0));
+        self.positions.push(sequence_to_sql(delivery.position().0));
         self.message_ids.push(delivery.message_id().unwrap_or_default().to_owned());
         self.digests.push(Sha256::digest(&delivery.body).to_vec());
     }
@@ -55,13 +59,14 @@ impl Entries {
 
     /// Says how many there were.
     pub(crate) async fn save(&mut self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        let Self { sequences, message_ids, digests } = std::mem::take(self);
+        let Self { sequences, positions, message_ids, digests } = std::mem::take(self);
         let count = sequences.len() as u64;
         let sql = format!(
-            "INSERT INTO {SCRATCH}.log SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])"
+            "INSERT INTO {SCRATCH}.log
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[])"
         );
-        let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(message_ids);
-        insert.bind(digests).execute(connection).await?;
+        let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(positions);
+        insert.bind(message_ids).bind(digests).execute(connection).await?;
         Ok(count)
     }
 }
@@ -78,19 +83,19 @@ pub(crate) async fn compare_with_journal(
     let missing = format!(
         "SELECT sequence FROM {log} LEFT JOIN mooring.journal USING (message_id)
          WHERE journal.message_id IS NULL AND NOT EXISTS (
-             SELECT FROM mooring.dead_letters WHERE stream_sequence = sequence)
+             SELECT FROM mooring.dead_letters WHERE stream_sequence = position)
            AND $1 <= $2
          ORDER BY 1 LIMIT {LISTED_MAX}"
     );
     let different = format!(
         "SELECT sequence FROM {log} JOIN mooring.journal USING (message_id)
-         WHERE (stream_sequence, sha256(convert_to(event::text, 'UTF8'))) <> (sequence, digest)
+         WHERE (stream_sequence, sha256(convert_to(event::text, 'UTF8'))) <> (position, digest)
            AND $1 <= $2
          ORDER BY 1 LIMIT {LISTED_MAX}"
     );
     let only_in_journal = format!(
-        "SELECT stream_sequence FROM mooring.journal LEFT JOIN {log} ON sequence = stream_sequence
-         WHERE stream_sequence BETWEEN $1 AND $2 AND sequence IS NULL
+        "SELECT stream_sequence FROM mooring.journal LEFT JOIN {log} ON position = stream_sequence
+         WHERE stream_sequence BETWEEN $1 AND $2 AND position IS NULL
          ORDER BY 1 LIMIT {LISTED_MAX}"
     );
     let mut sequences = async |sql: String| -> Result<Vec<u64>, sqlx::Error> {
@@ -108,13 +113,13 @@ pub(crate) async fn compare_with_journal(
     })
 }
 
-/// Of copies of one event the first in the log counts. Without statistics
+/// Of copies of one event the first counts. Without statistics
 /// Postgres would compare each with each.
 async fn first_copies(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
         "SET work_mem TO '256MB';
          CREATE UNLOGGED TABLE {SCRATCH}.events AS
-             SELECT DISTINCT ON (message_id) * FROM {SCRATCH}.log ORDER BY message_id, sequence;
+             SELECT DISTINCT ON (message_id) * FROM {SCRATCH}.log ORDER BY message_id, position;
          ANALYZE {SCRATCH}.events"
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;

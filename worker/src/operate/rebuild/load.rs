@@ -144,13 +144,13 @@ impl Sorting {
             let Some(partition) = partition_of(&delivery.subject) else {
                 bail!("a subject without a partition: {}", delivery.subject);
             };
-            if self.dead.contains(&delivery.sequence.0) {
+            if self.dead.contains(&delivery.position().0) {
                 loaded.dead_letters += 1;
                 continue;
             }
             loaded.events += 1;
             if !self.partitions_done.contains(&partition) {
-                let pushed = spill.push(partition, delivery.sequence, &delivery.body);
+                let pushed = spill.push(partition, delivery.position(), &delivery.body);
                 pushed.with_context(context)?;
             }
         }

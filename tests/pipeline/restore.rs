@@ -1,0 +1,160 @@
+//! Drills: a log that lost events, and the way back.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::other_log::restored_after;
+use crate::payload::{api_key, install, install_in, uninstall, with};
+use crate::world::{Setup, World};
+
+/// Nothing is missing, and everything agrees.
+async fn assert_whole(world: &mut World, acknowledged: &[&str]) {
+    world.start_workers_again();
+    world.wait_applied().await;
+    let verified = world.operate(&["verify", "--json"]).await.json(0);
+    assert_eq!(verified["folded_from"], "log", "{verified}");
+    assert_eq!(verified["dead_letters"], 0, "{verified}");
+    let journal = world.journal().await;
+    let keys: BTreeSet<&str> =
+        journal.iter().map(|recorded| recorded.event.idempotency_key.as_str()).collect();
+    let all: BTreeSet<&str> = acknowledged.iter().copied().collect();
+    assert_eq!(keys, all);
+    assert_eq!(journal.len(), all.len());
+}
+
+async fn restore(world: &World) -> Value {
+    world.operate(&["restore", "--yes", "--json"]).await.json(0)
+}
+
+fn counts(report: &Value) -> [u64; 3] {
+    ["lost", "misplaced", "unknown"].map(|name| report[name].as_u64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_log_is_filled_again_and_keeps_its_order() {
+    let mut world = World::start(Setup::default()).await;
+    for callback in [install("a"), install_in("p1", "inst_p"), install_in("p2", "inst_p")] {
+        world.acknowledged(&callback).await;
+    }
+    world.acknowledged(&uninstall("a")).await;
+    world.wait_applied().await;
+    world.stop_workers();
+    world.jetstream().await.delete_stream("INSTALLATIONS").await.unwrap();
+    world.migrate();
+    world.migrate();
+    world.wait_ingest_ready(0);
+    world.acknowledged(&install_in("p3", "inst_p")).await;
+
+    let looked = world.operate(&["restore", "--dry-run", "--json"]).await.json(0);
+    assert_eq!(counts(&looked), [4, 0, 0], "{looked}");
+    assert!(looked["restored_to"].is_null());
+    assert_eq!(counts(&restore(&world).await), [4, 0, 0]);
+    assert_eq!(counts(&restore(&world).await), [0, 0, 0], "again, it finds nothing to do");
+    let keys = ["install:a", "install:p1", "install:p2", "uninstall:a", "install:p3"];
+    assert_whole(&mut world, &keys).await;
+    let status = async |id: &str| world.installation(id).await["status"].clone();
+    assert_eq!(status("a").await, "inactive");
+    assert_eq!([status("p1").await, status("p2").await], ["superseded", "superseded"]);
+    assert_eq!(status("p3").await, "active", "what was restored is older than what came since");
+    assert_eq!(world.credential("p3").await.body["credential"], api_key("p3"));
+
+    // Retries and what is new go on as ever.
+    assert!(world.acknowledged(&install("a")).await, "a duplicate");
+    world.acknowledged(&install("z")).await;
+    world.wait_for_status("z", "active").await;
+    assert_eq!(world.operate(&["rebuild"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_restored_from_an_older_copy_that_went_on_keeps_both_histories() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install_in("p1", "inst_p")).await;
+    world.wait_applied().await;
+    restored_after(&mut world, &["b", "c", "d"]).await;
+    // Sequences 2 to 5 belong to b, c, d and nobody now.
+    for callback in [install_in("p2", "inst_p"), install("c"), install("x"), install("y")] {
+        world.acknowledged(&callback).await;
+    }
+    let looked = world.operate(&["restore", "--dry-run", "--json"]).await.json(0);
+    assert_eq!(counts(&looked), [3, 3, 0], "c came again, but elsewhere: {looked}");
+    assert_eq!(counts(&restore(&world).await), [3, 3, 0]);
+    assert_eq!(counts(&restore(&world).await), [0, 0, 0]);
+    let keys = ["p1", "b", "c", "d", "p2", "x", "y"].map(|id| format!("install:{id}"));
+    assert_whole(&mut world, &keys.each_ref().map(String::as_str)).await;
+    assert_eq!(world.installation("p1").await["status"], "superseded");
+    assert_eq!(world.installation("p2").await["status"], "active");
+    for id in ["b", "c", "d", "x", "y"] {
+        assert_eq!(world.credential(id).await.body["credential"], api_key(id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_again_with_other_content_conflicts_as_it_would_have() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    restored_after(&mut world, &["b"]).await;
+    let other = with(install("b"), "granted_permissions", json!(["data:read"]));
+    world.acknowledged(&other).await;
+    restore(&world).await;
+    world.start_workers_again();
+    world.wait_applied().await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+    let permissions = &world.installation("b").await["granted_permissions"];
+    assert_eq!(*permissions, json!(["data:read", "data:write"]), "the first that was acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_anywhere_is_finished_by_the_next_one() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install("first")).await;
+    world.wait_applied().await;
+    let lost: Vec<String> = (0..150).map(|n| format!("lost{n}")).collect();
+    let lost: Vec<&str> = lost.iter().map(String::as_str).collect();
+    restored_after(&mut world, &lost).await;
+    let since: Vec<String> = (0..120).map(|n| format!("since{n}")).collect();
+    for id in &since {
+        world.acknowledged(&install(id)).await;
+    }
+    for milliseconds in [60, 90, 120, 150, 180, 220, 260, 300] {
+        world.operate_and_kill(&["restore", "--yes"], milliseconds).await;
+    }
+    restore(&world).await;
+    let ids = ["first"].into_iter().chain(lost).chain(since.iter().map(String::as_str));
+    let keys: Vec<String> = ids.map(|id| format!("install:{id}")).collect();
+    assert_whole(&mut world, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_log_is_left_as_it_is() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    let refused = world.operate(&["restore"]).await;
+    assert_eq!(refused.code, crate::operate::WRONG_ARGUMENTS, "{refused:?}");
+    assert_eq!(counts(&restore(&world).await), [0, 0, 0]);
+    world.acknowledged(&install("b")).await;
+    world.wait_for_status("b", "active").await;
+    assert_eq!(world.callbacks_in_log().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_operators_can_choose_a_position_or_erase() {
+    let world = World::start(Setup::default()).await;
+    let credentials = world.nats.credentials();
+    let ingest = ("ingest", credentials.ingest.clone());
+    let renewer = ("renewer", credentials.renewer.clone());
+    for (user, password) in [ingest, renewer] {
+        let options = async_nats::ConnectOptions::new()
+            .user_and_password(user.to_owned(), password)
+            .custom_inbox_prefix(format!("_INBOX_{user}"))
+            .request_timeout(Some(std::time::Duration::from_secs(1)));
+        let client = options.connect(world.nats.url()).await.unwrap();
+        let publish = async |subject: &str| {
+            client.request(subject.to_owned(), "{}".into()).await.is_ok()
+        };
+        assert!(publish("installations.blnk.1").await, "{user}");
+        assert!(!publish("installations.blnk.1.operator").await, "{user}");
+    }
+}

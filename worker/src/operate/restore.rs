@@ -1,0 +1,306 @@
+//! `worker restore`: makes a log whole again that lost events, because its stream
+//! was deleted or restored from an older copy.
+//!
+//! 1. What the journal knows and the log lacks is appended, with the position that it
+//!    had. The order of events is that of their positions, so it stays as it was.
+//! 2. What ingest appended meanwhile may stand at sequences that belong to what was
+//!    lost. It is younger, so it is appended once more, behind everything, and then
+//!    deleted where it stood.
+//! 3. From then on this stream is the log of the journal, and the workers go on.
+//!
+//! Interrupted, it is run again: what is in the log already is not appended twice.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use domain::id::StreamSequence;
+use eventlog::append::Writer;
+use eventlog::delivery::Delivery;
+use eventlog::message::{LogMessage, Restored, all_subjects};
+use eventlog::read::{self, Reader, Selection, Start};
+use eventlog::status;
+use serde::Serialize;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use crate::operate::backends::Backends;
+use crate::operate::consent::{self, Consent};
+use crate::operate::context::{Command, Context};
+use crate::operate::exit::Interrupted;
+use crate::operate::output::Format;
+use crate::operate::progress::{Progress, note};
+use crate::operate::rebuild;
+use crate::store::log_index::{self, Entries};
+use crate::store::lost_events::{self, Comparison};
+use crate::store::schema::{self, Schema};
+use crate::store::{database, dead_letters, log_identity};
+
+/// Appended together.
+const TOGETHER: usize = 100;
+const APPEND_WITHIN: Duration = Duration::from_secs(60);
+
+/// Make a log whole again that lost events: its stream was deleted, or restored from an older copy
+#[derive(Args)]
+#[command(after_long_help = "\
+It compares the stream INSTALLATIONS with the journal and appends what the stream lacks. Message IDs
+and the order of events stay; sequences in the stream change. What ingest appended meanwhile is kept:
+it stands behind what was lost. Secrets stay sealed; no key is needed.
+
+Run `worker migrate` first if the stream does not exist. Ingest may go on; workers refuse this log
+until it is whole, and must be started again then. If it is interrupted, run it again. It asks before
+it changes the log. Without a terminal it needs --yes. It needs the rights of `worker migrate`.
+
+What neither the journal nor the log has is told, and cannot be restored.
+
+Examples:
+  worker restore --dry-run       what was lost, and what would be appended?
+  worker restore
+  worker verify                  afterwards, with a worker running")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// How many events the stream had.
+    in_log: u64,
+    /// Its first and last sequence.
+    first_sequence: u64,
+    last_sequence: u64,
+    #[serde(flatten)]
+    found: Comparison,
+    /// Where the log is whole now; null if nothing was done.
+    restored_to: Option<u64>,
+}
+
+impl Command for Arguments {
+    const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self { consent, format } = self;
+        consent.can_be_given()?;
+        let backends = context.backends().await?;
+        let mut alone =
+            database::acquire(&backends.pool).await.context("connecting to Postgres")?;
+        rebuild::alone_or_bail(&mut alone).await?;
+        schema::drop(&mut alone, Schema::Scratch).await?;
+        schema::create(&mut alone, Schema::Scratch).await?;
+        let report = restore(&backends, &mut alone, &consent, &context.shutdown).await;
+        // Whatever came of it.
+        schema::drop(&mut alone, Schema::Scratch).await?;
+        format.print(&report?, render)
+    }
+}
+
+fn render(report: &Report) -> String {
+    let Report { in_log, first_sequence, last_sequence, found, restored_to } = report;
+    let Comparison { in_journal, known_from, known_to, lost, misplaced, unknown } = found;
+    let mut lines = vec![
+        format!("the log has {in_log} events, at sequences {first_sequence} to {last_sequence}"),
+        format!("the journal has {in_journal} events, at positions {known_from} to {known_to}"),
+    ];
+    let (append, moved, done) = match restored_to {
+        Some(_) => ("appended", "moved behind them", "the log is whole"),
+        None => ("to be appended", "to be moved behind them", "nothing was changed"),
+    };
+    lines.push(format!("{lost} events that the log lacks: {append}"));
+    lines.push(format!("{misplaced} events that came meanwhile: {moved}"));
+    if *unknown > 0 {
+        lines.push(format!(
+            "{unknown} positions of which nothing is known: events that both have lost, or copies of others"
+        ));
+    }
+    lines.push(done.to_owned());
+    lines.join("\n")
+}
+
+async fn restore(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    consent: &Consent,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Report> {
+    let mut report = compare(backends, connection, shutdown).await?;
+    let is_whole = report.found.lost == 0 && report.found.misplaced == 0;
+    if consent.dry_run {
+        return Ok(report);
+    }
+    if !consent.yes {
+        note(&render(&report));
+        let question = if is_whole { "take it for the log of the journal?" } else { "restore it?" };
+        ensure!(consent::ask(question, shutdown).await?, "nothing was changed");
+    }
+    append_lost(backends, connection, shutdown).await?;
+    move_misplaced(backends, connection, shutdown).await?;
+    let log = status::log(&backends.connection).await?;
+    let restored = report.found.known_from..=log.last_sequence;
+    log_identity::accept(connection, log.created_at, restored).await?;
+    report.restored_to = Some(log.last_sequence);
+    Ok(report)
+}
+
+async fn compare(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Report> {
+    let log = status::log(&backends.connection).await?;
+    let in_log = index_log(backends, connection, log.last_sequence, shutdown).await?;
+    note("comparing with the journal");
+    lost_events::index(connection).await?;
+    let found = lost_events::compare(connection).await?;
+    Ok(Report {
+        in_log,
+        first_sequence: log.first_sequence,
+        last_sequence: log.last_sequence,
+        found,
+        restored_to: None,
+    })
+}
+
+/// Reads the log into a table. Says how many events there are.
+pub(crate) async fn index_log(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<u64> {
+    log_index::create(connection).await?;
+    if target == 0 {
+        return Ok(0);
+    }
+    let mut progress = Progress::new("comparing events", target);
+    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
+    let mut reader = Reader::open(&backends.connection, all).await?;
+    let (mut entries, mut count) = (Entries::default(), 0);
+    while let Some(delivery) = reader.next().await? {
+        count += 1;
+        entries.push(&delivery);
+        if entries.is_full() {
+            if shutdown.is_cancelled() {
+                bail!(Interrupted);
+            }
+            progress.add(entries.save(connection).await?);
+        }
+    }
+    progress.add(entries.save(connection).await?);
+    progress.finish();
+    Ok(count)
+}
+
+/// In the order in which they stood.
+async fn append_lost(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let lost = lost_events::positions_of_lost(connection).await?;
+    let writer = Writer::new(backends.connection.clone());
+    let mut progress = Progress::new("appending events", lost.len() as u64);
+    for positions in lost.chunks(TOGETHER) {
+        if shutdown.is_cancelled() {
+            bail!(Interrupted);
+        }
+        let mut messages = lost_events::from_journal(connection, positions).await?;
+        if messages.len() < positions.len() {
+            messages.extend(from_dead_letters(connection, positions).await?);
+        }
+        append(&writer, messages).await?;
+        progress.add(positions.len() as u64);
+    }
+    progress.finish();
+    Ok(())
+}
+
+async fn from_dead_letters(
+    connection: &mut PgConnection,
+    positions: &[StreamSequence],
+) -> anyhow::Result<Vec<LogMessage>> {
+    let in_journal = lost_events::in_journal(connection, positions).await?;
+    let others = positions.iter().filter(|position| !in_journal.contains(position));
+    let selection = dead_letters::Selection {
+        sequences: others.map(|position| position.0).collect(),
+        resolved: true,
+        ..Default::default()
+    };
+    let letters = dead_letters::deliveries(connection, &selection).await?;
+    let again = |letter: &Delivery| {
+        let restored = Restored { position: Some(letter.position()), copy_of: None };
+        LogMessage::again(letter, restored)
+    };
+    Ok(letters.iter().map(again).collect())
+}
+
+/// All of them, or an error. One by one where the server refuses them together.
+async fn append(writer: &Writer, messages: Vec<LogMessage>) -> anyhow::Result<()> {
+    for (message, written) in writer.write(messages).await {
+        if written.is_err() {
+            let again = writer.append(&message, APPEND_WITHIN).await;
+            again.with_context(|| format!("appending {}; run it again", message.id))?;
+        }
+    }
+    Ok(())
+}
+
+/// First appended behind everything, then deleted where they stood.
+async fn move_misplaced(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let misplaced = lost_events::sequences_of_misplaced(connection).await?;
+    let writer = Writer::new(backends.connection.clone());
+    let mut progress = Progress::new("moving events", misplaced.len() as u64);
+    for sequences in misplaced.chunks(TOGETHER) {
+        if shutdown.is_cancelled() {
+            bail!(Interrupted);
+        }
+        let mut copies = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            let found = read::message_at(&backends.connection, *sequence).await?;
+            let found = found.with_context(|| format!("sequence {sequence} is gone"))?;
+            let id = found.message_id().unwrap_or_default();
+            let position = lost_events::position_of(connection, id).await?;
+            copies.push(LogMessage::again(&found, Restored { position, copy_of: Some(*sequence) }));
+        }
+        append(&writer, copies).await?;
+        for sequence in sequences {
+            read::delete_copy(&backends.connection, *sequence).await?;
+        }
+        progress.add(sequences.len() as u64);
+    }
+    progress.finish();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::tests::assert_view;
+
+    #[test]
+    fn what_was_lost_and_what_was_done_is_told() {
+        let found = Comparison {
+            in_journal: 1500,
+            known_from: 1,
+            known_to: 1502,
+            lost: 500,
+            misplaced: 100,
+            unknown: 2,
+        };
+        let mut report = Report {
+            in_log: 1100,
+            first_sequence: 1,
+            last_sequence: 1100,
+            found,
+            restored_to: None,
+        };
+        assert_view("restore-dry-run", &render(&report));
+        report.restored_to = Some(1700);
+        assert_view("restore", &render(&report));
+    }
+}

@@ -1,0 +1,185 @@
+//! What the log has lost, by what is known elsewhere: for `worker restore`. It
+//! compares the table of `log_index` with the journal and the dead letters. All SQL on
+//! `projection_verify.known`.
+
+use domain::event::Event;
+use domain::id::StreamSequence;
+use eventlog::message::{LogMessage, Restored};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::store::convert::{sequence_from_sql, sequence_to_sql};
+use crate::store::schema::Schema;
+
+const SCRATCH: Schema = Schema::Scratch;
+
+/// What there is, and what is missing where.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Comparison {
+    /// Events that the journal has.
+    pub(crate) in_journal: u64,
+    /// The first and the last position that is known.
+    pub(crate) known_from: u64,
+    pub(crate) known_to: u64,
+    /// Known, and not in the log at their position.
+    pub(crate) lost: u64,
+    /// In the log, at sequences that belong to what was lost.
+    pub(crate) misplaced: u64,
+    /// Positions of which nothing is known. Copies of events leave such, too.
+    pub(crate) unknown: u64,
+}
+
+/// Fills the table of what is known.
+pub(crate) async fn index(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "CREATE UNLOGGED TABLE {SCRATCH}.known AS
+             SELECT stream_sequence AS position, message_id, true AS in_journal
+             FROM mooring.journal
+             UNION ALL
+             SELECT stream_sequence, headers ->> 'ce-id', false
+             FROM mooring.dead_letters
+             WHERE NOT EXISTS (SELECT FROM mooring.journal
+                               WHERE journal.stream_sequence = dead_letters.stream_sequence);
+         CREATE INDEX ON {SCRATCH}.known (position);
+         CREATE INDEX ON {SCRATCH}.log (position);
+         ANALYZE {SCRATCH}.known, {SCRATCH}.log"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+}
+
+/// Known at a position at which the log does not have it.
+fn lost() -> String {
+    format!(
+        "FROM {SCRATCH}.known WHERE NOT EXISTS (
+             SELECT FROM {SCRATCH}.log
+             WHERE log.position = known.position AND log.message_id = known.message_id)"
+    )
+}
+
+/// From the first sequence on at which the log has another event than the one that is
+/// known to stand there, up to the last one that is known: what is not known to stand
+/// where it does. Appended meanwhile, it is younger than what was lost.
+fn misplaced() -> String {
+    format!(
+        "FROM {SCRATCH}.log
+         WHERE sequence = position
+           AND sequence <= (SELECT max(position) FROM {SCRATCH}.known)
+           AND sequence >= (
+               SELECT min(other.position)
+               FROM {SCRATCH}.log AS other JOIN {SCRATCH}.known USING (position)
+               WHERE other.sequence = other.position AND other.message_id <> known.message_id)
+           AND NOT EXISTS (
+               SELECT FROM {SCRATCH}.known
+               WHERE known.position = log.position AND known.message_id = log.message_id)"
+    )
+}
+
+pub(crate) async fn compare(connection: &mut PgConnection) -> Result<Comparison, sqlx::Error> {
+    let mut number = async |sql: String| -> Result<u64, sqlx::Error> {
+        let sql = AssertSqlSafe(sql);
+        let number: i64 = sqlx::query_scalar(sql).fetch_one(&mut *connection).await?;
+        Ok(sequence_from_sql(number))
+    };
+    let in_journal =
+        number(format!("SELECT count(*) FROM {SCRATCH}.known WHERE in_journal")).await?;
+    let every = format!(
+        "FROM (SELECT position FROM {SCRATCH}.known UNION ALL SELECT position FROM {SCRATCH}.log)
+             AS every"
+    );
+    let known_from = number(format!("SELECT coalesce(min(position), 1) {every}")).await?;
+    let known_to =
+        number(format!("SELECT coalesce(max(position), 0) FROM {SCRATCH}.known")).await?;
+    let known = format!("SELECT count(DISTINCT position) {every} WHERE position <= {known_to}");
+    let known = number(known).await?;
+    Ok(Comparison {
+        in_journal,
+        known_from,
+        known_to,
+        lost: number(format!("SELECT count(*) {}", lost())).await?,
+        misplaced: number(format!("SELECT count(*) {}", misplaced())).await?,
+        unknown: (known_to + 1).saturating_sub(known_from).saturating_sub(known),
+    })
+}
+
+/// Where what was lost stood, in that order.
+pub(crate) async fn positions_of_lost(
+    connection: &mut PgConnection,
+) -> Result<Vec<StreamSequence>, sqlx::Error> {
+    let sql = format!("SELECT position {} ORDER BY position", lost());
+    sequences(connection, sql).await
+}
+
+/// Where in the log events stand that do not belong there, in that order.
+pub(crate) async fn sequences_of_misplaced(
+    connection: &mut PgConnection,
+) -> Result<Vec<StreamSequence>, sqlx::Error> {
+    let sql = format!("SELECT sequence {} ORDER BY sequence", misplaced());
+    sequences(connection, sql).await
+}
+
+async fn sequences(
+    connection: &mut PgConnection,
+    sql: String,
+) -> Result<Vec<StreamSequence>, sqlx::Error> {
+    let found: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    Ok(found.into_iter().map(|it| StreamSequence(sequence_from_sql(it))).collect())
+}
+
+/// These events of the journal, to be put back into the log, by position.
+pub(crate) async fn from_journal(
+    connection: &mut PgConnection,
+    positions: &[StreamSequence],
+) -> anyhow::Result<Vec<LogMessage>> {
+    let positions: Vec<i64> = positions.iter().map(|it| sequence_to_sql(it.0)).collect();
+    let rows = sqlx::query!(
+        r#"
+        SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>"
+        FROM mooring.journal
+        WHERE stream_sequence = ANY ($1)
+        ORDER BY stream_sequence
+        "#,
+        &positions,
+    )
+    .fetch_all(connection)
+    .await?;
+    let message = |position: i64, traceparent, body: &RawValue| -> anyhow::Result<LogMessage> {
+        let body = body.get().as_bytes().to_vec();
+        let event = Event::decode(&body)?;
+        let position = Some(StreamSequence(sequence_from_sql(position)));
+        let restored = Restored { position, copy_of: None };
+        Ok(LogMessage::restored(&event, body.into(), traceparent, restored)?)
+    };
+    let rows = rows.into_iter();
+    rows.map(|row| message(row.stream_sequence, row.traceparent, &row.event)).collect()
+}
+
+/// Which of these positions the journal has.
+pub(crate) async fn in_journal(
+    connection: &mut PgConnection,
+    positions: &[StreamSequence],
+) -> Result<Vec<StreamSequence>, sqlx::Error> {
+    let positions: Vec<i64> = positions.iter().map(|it| sequence_to_sql(it.0)).collect();
+    let found = sqlx::query_scalar!(
+        "SELECT stream_sequence FROM mooring.journal WHERE stream_sequence = ANY ($1)",
+        &positions,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().map(|it| StreamSequence(sequence_from_sql(it))).collect())
+}
+
+/// Where an event stood that came again after it was lost.
+pub(crate) async fn position_of(
+    connection: &mut PgConnection,
+    message_id: &str,
+) -> Result<Option<StreamSequence>, sqlx::Error> {
+    let found = sqlx::query_scalar!(
+        "SELECT stream_sequence FROM mooring.journal WHERE message_id = $1",
+        message_id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.map(|it| StreamSequence(sequence_from_sql(it))))
+}
