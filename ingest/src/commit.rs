@@ -62,6 +62,8 @@ pub(crate) enum Submission {
     Append { message: LogMessage, reply: Reply },
     /// Ask the server when this one comes again.
     Forget(MessageId),
+    /// Ask the server whatever comes again.
+    ForgetAll,
 }
 
 pub(crate) type Reply = oneshot::Sender<Result<Published, Failure>>;
@@ -153,6 +155,10 @@ impl Committer {
             Submission::Append { message, reply } => (message, reply),
             Submission::Forget(id) => {
                 self.acknowledged.pop(&id);
+                return;
+            }
+            Submission::ForgetAll => {
+                self.acknowledged.clear();
                 return;
             }
         };

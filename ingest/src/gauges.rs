@@ -32,6 +32,7 @@ pub(crate) fn observe(
 /// Counters that alerts look at are there before the first of what they count:
 /// nobody sees an increase from nothing.
 pub(crate) fn zero<'a>(sources: impl Iterator<Item = &'a Source>) {
+    METRICS.log_losses.add(0, &[]);
     for source in sources {
         METRICS.acks_missed.add(0, std::slice::from_ref(&source.attribute));
     }

@@ -25,6 +25,7 @@ use eventlog::audit::Recorder;
 use eventlog::connect::Connection;
 use eventlog::contract::{self, Check};
 use eventlog::keys::DataKeyPool;
+use eventlog::loss::{self, Losses};
 use service::config::reload;
 use service::{http_client, server};
 use tokio::net::TcpListener;
@@ -35,6 +36,7 @@ pub use settings::Settings;
 
 use crate::app::App;
 use crate::audit::Audit;
+use crate::metrics::METRICS;
 use crate::publish::Publisher;
 
 /// Data keys that are kept ready, for a burst of callbacks.
@@ -60,8 +62,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let audit = Audit(Recorder::start(connection.clone()));
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     let data_keys = DataKeyPool::start(&connection, ring.clone(), DATA_KEYS_MAX, shutdown.clone());
-    gauges::observe(connection, Arc::clone(&publisher), Arc::clone(&data_keys));
+    gauges::observe(connection.clone(), Arc::clone(&publisher), Arc::clone(&data_keys));
     gauges::zero(settings.sources.values());
+    let losses = loss::watch(connection.clone(), shutdown.clone());
+    tokio::spawn(relearn(losses, Arc::clone(&publisher), Arc::clone(&data_keys)));
     tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
 
     // Requests, and notes about their answers.
@@ -82,4 +86,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     }
     tracing::info!("ingest has stopped");
     Ok(())
+}
+
+/// After each loss: what this process remembers may not be true any more.
+async fn relearn(mut losses: Losses, publisher: Arc<Publisher>, data_keys: Arc<DataKeyPool>) {
+    while losses.changed().await.is_ok() {
+        METRICS.log_losses.add(1, &[]);
+        data_keys.discard();
+        publisher.forget_all().await;
+    }
 }

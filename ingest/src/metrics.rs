@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) publish_batch_events: Histogram<f64>,
     pub(crate) secrets_sealed: Counter<u64>,
     pub(crate) oauth_requests: Counter<u64>,
+    pub(crate) log_losses: Counter<u64>,
 }
 
 /// First used after telemetry is set up; without an exporter it counts nothing.
@@ -31,5 +32,6 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         publish_batch_events: metric::PUBLISH_BATCH_EVENTS.histogram(meter),
         secrets_sealed: metric::SECRETS_SEALED.counter(meter),
         oauth_requests: metric::OAUTH_REQUESTS.counter(meter),
+        log_losses: metric::LOG_LOSSES.counter(meter),
     }
 });

@@ -111,6 +111,11 @@ impl Publisher {
         self.queue.try_send(Submission::Forget(id)).ok();
     }
 
+    /// Lets the server say of everything whether it has it.
+    pub(crate) async fn forget_all(&self) {
+        self.queue.send(Submission::ForgetAll).await.ok(); // or ingest has stopped
+    }
+
     /// If this is cancelled before the event was sent, it is not sent any more.
     async fn submit(&self, mut message: LogMessage) -> Result<Published, NotAppended> {
         self.contract_is_met().await?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::other_log::restored_after;
 use crate::payload::{api_key, install, install_in, uninstall, with};
-use crate::world::{Setup, World};
+use crate::world::{Setup, World, eventually};
 
 /// Nothing is missing, and everything agrees.
 async fn assert_whole(world: &mut World, acknowledged: &[&str]) {
@@ -73,7 +73,7 @@ async fn a_log_restored_from_an_older_copy_that_went_on_keeps_both_histories() {
     world.wait_applied().await;
     restored_after(&mut world, &["b", "c", "d"]).await;
     // Sequences 2 to 5 belong to b, c, d and nobody now.
-    for callback in [install_in("p2", "inst_p"), install("c"), install("x"), install("y")] {
+    for callback in [install_in("p2", "inst_p"), install("x"), install("c"), install("y")] {
         world.acknowledged(&callback).await;
     }
     let looked = world.operate(&["restore", "--dry-run", "--json"]).await.json(0);
@@ -151,10 +151,31 @@ async fn nobody_but_operators_can_choose_a_position_or_erase() {
             .custom_inbox_prefix(format!("_INBOX_{user}"))
             .request_timeout(Some(std::time::Duration::from_secs(1)));
         let client = options.connect(world.nats.url()).await.unwrap();
-        let publish = async |subject: &str| {
-            client.request(subject.to_owned(), "{}".into()).await.is_ok()
-        };
+        let publish =
+            async |subject: &str| client.request(subject.to_owned(), "{}".into()).await.is_ok();
         assert!(publish("installations.blnk.1").await, "{user}");
         assert!(!publish("installations.blnk.1.operator").await, "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_events_under_a_running_ingest_is_noticed_and_no_secret_is_lost() {
+    let mut world = World::start(Setup { scraped: true, ..Setup::default() }).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    // More than the pages that were stored at first hold keys for.
+    let many: Vec<String> = (0..40).map(|n| format!("b{n}")).collect();
+    restored_after(&mut world, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let said = "the stream has lost what it had acknowledged";
+    assert!(eventually(async || world.ingest_log().contains(said)).await, "{}", world.ingest_log());
+
+    // It was acknowledged, and is not any more: no answer from memory.
+    assert!(!world.acknowledged(&install("b0")).await);
+    world.acknowledged(&install("c")).await;
+    restore(&world).await;
+    world.start_workers_again();
+    world.wait_applied().await;
+    for id in ["a", "b0", "b39", "c"] {
+        assert_eq!(world.credential(id).await.body["credential"], api_key(id), "{id}");
     }
 }

@@ -246,6 +246,7 @@ impl Writer {
             tracing::error!(stream = ack.stream, "another stream has taken our subjects");
             return Err(Refused::Failure(Failure::OtherStream));
         }
+        self.connection.has_appended(StreamSequence(ack.seq));
         Ok(ack)
     }
 }

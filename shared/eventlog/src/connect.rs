@@ -1,11 +1,14 @@
 //! Connecting to NATS, the same way for every process.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectOptions, Event, ServerError};
+use domain::id::StreamSequence;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{broadcast, watch};
 
@@ -30,6 +33,8 @@ pub struct Connection {
     pub(crate) client: Client,
     pub(crate) jetstream: Context,
     link: watch::Receiver<Link>,
+    /// The last sequence of the log that was acknowledged on it.
+    appended_to: Arc<AtomicU64>,
     /// What the server says that it refuses.
     refusals: broadcast::Sender<String>,
 }
@@ -97,11 +102,24 @@ impl Connection {
         }
         let servers: Vec<&str> = to.url.split(',').map(str::trim).collect();
         let client = options.connect(servers).await?;
-        Ok(Self { jetstream: jetstream::new(client.clone()), client, link, refusals })
+        let appended_to = Arc::default();
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, link, appended_to, refusals })
     }
 
     pub fn is_connected(&self) -> bool {
         self.link.borrow().is_up
+    }
+
+    pub(crate) fn appended_to(&self) -> StreamSequence {
+        StreamSequence(self.appended_to.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn has_appended(&self, sequence: StreamSequence) {
+        self.appended_to.fetch_max(sequence.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn forget_appended(&self) {
+        self.appended_to.store(0, Ordering::Relaxed);
     }
 
     /// Returns when there is a connection.

@@ -11,6 +11,7 @@ pub mod consume;
 pub mod contract;
 pub mod delivery;
 pub mod keys;
+pub mod loss;
 pub mod message;
 pub mod read;
 pub mod status;

@@ -65,8 +65,8 @@ enum Described {
 pub struct Restored {
     /// Where it stood; `None` where it takes a new place, at the end.
     pub position: Option<StreamSequence>,
-    /// It is in the log at this sequence, too, from where it will be deleted. The
-    /// server must not take it for a duplicate.
+    /// The event is in the log at another sequence, too, from where it will be deleted.
+    /// The server must not take this for a duplicate, so the number is part of its ID.
     pub copy_of: Option<StreamSequence>,
 }
 

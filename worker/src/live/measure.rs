@@ -50,6 +50,7 @@ impl<T> Measured<T> {
 /// The log, and what of it is not applied.
 struct Log {
     events: u64,
+    last_sequence: u64,
     bytes: u64,
     bytes_max: u64,
     lag_events: u64,
@@ -96,6 +97,7 @@ impl Measurements {
             });
         };
         of_log(metric::LOG_EVENTS, |log| float(log.events));
+        of_log(metric::LOG_LAST_SEQUENCE, |log| float(log.last_sequence));
         of_log(metric::LOG_SIZE, |log| float(log.bytes));
         of_log(metric::LOG_SIZE_LIMIT, |log| float(log.bytes_max));
         of_log(metric::PROJECTION_LAG_EVENTS, |log| float(log.lag_events));
@@ -212,6 +214,7 @@ async fn log(connection: &Connection, sources: &[SourceName]) -> anyhow::Result<
     }
     Ok(Log {
         events: stream.messages,
+        last_sequence: stream.last_sequence,
         bytes: stream.bytes,
         bytes_max: stream.bytes_max.unwrap_or_default(),
         lag_events,

@@ -10,6 +10,7 @@
 //!
 //! Interrupted, it is run again: what is in the log already is not appended twice.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -198,19 +199,20 @@ async fn append_lost(
     connection: &mut PgConnection,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let lost = lost_events::positions_of_lost(connection).await?;
+    let lost = lost_events::lost_events(connection).await?;
     let writer = Writer::new(backends.connection.clone());
     let mut progress = Progress::new("appending events", lost.len() as u64);
-    for positions in lost.chunks(TOGETHER) {
+    for some in lost.chunks(TOGETHER) {
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
-        let mut messages = lost_events::from_journal(connection, positions).await?;
-        if messages.len() < positions.len() {
-            messages.extend(from_dead_letters(connection, positions).await?);
+        let some = some.iter().map(|lost| (lost.position, lost.restored())).collect();
+        let mut messages = lost_events::from_journal(connection, &some).await?;
+        if messages.len() < some.len() {
+            messages.extend(from_dead_letters(connection, &some).await?);
         }
         append(&writer, messages).await?;
-        progress.add(positions.len() as u64);
+        progress.add(some.len() as u64);
     }
     progress.finish();
     Ok(())
@@ -218,10 +220,10 @@ async fn append_lost(
 
 async fn from_dead_letters(
     connection: &mut PgConnection,
-    positions: &[StreamSequence],
+    lost: &BTreeMap<StreamSequence, Restored>,
 ) -> anyhow::Result<Vec<LogMessage>> {
-    let in_journal = lost_events::in_journal(connection, positions).await?;
-    let others = positions.iter().filter(|position| !in_journal.contains(position));
+    let in_journal = lost_events::in_journal(connection, lost).await?;
+    let others = lost.keys().filter(|position| !in_journal.contains(position));
     let selection = dead_letters::Selection {
         sequences: others.map(|position| position.0).collect(),
         resolved: true,
@@ -229,10 +231,9 @@ async fn from_dead_letters(
     };
     let letters = dead_letters::deliveries(connection, &selection).await?;
     let again = |letter: &Delivery| {
-        let restored = Restored { position: Some(letter.position()), copy_of: None };
-        LogMessage::again(letter, restored)
+        lost.get(&letter.position()).map(|restored| LogMessage::again(letter, *restored))
     };
-    Ok(letters.iter().map(again).collect())
+    Ok(letters.iter().filter_map(again).collect())
 }
 
 /// All of them, or an error. One by one where the server refuses them together.
@@ -246,7 +247,8 @@ async fn append(writer: &Writer, messages: Vec<LogMessage>) -> anyhow::Result<()
     Ok(())
 }
 
-/// First appended behind everything, then deleted where they stood.
+/// First appended behind everything, then deleted where they stood. What had been
+/// lost and came again is in the log as it was at first by now.
 async fn move_misplaced(
     backends: &Backends,
     connection: &mut PgConnection,
@@ -264,8 +266,10 @@ async fn move_misplaced(
             let found = read::message_at(&backends.connection, *sequence).await?;
             let found = found.with_context(|| format!("sequence {sequence} is gone"))?;
             let id = found.message_id().unwrap_or_default();
-            let position = lost_events::position_of(connection, id).await?;
-            copies.push(LogMessage::again(&found, Restored { position, copy_of: Some(*sequence) }));
+            if !lost_events::is_known(connection, id).await? {
+                let moved = Restored { position: None, copy_of: Some(*sequence) };
+                copies.push(LogMessage::again(&found, moved));
+            }
         }
         append(&writer, copies).await?;
         for sequence in sequences {

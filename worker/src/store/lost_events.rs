@@ -2,6 +2,9 @@
 //! compares the table of `log_index` with the journal and the dead letters. All SQL on
 //! `projection_verify.known`.
 
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
 use domain::event::Event;
 use domain::id::StreamSequence;
 use eventlog::message::{LogMessage, Restored};
@@ -43,6 +46,8 @@ pub(crate) async fn index(connection: &mut PgConnection) -> Result<(), sqlx::Err
              WHERE NOT EXISTS (SELECT FROM mooring.journal
                                WHERE journal.stream_sequence = dead_letters.stream_sequence);
          CREATE INDEX ON {SCRATCH}.known (position);
+         CREATE INDEX ON {SCRATCH}.known (message_id);
+         CREATE INDEX ON {SCRATCH}.log (message_id);
          CREATE INDEX ON {SCRATCH}.log (position);
          ANALYZE {SCRATCH}.known, {SCRATCH}.log"
     );
@@ -103,12 +108,36 @@ pub(crate) async fn compare(connection: &mut PgConnection) -> Result<Comparison,
     })
 }
 
-/// Where what was lost stood, in that order.
-pub(crate) async fn positions_of_lost(
-    connection: &mut PgConnection,
-) -> Result<Vec<StreamSequence>, sqlx::Error> {
-    let sql = format!("SELECT position {} ORDER BY position", lost());
-    sequences(connection, sql).await
+/// An event that the log lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) position: StreamSequence,
+    /// It came again, and stands in the log elsewhere.
+    came_again: bool,
+}
+
+impl Lost {
+    /// How it is put back. The server must not take it for a duplicate of what came again.
+    pub(crate) fn restored(self) -> Restored {
+        let copy_of = self.came_again.then_some(self.position);
+        Restored { position: Some(self.position), copy_of }
+    }
+}
+
+/// What was lost, in the order in which it stood.
+pub(crate) async fn lost_events(connection: &mut PgConnection) -> Result<Vec<Lost>, sqlx::Error> {
+    let sql = format!(
+        "SELECT position, EXISTS (
+             SELECT FROM {SCRATCH}.log WHERE log.message_id = known.message_id)
+         {} ORDER BY position",
+        lost()
+    );
+    let found: Vec<(i64, bool)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    let lost = |(position, came_again)| Lost {
+        position: StreamSequence(sequence_from_sql(position)),
+        came_again,
+    };
+    Ok(found.into_iter().map(lost).collect())
 }
 
 /// Where in the log events stand that do not belong there, in that order.
@@ -130,9 +159,9 @@ async fn sequences(
 /// These events of the journal, to be put back into the log, by position.
 pub(crate) async fn from_journal(
     connection: &mut PgConnection,
-    positions: &[StreamSequence],
+    lost: &BTreeMap<StreamSequence, Restored>,
 ) -> anyhow::Result<Vec<LogMessage>> {
-    let positions: Vec<i64> = positions.iter().map(|it| sequence_to_sql(it.0)).collect();
+    let positions: Vec<i64> = lost.keys().map(|it| sequence_to_sql(it.0)).collect();
     let rows = sqlx::query!(
         r#"
         SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>"
@@ -147,8 +176,8 @@ pub(crate) async fn from_journal(
     let message = |position: i64, traceparent, body: &RawValue| -> anyhow::Result<LogMessage> {
         let body = body.get().as_bytes().to_vec();
         let event = Event::decode(&body)?;
-        let position = Some(StreamSequence(sequence_from_sql(position)));
-        let restored = Restored { position, copy_of: None };
+        let position = StreamSequence(sequence_from_sql(position));
+        let restored = *lost.get(&position).context("an event that nobody asked for")?;
         Ok(LogMessage::restored(&event, body.into(), traceparent, restored)?)
     };
     let rows = rows.into_iter();
@@ -158,9 +187,9 @@ pub(crate) async fn from_journal(
 /// Which of these positions the journal has.
 pub(crate) async fn in_journal(
     connection: &mut PgConnection,
-    positions: &[StreamSequence],
+    lost: &BTreeMap<StreamSequence, Restored>,
 ) -> Result<Vec<StreamSequence>, sqlx::Error> {
-    let positions: Vec<i64> = positions.iter().map(|it| sequence_to_sql(it.0)).collect();
+    let positions: Vec<i64> = lost.keys().map(|it| sequence_to_sql(it.0)).collect();
     let found = sqlx::query_scalar!(
         "SELECT stream_sequence FROM mooring.journal WHERE stream_sequence = ANY ($1)",
         &positions,
@@ -170,16 +199,11 @@ pub(crate) async fn in_journal(
     Ok(found.into_iter().map(|it| StreamSequence(sequence_from_sql(it))).collect())
 }
 
-/// Where an event stood that came again after it was lost.
-pub(crate) async fn position_of(
+/// Whether this event was lost and came again.
+pub(crate) async fn is_known(
     connection: &mut PgConnection,
     message_id: &str,
-) -> Result<Option<StreamSequence>, sqlx::Error> {
-    let found = sqlx::query_scalar!(
-        "SELECT stream_sequence FROM mooring.journal WHERE message_id = $1",
-        message_id,
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(found.map(|it| StreamSequence(sequence_from_sql(it))))
+) -> Result<bool, sqlx::Error> {
+    let sql = format!("SELECT EXISTS (SELECT FROM {SCRATCH}.known WHERE message_id = $1)");
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(message_id).fetch_one(connection).await
 }

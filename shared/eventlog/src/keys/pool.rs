@@ -68,11 +68,29 @@ impl DataKeyPool {
 
     /// `None` if none was ready in time.
     pub async fn take(&self, within: Duration) -> Option<DataKey> {
-        let permit = tokio::time::timeout(within, self.permits.acquire()).await.ok()?.ok()?;
-        permit.forget();
-        let key = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        tokio::time::timeout(within, self.next()).await.ok()?
+    }
+
+    async fn next(&self) -> Option<DataKey> {
+        loop {
+            self.permits.acquire().await.ok()?.forget();
+            let key = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            self.taken.notify_one();
+            // None if they were discarded meanwhile.
+            if key.is_some() {
+                return key;
+            }
+        }
+    }
+
+    /// The stream may have lost the pages of those that are ready: what is sealed under
+    /// such a key never opens.
+    pub fn discard(&self) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        self.permits.forget_permits(ready.len());
+        ready.clear();
+        drop(ready);
         self.taken.notify_one();
-        key
     }
 
     fn add(&self, page: &Page) {

@@ -172,6 +172,12 @@ pub mod metric {
         LOG_EVENTS: "mooring.log.events", Kind::Gauge, "{event}",
             [],
             "Events in the log.";
+        LOG_LAST_SEQUENCE: "mooring.log.last_sequence", Kind::Gauge, "{event}",
+            [],
+            "The last sequence of the log. Unless events were lost, it never falls.";
+        LOG_LOSSES: "mooring.log.losses", Kind::Counter, "{loss}",
+            [],
+            "How often the log or the data keys had lost what they had acknowledged to this process.";
         LOG_SIZE: "mooring.log.size", Kind::Gauge, "By",
             [],
             "Size of the log.";
