@@ -68,3 +68,39 @@ async fn a_place_with_many_updates_keeps_a_few_and_has_the_state_of_all() {
     assert_ne!(found["details"]["plan_id"], "contradicts");
     world.assert_exactly_once(&["w1".to_owned(), "w2".to_owned()]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_for_a_place_becomes_dead_letters_and_other_places_go_on() {
+    let setup = Setup::default().env("MOORING__WORKER__PLACE_EVENTS_MAX", 100);
+    let highlevel = HighLevel::start_with(setup, |_| {}).await;
+    let world = &highlevel.world;
+    let change = |n: usize| {
+        let kind = if n.is_multiple_of(2) { "INSTALL" } else { "UNINSTALL" };
+        let time = format!("{:02}.{:03}", 10 + n / 1_000, n % 1_000);
+        event(kind, &format!("change-{n}"), &time, json!({}))
+    };
+    for n in 0..110 {
+        highlevel.acknowledged(&change(n)).await;
+    }
+    let dead = async || count_dead(world).await;
+    assert!(eventually(async || dead().await > 0).await);
+    world.wait_applied().await;
+    let found = count(world, "true").await;
+    assert!((64..=100).contains(&found), "{found} of 110 are in the journal");
+    assert_eq!(dead().await + found, 110);
+    let other = json!({ "locationId": "another" });
+    highlevel.acknowledged(&event("INSTALL", "w-other", "12.000", other)).await;
+    world.wait_for_status("my-app:location:another", "active").await;
+
+    let erase = ["erase", LOCATION, "--source", "highlevel", "--why", "test", "--yes"];
+    assert_eq!(world.operate(&erase).await.code, 0, "it can still be erased");
+    let allowed = [("MOORING__WORKER__PLACE_EVENTS_MAX", "1000")];
+    let redriven = world.operate_with(&["dead-letters", "redrive", "--all"], &allowed).await;
+    assert_eq!(redriven.code, 0, "{redriven:?}");
+    assert_eq!(count(world, "event_type <> 'erased'").await, 111);
+}
+
+async fn count_dead(world: &World) -> i64 {
+    let sql = "SELECT count(*) FROM mooring.dead_letters WHERE reason = 'place_full'";
+    sqlx::query_scalar(sql).fetch_one(&mut world.connection().await).await.unwrap()
+}

@@ -1,6 +1,8 @@
 //! Drills: a log that lost events, and the way back.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -178,4 +180,71 @@ async fn a_log_that_lost_events_under_a_running_ingest_is_noticed_and_no_secret_
     for id in ["a", "b0", "b39", "c"] {
         assert_eq!(world.credential(id).await.body["credential"], api_key(id), "{id}");
     }
+}
+
+/// Postgres asks that its files stay its own.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// Puts Postgres back to an older state, or to none.
+async fn replayed(world: &mut World) {
+    let applied = world.operate(&["replay", "--apply", "--json"]).await.json(0);
+    assert_ne!(applied["appended"], 0, "{applied}");
+    world.start_workers_again();
+    world.wait_applied().await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_postgres_is_filled_from_the_log() {
+    let mut world = World::start(Setup::default()).await;
+    for callback in [install("a"), install("b"), uninstall("a")] {
+        world.acknowledged(&callback).await;
+    }
+    world.wait_applied().await;
+    world.stop_workers();
+    let before = world.projection().await;
+    for sql in [
+        "DROP SCHEMA mooring CASCADE",
+        "DROP SCHEMA projection CASCADE",
+        "DROP TABLE public._sqlx_migrations",
+    ] {
+        sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
+    }
+    world.migrate();
+    world.acknowledged(&install("c")).await;
+    replayed(&mut world).await;
+    let after = world.projection().await;
+    assert_eq!(after.len(), 3);
+    assert_eq!(after[..2], before);
+    assert_eq!(world.credential("b").await.body["credential"], api_key("b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_postgres_and_a_log_that_is_older_still_lose_only_what_neither_has() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    world.stop_workers();
+    let (live, backup) = (world.folder.path().join("postgres"), world.folder.path().join("pg"));
+    world.postgres.stop().unwrap();
+    copy(&live, &backup);
+    world.postgres.start_again().unwrap();
+    world.start_workers_again();
+    world.wait_worker_ready(0);
+    world.acknowledged(&install("b")).await;
+    world.wait_applied().await;
+
+    restored_after(&mut world, &["lost"]).await;
+    world.postgres.stop().unwrap();
+    std::fs::remove_dir_all(&live).unwrap();
+    copy(&backup, &live);
+    world.postgres.start_again().unwrap();
+    world.acknowledged(&install("c")).await;
+    assert_eq!(counts(&restore(&world).await), [0, 0, 0], "the log has all that the journal has");
+    replayed(&mut world).await;
+    let ids: Vec<String> =
+        world.projection().await.into_iter().map(|row| row.installation_id).collect();
+    assert_eq!(ids, ["a", "b", "c"]);
 }

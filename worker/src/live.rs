@@ -45,6 +45,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         pool: pool.clone(),
         batch_events_max: settings.batch_events_max,
         retention: settings.retention,
+        place_events_max: settings.place_events_max,
     };
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     if settings.tokens_unattended {

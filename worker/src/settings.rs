@@ -21,6 +21,9 @@ const API_TOKEN_BYTES_MIN: usize = 20;
 /// Looks a variable of the environment up.
 pub(crate) type Env = fn(&str) -> Option<String>;
 
+/// A place with less is not looked at.
+const PLACE_EVENTS_LEAST: usize = 100;
+
 /// For `worker run`.
 pub(crate) struct RunSettings {
     pub(crate) nats: Endpoint,
@@ -32,6 +35,7 @@ pub(crate) struct RunSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) batch_events_max: usize,
+    pub(crate) place_events_max: usize,
     pub(crate) retention: Retention,
     pub(crate) token_renewal: Option<TokenRenewalSettings>,
     /// Sources have tokens, and nobody is to renew them.
@@ -79,6 +83,10 @@ impl RunSettings {
         if config.worker.batch_events_max == 0 {
             resolver.problem("worker.batch_events_max", "must be at least 1");
         }
+        if config.worker.place_events_max < PLACE_EVENTS_LEAST {
+            let least = format!("must be at least {PLACE_EVENTS_LEAST}");
+            resolver.problem("worker.place_events_max", least);
+        }
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
         let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
@@ -95,6 +103,7 @@ impl RunSettings {
                 shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
             },
             batch_events_max: config.worker.batch_events_max,
+            place_events_max: config.worker.place_events_max,
             retention,
             token_renewal,
             tokens_unattended: config.worker.token_renewal.is_none()

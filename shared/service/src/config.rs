@@ -132,6 +132,10 @@ pub struct WorkerSettings {
     /// Events in one transaction.
     #[schemars(range(min = 1))]
     pub batch_events_max: usize,
+    /// How many events of one place may matter, such as installs and uninstalls of an app in one
+    /// location. Further ones become dead letters: each would cost as much as all of them.
+    #[schemars(range(min = 100))]
+    pub place_events_max: usize,
     /// After this time JetStream delivers an unacknowledged event again. Takes effect when
     /// `worker migrate` runs.
     pub ack_wait_ms: u64,
@@ -254,6 +258,7 @@ impl Default for WorkerSettings {
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             connections_max: 1_024,
             batch_events_max: 500,
+            place_events_max: 10_000,
             ack_wait_ms: 30_000,
             shutdown_timeout_ms: 15_000,
             keep_ended_credentials: false,

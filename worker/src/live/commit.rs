@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
-use domain::event::Event;
+use domain::event::{Event, Fact};
 use domain::fold::{Recorded, Retention, conflicts, fold};
 use domain::id::{MessageId, Place, SourceName, StreamSequence};
 use eventlog::delivery::Delivery;
@@ -62,6 +62,9 @@ pub(crate) enum CommitError {
     /// An event of the batch will never be accepted.
     #[error("an event of the batch cannot be applied")]
     Unappliable(#[source] sqlx::Error),
+    /// These are more than their places may have.
+    #[error("a place has too many events")]
+    PlaceFull(BTreeSet<MessageId>),
     /// Going on would mix two histories.
     #[error(
         "the log holds another event at a sequence that the journal knows: the stream \
@@ -98,8 +101,9 @@ impl From<sqlx::Error> for CommitError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// From the consumer: everything up to its ack floor has been committed, and
-    /// everything above may still come.
-    Consumed { ack_floor: StreamSequence },
+    /// everything above may still come. Of a place no more than `place_events_max`
+    /// events may matter: each that comes costs as much as all of them.
+    Consumed { ack_floor: StreamSequence, place_events_max: usize },
     /// By an operator, who may append what is far below it.
     Late,
 }
@@ -108,8 +112,16 @@ impl Arrival {
     /// Up to where nothing is missing that could still come.
     fn complete_to(self) -> StreamSequence {
         match self {
-            Self::Consumed { ack_floor } => ack_floor,
+            Self::Consumed { ack_floor, .. } => ack_floor,
             Self::Late => StreamSequence(0),
+        }
+    }
+
+    fn place_events_max(self) -> usize {
+        match self {
+            Self::Consumed { place_events_max, .. } => place_events_max,
+            // It cannot be known yet what of it matters.
+            Self::Late => usize::MAX,
         }
     }
 }
@@ -124,6 +136,9 @@ pub(crate) async fn apply(
 ) -> Result<Committed, CommitError> {
     let cause = match commit(pool, batch, retention, arrival).await {
         Err(CommitError::Unappliable(cause)) => cause,
+        Err(CommitError::PlaceFull(events)) => {
+            return without(pool, batch, &events, retention, arrival).await;
+        }
         done => return done,
     };
     if let [only] = batch {
@@ -139,6 +154,34 @@ pub(crate) async fn apply(
     let mut total = Committed::default();
     for delivery in batch {
         total += Box::pin(apply(pool, std::slice::from_ref(delivery), retention, arrival)).await?;
+    }
+    Ok(total)
+}
+
+/// Keeps these events of a batch as dead letters, and applies the others.
+async fn without(
+    pool: &PgPool,
+    batch: &[Delivery],
+    events: &BTreeSet<MessageId>,
+    retention: Retention,
+    arrival: Arrival,
+) -> Result<Committed, CommitError> {
+    let is_left_out = |delivery: &&Delivery| {
+        let id = delivery.message_id().map(str::to_owned).map(MessageId::from_stored);
+        id.is_some_and(|id| events.contains(&id))
+    };
+    let (left_out, others): (Vec<&Delivery>, Vec<&Delivery>) = batch.iter().partition(is_left_out);
+    let mut total = Committed::default();
+    for delivery in left_out {
+        let detail = "its place has more events that matter than worker.place_events_max";
+        let detail = detail.to_owned();
+        keep(pool, &DeadLetter { delivery, reason: Reason::PlaceFull, detail }).await?;
+        total.dead_letters += 1;
+        *total.by_kind.entry(undecoded(delivery)).or_default() += 1;
+    }
+    let others: Vec<Delivery> = others.into_iter().cloned().collect();
+    if !others.is_empty() {
+        total += Box::pin(apply(pool, &others, retention, arrival)).await?;
     }
     Ok(total)
 }
@@ -233,9 +276,13 @@ async fn write(
     installations::save(transaction, fold_places(&needed.history, retention))
         .instrument(statement("INSERT", "projection.installations"))
         .await?;
-    kept::mark(transaction, &needed, arrival.complete_to())
+    let full = kept::mark(transaction, &needed, arrival.complete_to(), arrival.place_events_max())
         .instrument(statement("UPDATE", "mooring.journal"))
         .await?;
+    let too_many = too_many(&entries, &appended, &full);
+    if !too_many.is_empty() {
+        return Err(CommitError::PlaceFull(too_many));
+    }
     for letter in &dead_letters {
         dead_letters::keep(transaction, letter)
             .instrument(statement("INSERT", "mooring.dead_letters"))
@@ -246,6 +293,21 @@ async fn write(
     let (appended, dead_letters) = (appended.len(), dead_letters.len());
     let duplicates = batch.len() - dead_letters - appended;
     Ok(Committed { appended, duplicates, dead_letters, conflicts, by_kind })
+}
+
+/// What has come to a full place just now. An erasure must always be possible.
+fn too_many(
+    entries: &[&Entry],
+    new: &BTreeSet<MessageId>,
+    full: &BTreeSet<FoldUnit>,
+) -> BTreeSet<MessageId> {
+    let is_in_full = |recorded: &&Recorded| {
+        let is_erasure = matches!(recorded.event.fact, Fact::Erased { .. });
+        !is_erasure && FoldUnit::of(recorded).is_some_and(|unit| full.contains(&unit))
+    };
+    let recorded = entries.iter().map(|entry| &entry.recorded).filter(is_in_full);
+    let ids = recorded.map(|recorded| recorded.event.message_id.clone());
+    ids.filter(|id| new.contains(id)).collect()
 }
 
 fn by_kind(

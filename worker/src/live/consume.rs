@@ -39,6 +39,7 @@ pub(crate) struct Projector {
     pub(crate) pool: PgPool,
     pub(crate) batch_events_max: usize,
     pub(crate) retention: Retention,
+    pub(crate) place_events_max: usize,
 }
 
 enum Interrupted {
@@ -111,7 +112,10 @@ impl Projector {
                 Ok(batch) => batch,
                 Err(error) => return Interrupted::waiting_on_the_log(&error),
             };
-            let arrival = Arrival::Consumed { ack_floor: floor.get(&self.connection).await };
+            let arrival = Arrival::Consumed {
+                ack_floor: floor.get(&self.connection).await,
+                place_events_max: self.place_events_max,
+            };
             match self.commit(&batch, arrival, shutdown).await {
                 Ok(()) => consumer.ack(batch).await,
                 Err(interrupted) => return interrupted,
@@ -172,7 +176,11 @@ impl Projector {
                         () = shutdown.cancelled() => return Err(Interrupted::Shutdown),
                     }
                 }
-                Err(error @ (CommitError::Unappliable(_) | CommitError::OtherLog(_))) => {
+                Err(
+                    error @ (CommitError::Unappliable(_)
+                    | CommitError::PlaceFull(_)
+                    | CommitError::OtherLog(_)),
+                ) => {
                     return Err(Interrupted::Fatal(error.into()));
                 }
             }

@@ -23,16 +23,19 @@ pub(crate) enum Reason {
     Undecodable,
     /// Postgres refuses the event or what is folded from it.
     Unappliable,
+    /// Its place has more events that matter than a place may have.
+    PlaceFull,
 }
 
 impl Reason {
     /// What [`Reason::name`] may say.
-    pub(crate) const NAMES: [&'static str; 2] = ["undecodable", "unappliable"];
+    pub(crate) const NAMES: [&'static str; 3] = ["undecodable", "unappliable", "place_full"];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable",
             Self::Unappliable => "unappliable",
+            Self::PlaceFull => "place_full",
         }
     }
 }

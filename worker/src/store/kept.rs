@@ -73,26 +73,32 @@ pub(crate) async fn read(
 }
 
 /// Marks what the fold needs no longer, and what it needs again. Every event up
-/// to `complete_to` must have been committed before the history was read.
+/// to `complete_to` must have been committed before the history was read. Says which
+/// places keep more events than `events_max` all the same.
 pub(crate) async fn mark(
     connection: &mut PgConnection,
     needed: &Needed,
     complete_to: StreamSequence,
-) -> Result<(), sqlx::Error> {
+    events_max: usize,
+) -> Result<BTreeSet<FoldUnit>, sqlx::Error> {
     let (mut again, mut no_longer) = (Vec::new(), Vec::new());
+    let mut full = BTreeSet::new();
     let mut by_place: BTreeMap<FoldUnit, Vec<&Recorded>> = BTreeMap::new();
     for recorded in &needed.history {
         if let Some(unit) = FoldUnit::of(recorded) {
             by_place.entry(unit).or_default().push(recorded);
         }
     }
-    for events in by_place.into_values() {
+    for (unit, events) in by_place {
         let is_superseded =
             |recorded: &Recorded| needed.superseded.contains(&recorded.event.message_id);
         if events.len() <= EVENTS_LEFT && !events.iter().any(|it| is_superseded(it)) {
             continue;
         }
         let kept = kept(events.iter().copied(), complete_to);
+        if kept.len() > events_max {
+            full.insert(unit);
+        }
         for recorded in events {
             let id = &recorded.event.message_id;
             match (kept.contains(id), is_superseded(recorded)) {
@@ -103,7 +109,7 @@ pub(crate) async fn mark(
         }
     }
     if again.is_empty() && no_longer.is_empty() {
-        return Ok(());
+        return Ok(full);
     }
     sqlx::query!(
         r#"
@@ -116,7 +122,7 @@ pub(crate) async fn mark(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(full)
 }
 
 /// What comes late may make anything in its place matter again.
