@@ -18,7 +18,8 @@ pub(crate) struct Scenario {
 
 pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
     use Subject::{
-        Express, Log, Mooring, NonDurablePublish, Nothing, PlainPublish, PostgresInsert,
+        Express, Log, Mooring, MooringOnDisk, NonDurablePublish, Nothing, PlainPublish,
+        PostgresInsert,
     };
     let closed = |connections, duplicates_percent| Shape::Closed {
         connections,
@@ -38,7 +39,7 @@ pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
     for events in [32, 100, 500] {
         add(&format!("atomic batches of {events}"), Log, Shape::Batches { events, duration });
     }
-    let peers = [Mooring, PlainPublish, PostgresInsert, NonDurablePublish, Nothing];
+    let peers = [Mooring, MooringOnDisk, PlainPublish, PostgresInsert, NonDurablePublish, Nothing];
     for connections in [64, 256, 1000] {
         for subject in peers {
             add(&format!("{connections} connections"), subject, closed(connections, 0));

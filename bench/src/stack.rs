@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use dev::config::{self, Ports};
-use dev::nats::{NatsOptions, NatsServer};
+use dev::nats::{NatsOptions, NatsServer, Staging};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
@@ -26,6 +26,8 @@ const STOP: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     Mooring,
+    /// Batches are staged on disk.
+    MooringOnDisk,
     /// With traces, metrics and logs over OTLP, to a receiver that throws them away or to none.
     MooringTelling {
         reachable: bool,
@@ -48,6 +50,7 @@ impl Subject {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Mooring => "Mooring",
+            Self::MooringOnDisk => "Mooring, staging on disk",
             Self::MooringTelling { reachable: true } => "Mooring, telemetry on",
             Self::MooringTelling { reachable: false } => "Mooring, exporter unreachable",
             Self::PlainPublish => "axum, a publish each",
@@ -93,15 +96,20 @@ impl Stack {
             passwords: secrets.postgres()?,
         })?;
         keep_commit_times(&mut postgres).await?;
-        let nats = NatsServer::start(NatsOptions {
+        let mut nats = NatsServer::start(NatsOptions {
             dir: folder.path().join("nats"),
             port: ports.nats,
             monitor_port: ports.nats_monitor,
             credentials: secrets.nats()?,
             cluster: None,
             sync_always: kind != Subject::NonDurablePublish,
+            staging: match kind {
+                Subject::MooringOnDisk => Staging::Disk,
+                _ => Staging::Memory,
+            },
         })?;
         prepare(kind, &folder, &ports, &secrets, &postgres).await?;
+        nats.stage_batches()?;
         let otlp_port = free_port()?;
         let receiver = start_receiver(kind, &folder, otlp_port)?;
         let (subject, target) =
@@ -245,7 +253,7 @@ fn start_subject(
     let config = path(folder, "mooring.toml");
     let express = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/express/server.js");
     let (program, args): (PathBuf, Vec<String>) = match kind {
-        Subject::Mooring | Subject::MooringTelling { .. } => {
+        Subject::Mooring | Subject::MooringOnDisk | Subject::MooringTelling { .. } => {
             (services::binary("ingest")?, vec!["run".into(), "--config".into(), config])
         }
         Subject::PlainPublish | Subject::NonDurablePublish => {
@@ -271,7 +279,7 @@ fn start_subject(
     let mut service = Service::start_program(kind.name(), program, &args, &envs, &log)?;
     service.wait_ready(&format!("{}/readyz", ports.ingest_url()), READY)?;
     let path = match kind {
-        Subject::Mooring | Subject::MooringTelling { .. } => {
+        Subject::Mooring | Subject::MooringOnDisk | Subject::MooringTelling { .. } => {
             format!("/callbacks/blnk/{}", secrets.read("blnk-path-token")?)
         }
         _ => "/callback".to_owned(),

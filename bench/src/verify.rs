@@ -21,6 +21,7 @@ pub(crate) async fn all_stored(stack: &Stack, acknowledged: &[u64]) -> Result<()
         Subject::Nothing | Subject::Log => return Ok(()),
         Subject::PostgresInsert | Subject::Express { .. } => in_table(stack).await?,
         Subject::Mooring
+        | Subject::MooringOnDisk
         | Subject::MooringTelling { .. }
         | Subject::PlainPublish
         | Subject::NonDurablePublish => in_log(stack).await?,

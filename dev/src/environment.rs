@@ -8,7 +8,7 @@ use crate::child::Stopped;
 use crate::config::{self, Ports};
 use crate::data_dir::DataDir;
 use crate::durable;
-use crate::nats::{NatsOptions, NatsServer};
+use crate::nats::{NatsOptions, NatsServer, Staging};
 use crate::observe::Observers;
 use crate::postgres::{Postgres, PostgresOptions};
 use crate::progress::step;
@@ -42,8 +42,9 @@ impl Environment {
 
         let launch = Launch { data, ports, secrets: &secrets, profile };
         let postgres = step("Postgres", || launch.postgres())?;
-        let nats = step("nats-server", || launch.nats())?;
+        let mut nats = step("nats-server", || launch.nats())?;
         step("schema, stream and consumer (worker migrate)", || launch.migrate())?;
+        nats.stage_batches()?;
         let observers = if observe {
             Some(step("Prometheus and otelite", || Observers::start(&data.observe()))?)
         } else {
@@ -137,6 +138,7 @@ impl Launch<'_> {
             credentials: self.secrets.nats()?,
             cluster: None,
             sync_always: true,
+            staging: Staging::Memory,
         })
     }
 

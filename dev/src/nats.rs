@@ -2,12 +2,15 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::child::{self, ChildProcess, Stopped};
 use crate::credentials::NatsCredentials;
@@ -17,6 +20,9 @@ const READY_DEADLINE: Duration = Duration::from_secs(15);
 /// How long it may take to write its state before it is killed. A log with `sync_interval: always`
 /// survives that, too.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+const BATCHES: &str = "jetstream/$G/streams/INSTALLATIONS/batches";
+const MEMORY: &str = "/dev/shm";
 
 const MAX_FILE_ENV: &str = "MOORING_NATS_MAX_FILE";
 const DEFAULT_MAX_FILE: &str = "8GB";
@@ -29,8 +35,19 @@ pub struct NatsOptions {
     pub credentials: NatsCredentials,
     /// False only for comparison: such a log loses acknowledged messages when the power fails.
     pub sync_always: bool,
+    pub staging: Staging,
     /// `None` for a server that stands alone.
     pub cluster: Option<ClusterNode>,
+}
+
+/// Where one server keeps the members of an atomic batch until all are there. It is asked for no
+/// durability: nothing is acknowledged before the stream itself has synced. On disk it takes most of
+/// the time of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staging {
+    Disk,
+    /// Where the machine has `/dev/shm`; otherwise on disk.
+    Memory,
 }
 
 /// One node of a cluster on loopback.
@@ -48,6 +65,8 @@ pub struct NatsServer {
     options: NatsOptions,
     program: PathBuf,
     running: Option<ChildProcess>,
+    /// Batches are staged here, if in memory.
+    staging: Option<TempDir>,
 }
 
 impl NatsServer {
@@ -75,7 +94,7 @@ impl NatsServer {
         options.credentials.require_plain()?;
         fs::create_dir_all(&options.dir)
             .with_context(|| format!("creating {}", options.dir.display()))?;
-        let this = Self { program: tools::nats_server()?, options, running: None };
+        let this = Self { program: tools::nats_server()?, options, running: None, staging: None };
         child::set_aside(&this.log_path())?;
         if this.options.changes_config() {
             let config = this.changed_config();
@@ -141,7 +160,36 @@ impl NatsServer {
         if ready.is_err() {
             self.running = None; // dropping it stops it
         }
-        ready
+        ready?;
+        self.stage_batches()
+    }
+
+    /// Whether batches are staged in memory now. Without it the server only is slower.
+    #[must_use]
+    pub fn stages_in_memory(&self) -> bool {
+        self.options.dir.join(BATCHES).is_symlink()
+    }
+
+    /// Lets it stage batches in memory, if it is to. Call it when the stream has been made; after a
+    /// start it is done, because the server removes our link when it recovers the stream.
+    pub fn stage_batches(&mut self) -> Result<()> {
+        let batches = self.options.dir.join(BATCHES);
+        let has_stream = batches.parent().is_some_and(Path::is_dir);
+        if self.options.staging == Staging::Disk || !has_stream || !Path::new(MEMORY).is_dir() {
+            return Ok(());
+        }
+        let memory = tempfile::Builder::new().prefix("mooring-batches-").tempdir_in(MEMORY)?;
+        // A batch that is on its way fails, and is sent again.
+        let former = batches.with_extension("former");
+        match fs::rename(&batches, &former) {
+            Ok(()) if former.is_symlink() => fs::remove_file(&former)?,
+            Ok(()) => fs::remove_dir_all(&former)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context("moving staged batches out of the way"),
+        }
+        symlink(memory.path(), &batches).context("linking staged batches to memory")?;
+        self.staging = Some(memory);
+        Ok(())
     }
 
     fn spawn(&mut self) -> Result<()> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use dev::credentials::{NatsCredentials, PostgresPasswords, Role, new_password};
-use dev::nats::{NatsOptions, NatsServer};
+use dev::nats::{NatsOptions, NatsServer, Staging};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions};
 use dev::{Stopped, temporary, tools};
@@ -30,6 +30,7 @@ fn nats_options(dir: &Path, credentials: NatsCredentials) -> NatsOptions {
         credentials,
         cluster: None,
         sync_always: true,
+        staging: Staging::Memory,
     }
 }
 

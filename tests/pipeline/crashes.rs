@@ -119,6 +119,8 @@ async fn nats_killed_under_load_loses_nothing_that_was_acknowledged() {
         world.nats.kill().unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         world.nats.start_again().unwrap();
+        // What was staged there is gone, as after a power cut.
+        assert!(world.nats.stages_in_memory());
     }
     load_goes_on(&load).await;
     let acknowledged = load.stop().await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, Stream};
 use dev::config::{self, Ports};
-use dev::nats::{ClusterNode, NatsOptions, NatsServer};
+use dev::nats::{ClusterNode, NatsOptions, NatsServer, Staging};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
@@ -107,6 +107,7 @@ impl World {
     pub(crate) async fn with_services(mut self) -> Self {
         let world = &mut self;
         world.migrate();
+        world.nats.stage_batches().unwrap();
         for index in 0..world.setup.ingests {
             world.start_ingest(index);
         }
@@ -492,6 +493,7 @@ fn nodes(setup: &Setup, ports: &Ports, secrets: &Secrets, folder: &TempDir) -> V
             monitor_port: if index == 0 { ports.nats_monitor } else { port() },
             credentials: secrets.nats().unwrap(),
             sync_always: true,
+            staging: Staging::Memory,
             cluster: (setup.nodes > 1).then(|| ClusterNode {
                 name,
                 port: routes[index],
