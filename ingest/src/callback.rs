@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
-use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app};
+use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
 use domain::verify::{Delivery, Unauthentic};
 use eventlog::audit::Outcome;
@@ -75,7 +75,11 @@ pub(crate) async fn receive(
     let client = request.extensions().get::<ClientGone>().cloned();
     let read = read(app, request, path_token).await;
     // What was received is dropped here: many wait for the log at once.
-    let parsed = read.and_then(|received| parse(source, &received));
+    let parsed = read.and_then(|received| parse(source, &received)).transpose();
+    let Some(parsed) = parsed else {
+        METRICS.ignored.add(1, std::slice::from_ref(&source.attribute));
+        return success(source, r#"{"ok":true,"ignored":true}"#);
+    };
     let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
         Ok(parsed) => seal(app, source, parsed, started).await,
@@ -101,14 +105,19 @@ pub(crate) async fn receive(
 
 /// The success as the platform expects it.
 fn acknowledgement(source: &Source, appended: Published) -> Response {
+    success(
+        source,
+        match appended.duplicate {
+            true => r#"{"ok":true,"duplicate":true}"#,
+            false => r#"{"ok":true,"duplicate":false}"#,
+        },
+    )
+}
+
+fn success(source: &Source, body: &'static str) -> Response {
     match source.ack.body {
         SuccessBody::Empty => source.ack.success.into_response(),
         SuccessBody::Json => {
-            let body = if appended.duplicate {
-                r#"{"ok":true,"duplicate":true}"#
-            } else {
-                r#"{"ok":true,"duplicate":false}"#
-            };
             (source.ack.success, [(header::CONTENT_TYPE, "application/json")], body).into_response()
         }
     }
@@ -117,13 +126,17 @@ fn acknowledgement(source: &Source, appended: Published) -> Response {
 /// A callback as it was understood, and when it was received.
 type Parsed = (Box<Callback>, Timestamp);
 
-/// Boxed, because what many callbacks hold while they wait is to be small.
-fn parse(source: &Source, received: &Received) -> Result<Parsed, Problem> {
+/// `None` for what is none of the source's business. Boxed, because what many callbacks
+/// hold while they wait is to be small.
+fn parse(source: &Source, received: &Received) -> Result<Option<Parsed>, Problem> {
     let delivery = received.delivery();
     let verified = source.verification.verify(delivery).map_err(|why| unauthentic(&why))?;
     let callback = source.adapter.parse(&verified).map_err(|why| refused(&why))?;
+    if is_ignored(&callback, &*source.adapter, &source.app_ids, &source.ignore) {
+        return Ok(None);
+    }
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    Ok((Box::new(callback), received.received_at))
+    Ok(Some((Box::new(callback), received.received_at)))
 }
 
 /// Turns it into an event that holds only ciphertext, with one of the source's

@@ -37,6 +37,8 @@ pub struct Source {
     pub attribute: KeyValue,
     pub platform: PlatformName,
     pub app_ids: Vec<AppId>,
+    /// Types of events that are acknowledged and not kept.
+    pub ignore: Vec<String>,
     pub adapter: Box<dyn Adapter>,
     pub verification: Verification,
     pub ack: AckContract,
@@ -122,6 +124,7 @@ fn sources(
             attribute: KeyValue::new(attribute::SOURCE, Arc::<str>::from(name.as_str())),
             platform: settings.platform.to_name(),
             app_ids: settings.app_ids.clone(),
+            ignore: settings.ignore.clone(),
             adapter,
             verification,
             ack,

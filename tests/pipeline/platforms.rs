@@ -162,7 +162,7 @@ async fn what_highlevel_did_not_sign_or_signed_for_another_app_is_refused() {
         let answer = highlevel.send_signed(body, signature).await;
         assert_eq!((answer.status, answer.problem()), (401, "unauthentic"));
     }
-    for kind in ["INSTALL", "SOMETHING_NEW"] {
+    for kind in ["INSTALL", "UNINSTALL"] {
         let mut foreign = event(kind, "w2", "10.000", json!({}));
         foreign["appId"] = json!("another-app");
         foreign.as_object_mut().unwrap().remove("locationId");
@@ -171,6 +171,30 @@ async fn what_highlevel_did_not_sign_or_signed_for_another_app_is_refused() {
         assert_eq!((answer.status, answer.problem()), (403, "foreign-app"), "{kind}");
     }
     assert_eq!(highlevel.world.callbacks_in_log().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_highlevel_tells_of_others_is_acknowledged_and_not_kept() {
+    let highlevel = HighLevel::start_with(Setup { workers: 0, ..Setup::default() }, |world| {
+        world.replace_in_config(
+            "platform = \"highlevel\"",
+            "platform = \"highlevel\"\nignore = [\"AppPaymentStatus\"]",
+        );
+    })
+    .await;
+    // As documented for 55 of 58 types: no appId.
+    let contact = json!({ "type": "ContactCreate", "locationId": "loc_1", "id": "c1", "email": "a@b.example" });
+    let mut of_another = event("SOMETHING_NEW", "w2", "10.000", json!({}));
+    of_another["appId"] = json!("another-app");
+    let configured = event("AppPaymentStatus", "w3", "10.000", json!({}));
+    for event in [contact, of_another, configured] {
+        let answer = highlevel.send(&event).await;
+        assert_eq!((answer.status, &answer.body["ignored"]), (200, &json!(true)), "{answer:?}");
+    }
+    assert_eq!(highlevel.world.callbacks_in_log().await, 0);
+    let ours = event("SOMETHING_NEW", "w4", "10.000", json!({}));
+    assert!(!highlevel.acknowledged(&ours).await);
+    assert_eq!(highlevel.world.callbacks_in_log().await, 1, "what may be ours is kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

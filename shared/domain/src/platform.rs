@@ -9,7 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event::Callback;
+use crate::event::{Callback, Fact};
 use crate::id::{AppId, PlatformName};
 use crate::verify::Check;
 
@@ -125,6 +125,19 @@ impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Whether a callback is none of the source's business: it is acknowledged, counted
+/// and not kept. What installs or uninstalls is never ignored.
+pub fn is_ignored(
+    callback: &Callback,
+    adapter: &dyn Adapter,
+    accepted: &[AppId],
+    ignored: &[String],
+) -> bool {
+    let Fact::Unrecognized { kind, .. } = &callback.fact else { return false };
+    let is_ours = callback.app_id.as_ref().is_some_and(|app_id| accepted.contains(app_id));
+    ignored.contains(kind) || adapter.hears_of_others() && !is_ours
 }
 
 /// Refuses a callback for an app that the source does not list. An empty list

@@ -196,6 +196,10 @@ pub struct SourceSettings {
     /// the install page need exactly one.
     #[serde(default)]
     pub app_ids: Vec<AppId>,
+    /// Event types, as the platform names them, that are acknowledged and not kept. Of what
+    /// installs, updates or uninstalls an app nothing is ignored.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// [What a callback must prove](platforms.md#verification). All that is given must pass. Only
     /// HighLevel may leave it out.
     #[serde(default)]

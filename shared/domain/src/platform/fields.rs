@@ -1,7 +1,10 @@
 //! Reading the fields of a payload that an event cannot do without. Every
 //! refusal names the field and never shows its value, which might be a secret.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
 use crate::id::{EXTERNAL_ID_BYTES_MAX, InstallationId, InvalidId};
@@ -11,11 +14,18 @@ pub(super) type Fields = Map<String, Value>;
 /// Real callbacks have two to four levels.
 const JSON_DEPTH_MAX: usize = 32;
 const PERMISSIONS_MAX: usize = 256;
+/// What stands in a payload for a value that cannot be read. It is no text and no
+/// number, so nothing that is asked for can be one.
+const UNREADABLE: &str = "$unreadable";
 
 /// The body as a JSON object.
+///
+/// Not everything that JSON allows can be read: `"\ud800"` is no text, and a number
+/// may be too large. Such a value must not cost the event if nobody asks for it.
 pub(super) fn object(body: &[u8]) -> Result<Fields, Refusal> {
     // serde_json's messages say where, never what; it stops at 128 levels.
-    let value: Value = serde_json::from_slice(body).map_err(malformed)?;
+    let read = serde_json::from_slice(body);
+    let value: Value = read.or_else(|error| readable(body).ok_or(error)).map_err(malformed)?;
     if depth(&value) > JSON_DEPTH_MAX {
         return Err(Refusal::TooDeep { max: JSON_DEPTH_MAX });
     }
@@ -25,13 +35,29 @@ pub(super) fn object(body: &[u8]) -> Result<Fields, Refusal> {
     }
 }
 
+/// Field by field; one that cannot be read stays as it came. `None` if the body is not
+/// JSON, not an object, or too deep.
+fn readable(body: &[u8]) -> Option<Value> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
+    let read = |raw: &RawValue| match serde_json::from_str(raw.get()) {
+        Err(error) if is_too_deep(&error) => None,
+        read => Some(read.unwrap_or_else(|_| json!({ UNREADABLE: raw.get() }))),
+    };
+    let fields: Option<Fields> =
+        fields.into_iter().map(|(name, raw)| Some((name, read(raw)?))).collect();
+    fields.map(Value::Object)
+}
+
 fn malformed(error: serde_json::Error) -> Refusal {
-    let reason = error.to_string();
-    if reason.starts_with("recursion limit exceeded") {
+    if is_too_deep(&error) {
         Refusal::TooDeep { max: JSON_DEPTH_MAX }
     } else {
-        Refusal::MalformedJson { reason }
+        Refusal::MalformedJson { reason: error.to_string() }
     }
+}
+
+fn is_too_deep(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("recursion limit exceeded")
 }
 
 fn depth(value: &Value) -> usize {

@@ -59,6 +59,12 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Reads a verified callback.
     fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal>;
 
+    /// Whether the platform sends one app what concerns others, or no app: what is not
+    /// about an installation is then acknowledged and not kept.
+    fn hears_of_others(&self) -> bool {
+        false
+    }
+
     /// The installation that tokens belong to, by the answer that brought them.
     /// Asked only where the platform has [`OAuthRules`].
     fn token_owner(

@@ -145,6 +145,9 @@ pub mod metric {
         CALLBACK_ACKS_MISSED: "mooring.callback.acks.missed", Kind::Counter, "{callback}",
             [SOURCE],
             "Callbacks whose success the platform may not have got.";
+        CALLBACKS_IGNORED: "mooring.callback.ignored", Kind::Counter, "{callback}",
+            [SOURCE],
+            "Callbacks that were acknowledged and not kept, because the source is not there for them.";
         PUBLISH_RETRIES: "mooring.publish.retries", Kind::Counter, "{attempt}",
             [],
             "Attempts to append to the log that were not acknowledged.";

@@ -188,13 +188,27 @@ fn a_kind_that_the_fields_contradict_is_refused() {
 }
 
 #[test]
+fn a_value_that_cannot_be_read_stays_as_it_came_and_costs_no_event() {
+    let digits = "9".repeat(5_000);
+    for odd in [r#""\ud800""#, "1e400", digits.as_str(), r#"{"a":[1e999]}"#] {
+        let body = format!("{}, \"odd\": {odd}}}", TODAY.trim_end().strip_suffix('}').unwrap());
+        let Payload::Clear(payload) = parse(body.as_bytes()).unwrap().payload else { panic!() };
+        assert_eq!(payload["odd"], json!({ "$unreadable": odd }));
+        assert!(!payload.to_string().contains(KEY), "the secret is taken out all the same");
+        // What is asked for must be readable.
+        let body = TODAY.replacen("\"instapp_1\"", odd, 1);
+        assert_eq!(parse(body.as_bytes()).unwrap_err().name(), "invalid-field", "{odd:.20}");
+    }
+}
+
+#[test]
 fn what_is_not_a_json_object_or_too_deep_is_refused() {
     let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let cases = [
         (String::new(), "malformed-json"),
         ("{\"a\":".to_owned(), "malformed-json"),
         ("{} {}".to_owned(), "malformed-json"),
-        ("{\"a\":\"\\ud800\"}".to_owned(), "malformed-json"),
+        ("{\"\\ud800\":1}".to_owned(), "malformed-json"),
         ("[]".to_owned(), "not-an-object"),
         ("null".to_owned(), "not-an-object"),
         (nested(33), "json-too-deep"),
