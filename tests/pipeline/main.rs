@@ -14,6 +14,7 @@
 )]
 
 mod answers;
+mod archive;
 mod bad_input;
 mod callbacks;
 mod canary;

@@ -1,6 +1,7 @@
 //! What a worker does all the time.
 
 pub(crate) mod api;
+pub(crate) mod archive;
 pub(crate) mod commit;
 pub(crate) mod consume;
 pub(crate) mod credential;

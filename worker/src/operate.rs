@@ -5,6 +5,7 @@
 //! after Ctrl-C or SIGTERM, [`backends`] connects, [`output`] prints, [`consent`]
 //! asks before something is destroyed, [`exit`] knows the exit codes.
 
+mod archive;
 mod backends;
 mod callbacks;
 mod consent;
@@ -93,6 +94,7 @@ commands! {
     Verify(verify),
     Rebuild(rebuild),
     DeadLetters(dead_letters),
+    Archive(archive),
     Keys(keys),
     Erase(erase),
 }

@@ -1,6 +1,10 @@
 //! A message as it stands in the log.
 
-use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::header::{
+    HeaderName, NATS_LAST_SEQUENCE, NATS_MESSAGE_ID, NATS_SEQUENCE, NATS_STREAM, NATS_SUBJECT,
+    NATS_TIME_STAMP,
+};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use domain::id::StreamSequence;
@@ -8,8 +12,12 @@ use jiff::Timestamp;
 
 use crate::message::{CE_SUBJECT, CE_TYPE};
 
+/// What the server adds when a message is asked for by its sequence.
+const OF_ANSWER: [HeaderName; 5] =
+    [NATS_STREAM, NATS_SUBJECT, NATS_SEQUENCE, NATS_TIME_STAMP, NATS_LAST_SEQUENCE];
+
 /// A message of the log, as a value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub sequence: StreamSequence,
     pub subject: String,
@@ -19,7 +27,7 @@ pub struct Delivery {
 }
 
 /// The headers of a message.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(HeaderMap);
 
 impl Headers {
@@ -34,13 +42,37 @@ impl Headers {
             Some((AsRef::<str>::as_ref(name), first.as_str()))
         })
     }
+
+    /// All of them, sorted by name; a repeated one has a pair for each value.
+    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
+        let all = self.0.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
+        });
+        let mut all: Vec<(String, String)> = all.collect();
+        // Stable: the values of one name keep their order.
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
+    /// An error if a name or value cannot be one.
+    pub(crate) fn from_pairs(pairs: &[(String, String)]) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let invalid = || format!("{name} is no header");
+            let name: HeaderName = name.parse().map_err(|_| invalid())?;
+            let value: async_nats::HeaderValue = value.parse().map_err(|_| invalid())?;
+            headers.append(name, value);
+        }
+        Ok(Self(headers))
+    }
 }
 
 /// From where they were stored. A name that cannot be one is left out.
 impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
         let parsed = pairs.into_iter().filter_map(|(name, value)| {
-            let name: async_nats::HeaderName = name.parse().ok()?;
+            let name: HeaderName = name.parse().ok()?;
             Some((name, value.parse().ok()?))
         });
         Self(parsed.collect())
@@ -62,6 +94,27 @@ impl Delivery {
     /// [`header_subject`]: crate::message::header_subject
     pub fn about(&self) -> Option<&str> {
         self.headers.get(CE_SUBJECT)
+    }
+
+    /// As a replica answers when it is asked for this sequence: beside the headers
+    /// of the message stand those of the answer.
+    pub(crate) fn of_answer(message: StreamMessage) -> Self {
+        let StreamMessage { subject, sequence, headers, payload, time } = message;
+        let of_message = headers.iter().filter(|(name, _)| !OF_ANSWER.contains(name));
+        let mut headers = HeaderMap::new();
+        for (name, values) in of_message {
+            for value in values {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let stored_at = Timestamp::from_nanosecond(time.unix_timestamp_nanos());
+        Self {
+            sequence: StreamSequence(sequence),
+            subject: subject.into_string(),
+            headers: Headers(headers),
+            body: payload,
+            published_at: stored_at.unwrap_or(Timestamp::UNIX_EPOCH),
+        }
     }
 
     /// With how many messages come after it. `None` for a message that is not

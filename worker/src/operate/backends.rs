@@ -32,7 +32,7 @@ pub(crate) struct Backends {
 impl Context {
     /// Connects to NATS, and to Postgres when it is first used.
     pub(crate) async fn backends(&self) -> anyhow::Result<Backends> {
-        let BackendSettings { nats, postgres, retention } = self.backend_settings()?;
+        let BackendSettings { nats, postgres, retention, .. } = self.backend_settings()?;
         let connection = connect(&nats, "operator").await?;
         let pool = database::pool(&postgres);
         Ok(Backends { endpoint: nats, connection, pool, retention })
