@@ -68,6 +68,9 @@ pub(crate) struct Report {
     pub(crate) log_begins_at: u64,
     /// Why the log is not trimmed yet.
     pub(crate) waits: Option<String>,
+    pub(crate) segments_in_all: u64,
+    /// When the last archived event was stored in the log.
+    pub(crate) last_stored_at: Option<Timestamp>,
     #[serde(skip)]
     pub(crate) interrupted: bool,
 }
@@ -132,6 +135,8 @@ impl Archiver {
         pass.run(purpose, &known, tell).await?;
         let Pass { mut report, chain, .. } = pass;
         report.archived_to = chain.last_sequence();
+        report.segments_in_all = chain.segments().len() as u64;
+        report.last_stored_at = chain.last().map(|last| last.manifest.last_stored_at);
         report.log_begins_at = status::log(&self.connection).await?.first_sequence;
         report.interrupted = shutdown.is_cancelled();
         Ok(report)

@@ -358,6 +358,9 @@ pub(crate) struct HistoryEntry {
     pub(crate) conflict: bool,
     /// As received; null where it is sealed as a whole.
     pub(crate) payload: serde_json::Value,
+    /// The payload is in the archive, and not here.
+    #[serde(skip)]
+    pub(crate) is_relieved: bool,
 }
 
 /// The history of one installation, in log order, from after `after`.
@@ -370,7 +373,7 @@ pub(crate) async fn history(
     let rows = sqlx::query!(
         r#"
         SELECT stream_sequence, traceparent, source, idempotency_key,
-               event AS "event: Json<Box<RawValue>>"
+               event_sha256 IS NOT NULL AS "is_relieved!", event AS "event: Json<Box<RawValue>>"
         FROM mooring.journal
         WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
           AND stream_sequence > $4
@@ -389,7 +392,7 @@ pub(crate) async fn history(
         rows.iter().map(|row| (row.source.as_str(), row.idempotency_key.as_str())).collect();
     let attempts = of_keys(connection, &keys).await?;
     let conflicts = conflicts(&attempts);
-    let entry = |sequence, traceparent, event: &RawValue| {
+    let entry = |sequence, traceparent, is_relieved, event: &RawValue| {
         let event: Event = Event::decode(event.get().as_bytes())
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(HistoryEntry {
@@ -406,9 +409,13 @@ pub(crate) async fn history(
                 Payload::Clear(payload) => payload,
                 Payload::Sealed(_) => serde_json::Value::Null,
             },
+            is_relieved,
         })
     };
-    rows.into_iter().map(|row| entry(row.stream_sequence, row.traceparent, &row.event)).collect()
+    let entries = rows.into_iter();
+    entries
+        .map(|row| entry(row.stream_sequence, row.traceparent, row.is_relieved, &row.event))
+        .collect()
 }
 
 /// The events with these idempotency keys, and the notes about them.

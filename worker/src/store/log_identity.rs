@@ -31,11 +31,35 @@ pub(crate) enum OtherLog {
          {sequence} it has another event than the journal"
     )]
     Diverged { sequence: u64 },
+    #[error(
+        "stream {STREAM} begins at sequence {first}, and the journal ends at {journal}: what is between \
+         them is in the archive, or was lost. `worker replay --apply` brings it back before a \
+         worker starts; with `--from {first}` it begins with what the log has"
+    )]
+    Behind { first: u64, journal: u64 },
 }
 
-/// An error of the kind [`OtherLog`] if it is another log; records it if none
-/// is known yet.
+/// An error of the kind [`OtherLog`] if it is another log, or one that was trimmed of
+/// what the journal does not have; records it if none is known yet.
 pub(crate) async fn check(log: &Connection, pool: &PgPool) -> anyhow::Result<()> {
+    let Known { first, journal } = check_same(log, pool).await?;
+    // What is trimmed was in the journal, and of that the last event is never trimmed. So an
+    // empty journal beside a trimmed log, or one of last month, lacks something.
+    if first > 1 && journal < first {
+        return Err(OtherLog::Behind { first, journal }.into());
+    }
+    Ok(())
+}
+
+/// Where the log begins, and the journal ends.
+pub(crate) struct Known {
+    first: u64,
+    journal: u64,
+}
+
+/// An error of the kind [`OtherLog`] if it is another log. One that was trimmed of what
+/// the journal does not have is the same, for whoever brings that back.
+pub(crate) async fn check_same(log: &Connection, pool: &PgPool) -> anyhow::Result<Known> {
     let mut connection = database::acquire(pool).await?;
     // First, or the log could end before what is appended meanwhile.
     let last = journal::last(&mut connection).await?;
@@ -46,18 +70,21 @@ pub(crate) async fn check(log: &Connection, pool: &PgPool) -> anyhow::Result<()>
     if known.as_microsecond() != created.as_microsecond() {
         return Err(OtherLog::Recreated { known, now: created }.into());
     }
-    let Some((StreamSequence(journal), message_id)) = last else { return Ok(()) };
+    let first = stream.first_sequence;
+    let Some((StreamSequence(journal), message_id)) = last else {
+        return Ok(Known { first, journal: 0 });
+    };
     if stream.last_sequence < journal {
         return Err(OtherLog::Truncated { log: stream.last_sequence, journal }.into());
     }
-    if journal < stream.first_sequence {
-        return Ok(()); // trimmed
+    if journal < first {
+        return Ok(Known { first, journal }); // trimmed
     }
     let in_log = read::message_id_at(log, journal).await?;
     if in_log.as_deref() != Some(message_id.as_str()) {
         return Err(OtherLog::Diverged { sequence: journal }.into());
     }
-    Ok(())
+    Ok(Known { first, journal })
 }
 
 async fn known_or_recorded(

@@ -223,6 +223,31 @@ impl Archive {
         Ok(events.into_iter().find(|event| event.sequence.0 == sequence))
     }
 
+    /// Those of these events that the archive has. `sequences` are sorted; each frame that
+    /// they are in is read once.
+    pub async fn events(
+        &self,
+        chain: &Chain,
+        sequences: &[u64],
+    ) -> Result<Vec<Delivery>, ArchiveError> {
+        let mut found = Vec::with_capacity(sequences.len());
+        let mut rest = sequences;
+        while let Some(first) = rest.first() {
+            let segment = chain.segment_of(*first);
+            let frame = segment.and_then(|it| Some((it, it.manifest.frame_of(*first)?)));
+            let Some((segment, frame)) = frame else {
+                rest = rest.get(1..).unwrap_or_default();
+                continue;
+            };
+            let here = rest.partition_point(|sequence| *sequence <= frame.last_sequence);
+            let (wanted, behind) = rest.split_at_checked(here).unwrap_or((rest, &[]));
+            let events = self.frame(&segment.manifest, frame).await?.into_iter();
+            found.extend(events.filter(|it| wanted.binary_search(&it.sequence.0).is_ok()));
+            rest = behind;
+        }
+        Ok(found)
+    }
+
     /// Files of segments that no manifest names: someone was interrupted before it
     /// counted, or another archiver was faster. They are no harm.
     pub async fn without_manifest(&self, chain: &Chain) -> Result<Vec<String>, ArchiveError> {

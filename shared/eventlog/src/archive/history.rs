@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::ArchiveError;
 use super::chain::{Archive, Chain, Segment};
 use super::manifest::{Frame, LogIdentity, Manifest};
-use super::storage::Storage;
+use super::storage::{Location, Storage};
 use crate::connect::Connection;
 use crate::delivery::Delivery;
 use crate::read::{Reader, Selection, Start};
@@ -26,17 +26,19 @@ pub struct History {
 }
 
 impl History {
-    /// What the storage has of the log that is there now. Without a storage the log
-    /// alone.
-    pub async fn find(connection: &Connection, storage: Option<Storage>) -> anyhow::Result<Self> {
-        let archive = match storage {
-            None => None,
-            Some(storage) => {
-                let log = status::log(connection).await?;
+    /// What the archive has of the log that is there now, and the log. A log that lacks
+    /// nothing is read alone, wherever the archive is.
+    pub async fn find(connection: &Connection, at: Option<&Location>) -> anyhow::Result<Self> {
+        let log = status::log(connection).await?;
+        let archive = match at {
+            // Or it lacks some in the middle: trimming was interrupted.
+            Some(location) if log.messages < log.last_sequence => {
+                let storage = Storage::open(location)?;
                 let archive = Archive::new(storage, LogIdentity::new(log.created_at));
                 let chain = archive.chain().await?;
                 Some((archive, chain))
             }
+            Some(_) | None => None,
         };
         // After the chain: what the log lacks by now is in a segment that is found, unless it
         // was archived this moment.

@@ -104,8 +104,15 @@ impl Storage {
         name: &str,
         range: Range<u64>,
     ) -> Result<Bytes, ArchiveError> {
-        let got = self.store.get_range(&path(name), range).await;
-        got.map_err(|error| self.unread(name, error))
+        let end = range.end;
+        match self.store.get_range(&path(name), range).await {
+            Ok(bytes) => Ok(bytes),
+            // Stores have no common way to say that a file ends before.
+            Err(error) => match self.store.head(&path(name)).await {
+                Ok(found) if found.size < end => Err(self.damaged(name, "it is too short")),
+                _ => Err(self.unread(name, error)),
+            },
+        }
     }
 
     /// The names of the files in a folder that sort after `after`, sorted.
