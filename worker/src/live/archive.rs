@@ -288,7 +288,8 @@ impl Pass<'_> {
     async fn due(&self, after: u64) -> anyhow::Result<Option<Due>> {
         let Archiver { connection, pool, policy, .. } = self.archiver;
         let log = status::log(connection).await?;
-        let first = if after == 0 { log.first_sequence } else { after + 1 };
+        // A log that never had an event begins at 0.
+        let first = if after == 0 { log.first_sequence.max(1) } else { after + 1 };
         let last = releasable(connection, &mut *database::acquire(pool).await?).await?;
         if first > last || self.shutdown.is_cancelled() {
             return Ok(None);
