@@ -14,6 +14,7 @@ use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
 use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
+use service::http_client;
 use service::oauth::OAuth;
 use service::server::Limits;
 use sqlx::postgres::PgConnectOptions;
@@ -190,6 +191,7 @@ fn archive(config: &Config, resolver: &mut Resolver<'_>) -> Option<ArchiveAccess
     const DAY_S: i64 = 86_400;
     let settings = config.worker.archive.as_ref()?;
     let location = resolver.archive(settings)?;
+    http_client::use_ring(); // for a bucket that is reached by TLS
     let at = "worker.archive.nats_password";
     let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
     let url = config.nats.url.clone();

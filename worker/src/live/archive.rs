@@ -248,6 +248,7 @@ impl Pass<'_> {
                 self.freed += manifest.raw_bytes;
                 continue;
             }
+            self.archive.require_exclusive().await?;
             self.archive.store(&draft).await?;
             prove(&self.archive, draft.manifest(), &mut self.postgres).await?;
             self.archive.seal(draft, &mut self.chain, clock::now()).await?;

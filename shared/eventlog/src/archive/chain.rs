@@ -157,6 +157,21 @@ impl Archive {
         Ok(())
     }
 
+    /// Whether the storage refuses to write a file that is there, which is all that keeps
+    /// two archivers apart if their lock fails. Some that speak S3 ignore the condition.
+    pub async fn require_exclusive(&self) -> Result<(), ArchiveError> {
+        let name = format!("{}/put-if-absent", self.log.folder());
+        let text = Bytes::from_static(b"Written twice: the second time must be refused.\n");
+        self.storage.put_new(&name, text.clone()).await?;
+        match self.storage.put_new(&name, text).await? {
+            Put::Existed => Ok(()),
+            Put::Created => Err(ArchiveError::Unusable {
+                at: self.shown().to_owned(),
+                why: "it writes over files that must be new: it ignores If-None-Match".to_owned(),
+            }),
+        }
+    }
+
     /// Makes a stored segment count: from here on the log need not have its events. The
     /// caller has verified it. Of two archivers one gets here.
     pub async fn seal(
