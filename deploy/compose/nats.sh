@@ -8,7 +8,8 @@ MOORING_NATS_ADMIN_PASSWORD=$(cat /run/secrets/nats-admin-password)
 MOORING_NATS_INGEST_PASSWORD=$(cat /run/secrets/nats-ingest-password)
 MOORING_NATS_WORKER_PASSWORD=$(cat /run/secrets/nats-worker-password)
 MOORING_NATS_RENEWER_PASSWORD=$(cat /run/secrets/nats-renewer-password)
+MOORING_NATS_ARCHIVER_PASSWORD=$(cat /run/secrets/nats-archiver-password)
 export MOORING_NATS_ADMIN_PASSWORD MOORING_NATS_INGEST_PASSWORD MOORING_NATS_WORKER_PASSWORD \
-  MOORING_NATS_RENEWER_PASSWORD
+  MOORING_NATS_RENEWER_PASSWORD MOORING_NATS_ARCHIVER_PASSWORD
 
 exec nats-server -c /etc/nats/nats.conf

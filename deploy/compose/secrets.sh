@@ -29,7 +29,7 @@ main() {
 
 make_all() {
   # Letters and digits, a letter first: they mean themselves in SQL and in nats.conf.
-  for name in nats-admin nats-ingest nats-worker nats-renewer postgres-superuser postgres-owner postgres-worker; do
+  for name in nats-admin nats-ingest nats-worker nats-renewer nats-archiver postgres-superuser postgres-owner postgres-worker; do
     make "$name-password" "p$(random | tr -dc 'A-Za-z0-9')"
   done
   make sealing-key-k1 "$(random)"
@@ -48,16 +48,21 @@ random() {
 # make NAME VALUE: unless it is there.
 make() {
   [ ! -e "/master/$1" ] || return 0
-  # Postgres keeps the old passwords, and what is in the log was sealed with the old key.
-  [ ! -e /data/nats/jetstream ] || fail "the secret $1 is missing, and the data beside it was made with it: put it \
-back into the volume mooring_secrets, or start over with 'docker compose down --volumes'"
+  # Postgres keeps the old passwords, and what is in the log was sealed with the old key. NATS keeps no
+  # password, and a newer version may have a user more.
+  case $1 in
+    nats-*) ;;
+    *) [ ! -e /data/nats/jetstream ] || fail "the secret $1 is missing, and the data beside it was made with it: put \
+it back into the volume mooring_secrets, or start over with 'docker compose down --volumes'" ;;
+  esac
   [ ${#2} -ge 32 ] || fail "making $1: no randomness"
   echo "$2" > "/master/$1.partial"
   mv "/master/$1.partial" "/master/$1" # complete or not there
 }
 
 hand_out() {
-  give nats "$services_user" nats-admin-password nats-ingest-password nats-worker-password nats-renewer-password
+  give nats "$services_user" nats-admin-password nats-ingest-password nats-worker-password nats-renewer-password \
+    nats-archiver-password
   give postgres "$postgres_user" postgres-superuser-password postgres-owner-password postgres-worker-password
   give migrate "$services_user" nats-admin-password postgres-owner-password
   give ingest "$services_user" nats-ingest-password sealing-key-k1 fingerprint-key blnk-path-token

@@ -2,20 +2,27 @@
 
 use anyhow::{Result, bail};
 
-/// The passwords of the four users in `deploy/nats/nats.conf`. No `Debug`: they are secrets.
+/// The passwords of the users in `deploy/nats/nats.conf`. No `Debug`: they are secrets.
 #[derive(Clone)]
 pub struct NatsCredentials {
     pub admin: String,
     pub ingest: String,
     pub worker: String,
     pub renewer: String,
+    pub archiver: String,
 }
 
 impl NatsCredentials {
     /// Each user's name and password.
-    pub(crate) fn users(&self) -> [(&'static str, &str); 4] {
-        let Self { admin, ingest, worker, renewer } = self; // a fifth user stops the build here
-        [("admin", admin), ("ingest", ingest), ("worker", worker), ("renewer", renewer)]
+    pub(crate) fn users(&self) -> [(&'static str, &str); 5] {
+        let Self { admin, ingest, worker, renewer, archiver } = self; // a sixth user stops the build here
+        [
+            ("admin", admin),
+            ("ingest", ingest),
+            ("worker", worker),
+            ("renewer", renewer),
+            ("archiver", archiver),
+        ]
     }
 
     pub(crate) fn require_plain(&self) -> Result<()> {

@@ -15,13 +15,14 @@ use crate::durable;
 /// A secret's file name, and how it is made.
 type Kind = (&'static str, fn() -> String);
 
-const ALL: [Kind; 15] = [
+const ALL: [Kind; 16] = [
     ("sealing-key-k1", new_key),
     ("fingerprint-key", new_key),
     ("nats-admin-password", new_password),
     ("nats-ingest-password", new_password),
     ("nats-worker-password", new_password),
     ("nats-renewer-password", new_password),
+    ("nats-archiver-password", new_password),
     ("postgres-superuser-password", new_password),
     ("postgres-owner-password", new_password),
     ("postgres-worker-password", new_password),
@@ -114,6 +115,7 @@ impl Secrets {
             ingest: self.read("nats-ingest-password")?,
             worker: self.read("nats-worker-password")?,
             renewer: self.read("nats-renewer-password")?,
+            archiver: self.read("nats-archiver-password")?,
         })
     }
 

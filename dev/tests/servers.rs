@@ -19,6 +19,7 @@ fn nats_credentials() -> NatsCredentials {
         ingest: new_password(),
         worker: new_password(),
         renewer: new_password(),
+        archiver: new_password(),
     }
 }
 
@@ -121,13 +122,14 @@ fn an_acknowledged_message_survives_a_kill_of_nats() {
 #[test]
 fn nats_does_not_start_with_a_password_that_would_not_survive_its_configuration() {
     let dir = temporary::folder().unwrap();
-    for user in ["admin", "ingest", "worker", "renewer"] {
+    for user in ["admin", "ingest", "worker", "renewer", "archiver"] {
         let mut credentials = nats_credentials();
         *match user {
             "admin" => &mut credentials.admin,
             "ingest" => &mut credentials.ingest,
             "worker" => &mut credentials.worker,
-            _ => &mut credentials.renewer,
+            "renewer" => &mut credentials.renewer,
+            _ => &mut credentials.archiver,
         } = "two words".to_owned();
         let refused = NatsServer::start(nats_options(dir.path(), credentials)).err();
         let error = refused.expect("a password with a space was accepted").to_string();
@@ -168,6 +170,28 @@ fn every_nats_user_may_do_its_work_and_nothing_else() {
     assert!(worker.request("data_keys.p", "x").starts_with("-ERR"));
     assert!(worker.request("installations.blnk.0", "x").starts_with("-ERR"));
     assert!(worker.request("$JS.API.STREAM.PURGE.INSTALLATIONS", "").starts_with("-ERR"));
+
+    let mut archiver = Client::connect(&server, "archiver", &credentials.archiver);
+    let get = "$JS.API.STREAM.MSG.GET.INSTALLATIONS";
+    let delete = "$JS.API.STREAM.MSG.DELETE.INSTALLATIONS";
+    assert!(archiver.request("$JS.API.STREAM.INFO.INSTALLATIONS", "").contains("\"messages\":1"));
+    assert!(archiver.request(get, r#"{"seq":1}"#).contains("\"seq\":1"));
+    assert!(archiver.request(delete, r#"{"seq":1,"no_erase":true}"#).contains("\"success\":true"));
+    assert!(archiver.request("$JS.API.STREAM.INFO.INSTALLATIONS", "").contains("\"messages\":0"));
+    for (denied, body) in [
+        ("installations.blnk.0", "x"),
+        ("data_keys.p", "x"),
+        ("$JS.API.STREAM.PURGE.INSTALLATIONS", r#"{"seq":1}"#),
+        ("$JS.API.STREAM.DELETE.INSTALLATIONS", ""),
+        ("$JS.API.STREAM.UPDATE.INSTALLATIONS", STREAM),
+        ("$JS.API.STREAM.MSG.DELETE.DATA_KEYS", r#"{"seq":1}"#),
+        ("$JS.API.STREAM.MSG.GET.DATA_KEYS", r#"{"seq":1}"#),
+        ("$JS.API.CONSUMER.CREATE.INSTALLATIONS.other", CONSUMER),
+        ("$JS.API.CONSUMER.DELETE.INSTALLATIONS.worker", ""),
+        ("$JS.API.CONSUMER.MSG.NEXT.INSTALLATIONS.worker", "1"),
+    ] {
+        assert!(archiver.request(denied, body).starts_with("-ERR"), "{denied}");
+    }
 }
 
 #[test]

@@ -48,9 +48,9 @@ async fn remaining_keys(world: &World) -> Vec<DataKey> {
 }
 
 /// A sealed secret and what it is bound to, as any backup has it.
-struct Copy {
-    event: MessageId,
-    sealed: Sealed,
+pub(crate) struct Copy {
+    pub(crate) event: MessageId,
+    pub(crate) sealed: Sealed,
 }
 
 /// The copies of one installation in journal and projection; what the log holds
@@ -76,7 +76,7 @@ async fn copies(world: &World, id: &str) -> Vec<Copy> {
 }
 
 /// What opens of them, with every key there is, by trial.
-async fn opened(world: &World, id: &str, copies: &[Copy]) -> Vec<String> {
+pub(crate) async fn opened(world: &World, id: &str, copies: &[Copy]) -> Vec<String> {
     let (keys, ring) = (remaining_keys(world).await, ring(world));
     let source = SourceName::parse("blnk").unwrap();
     let installation = InstallationId::parse(id).unwrap();

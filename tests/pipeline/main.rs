@@ -14,6 +14,8 @@
 )]
 
 mod answers;
+mod archive;
+mod archive_s3;
 mod bad_input;
 mod callbacks;
 mod canary;

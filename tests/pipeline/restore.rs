@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::archive;
 use crate::other_log::restored_after;
 use crate::payload::{api_key, install, install_in, uninstall, with};
 use crate::world::{Setup, World, eventually};
@@ -196,6 +197,16 @@ async fn replayed(world: &mut World) {
     assert_eq!(world.operate(&["verify"]).await.code, 0);
 }
 
+async fn lose_postgres(world: &World) {
+    for sql in [
+        "DROP SCHEMA mooring CASCADE",
+        "DROP SCHEMA projection CASCADE",
+        "DROP TABLE public._sqlx_migrations",
+    ] {
+        sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_postgres_is_filled_from_the_log() {
     let mut world = World::start(Setup::default()).await;
@@ -205,13 +216,7 @@ async fn an_empty_postgres_is_filled_from_the_log() {
     world.wait_applied().await;
     world.stop_workers();
     let before = world.projection().await;
-    for sql in [
-        "DROP SCHEMA mooring CASCADE",
-        "DROP SCHEMA projection CASCADE",
-        "DROP TABLE public._sqlx_migrations",
-    ] {
-        sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
-    }
+    lose_postgres(&world).await;
     world.migrate();
     world.acknowledged(&install("c")).await;
     replayed(&mut world).await;
@@ -247,4 +252,88 @@ async fn an_older_postgres_and_a_log_that_is_older_still_lose_only_what_neither_
     let ids: Vec<String> =
         world.projection().await.into_iter().map(|row| row.installation_id).collect();
     assert_eq!(ids, ["a", "b", "c"]);
+}
+
+/// What was archived is in no log and, as to payloads, in no journal.
+async fn archived_installations() -> World {
+    let world = archive::start(Setup::default(), archive::AT_ONCE).await;
+    archive::some_installations(&world, "a").await;
+    assert_eq!(archive::run(&world, &[]).await.json(0)["archived_to"], 30);
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_log_comes_back_from_archive_and_journal_together() {
+    let mut world = archived_installations().await;
+    let before = world.projection().await;
+    world.stop_workers();
+    world.jetstream().await.delete_stream("INSTALLATIONS").await.unwrap();
+    world.migrate();
+    world.wait_ingest_ready(0);
+    world.acknowledged(&install("new")).await;
+    let report = restore(&world).await;
+    assert_eq!(counts(&report), [31, 0, 0], "{report}");
+    assert_eq!((&report["in_journal"], &report["in_archive"]), (&json!(31), &json!(30)));
+    assert_eq!(counts(&restore(&world).await), [0, 0, 0]);
+    world.start_workers_again();
+    world.wait_applied().await;
+    let verified = world.operate(&["verify", "--json"]).await.json(0);
+    assert_eq!(verified["folded_from"], "log", "{verified}");
+    let after = world.projection().await;
+    assert_eq!(after.len(), before.len() + 1);
+    assert!(before.iter().all(|row| after.contains(row)));
+    let payload = &world.read("/v1/installations/a0/events").await.body["events"][0]["payload"];
+    assert_eq!(payload["installed_app_id"], "a0", "the journal is whole again");
+
+    // And it is archived once more.
+    world.acknowledged(&install("later")).await;
+    world.wait_applied().await;
+    let again = archive::run(&world, &[]).await.json(0);
+    assert_eq!(again["archived_to"], 63, "{again}");
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+    assert_eq!(counts(&restore(&world).await), [0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trimmed_log_that_was_put_back_to_an_older_copy_is_made_whole() {
+    let mut world = archived_installations().await;
+    restored_after(&mut world, &["b", "c"]).await;
+    for id in ["x", "y", "z"] {
+        world.acknowledged(&install(id)).await;
+    }
+    let report = restore(&world).await;
+    assert_eq!(counts(&report), [2, 2, 0], "{report}");
+    world.start_workers_again();
+    world.wait_applied().await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+    for id in ["b", "c", "x", "y", "z"] {
+        assert_eq!(world.credential(id).await.body["credential"], api_key(id), "{id}");
+    }
+    world.acknowledged(&install("later")).await;
+    world.wait_applied().await;
+    let again = archive::run(&world, &[]).await.json(0);
+    assert_ne!(again["segments"], json!([]), "{again}");
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_log_and_postgres_lost_the_archive_brings_back_what_it_has() {
+    let mut world = archived_installations().await;
+    let before = world.projection().await;
+    world.stop_workers();
+    world.jetstream().await.delete_stream("INSTALLATIONS").await.unwrap();
+    lose_postgres(&world).await;
+    world.migrate();
+    let report = restore(&world).await;
+    assert_eq!(counts(&report), [30, 0, 0], "{report}");
+    world.start_workers_again();
+    world.wait_applied().await;
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
+    // The last event, the uninstall of a29, was in no archive.
+    let after = world.projection().await;
+    let ids = |rows: &[crate::world::ProjectionRow]| -> BTreeSet<String> {
+        rows.iter().map(|row| row.installation_id.clone()).collect()
+    };
+    assert_eq!(ids(&after), ids(&before));
+    assert_eq!(world.credential("a28").await.body["credential"], api_key("a28"));
 }

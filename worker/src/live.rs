@@ -1,6 +1,9 @@
 //! What a worker does all the time.
 
 pub(crate) mod api;
+pub(crate) mod archive;
+pub(crate) mod archived_payloads;
+pub(crate) mod archiving;
 pub(crate) mod commit;
 pub(crate) mod consume;
 pub(crate) mod credential;
@@ -14,15 +17,18 @@ use eventlog::connect::Connection;
 use eventlog::keys::DataKeyPool;
 use service::config::reload;
 use service::server;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::live::api::Api;
+use crate::live::archived_payloads::ArchivedPayloads;
+use crate::live::archiving::Archiving;
 use crate::live::consume::Projector;
 use crate::live::measure::Measurements;
 use crate::live::token_renewal::TokenRenewal;
-use crate::settings::{RunSettings, TokenRenewalSettings};
+use crate::settings::{ArchiveAccess, RunSettings, TokenRenewalSettings};
 use crate::store::database::pool;
 
 /// Data keys that are kept ready for renewed tokens.
@@ -75,18 +81,26 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             renewal.run(shutdown.clone()).await;
         }
     };
-    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers });
+    let archiving = archiving(settings.archive.as_ref(), &pool).await?;
+    let archiving = async {
+        if let Some(archiving) = archiving {
+            archiving.run(shutdown.clone()).await;
+        }
+    };
+    let archived = ArchivedPayloads::new(connection.clone(), settings.archive);
+    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers, archived });
     let in_flight = TaskTracker::new();
     let limits = settings.limits;
     let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), ()) = tokio::join!(
+        let (applied, (), (), (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
+            archiving,
         );
         applied.context("applying the log")
     };
@@ -100,6 +114,23 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     }
     tracing::info!("worker has stopped");
     Ok(())
+}
+
+/// `None` where workers are not to archive.
+async fn archiving(
+    access: Option<&ArchiveAccess>,
+    pool: &PgPool,
+) -> anyhow::Result<Option<Archiving>> {
+    let Some(access) = access else { return Ok(None) };
+    let Some(nats) = &access.nats else { return Ok(None) };
+    let connection = Connection::open(nats, "archive").await?;
+    Ok(Some(Archiving {
+        connection,
+        pool: pool.clone(),
+        location: access.location.clone(),
+        policy: access.policy,
+        every: access.every,
+    }))
 }
 
 async fn ending<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> T {

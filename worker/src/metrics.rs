@@ -14,6 +14,11 @@ pub(crate) struct Metrics {
     pub(crate) conflicts: Counter<u64>,
     pub(crate) credentials_opened: Counter<u64>,
     pub(crate) oauth_requests: Counter<u64>,
+    pub(crate) archive_failing: Gauge<f64>,
+    pub(crate) archive_sequence: Gauge<f64>,
+    pub(crate) archive_segments: Gauge<f64>,
+    pub(crate) archive_age: Gauge<f64>,
+    pub(crate) archive_events: Counter<u64>,
     pub(crate) rebuild_progress: Gauge<f64>,
     pub(crate) rebuild_events: Counter<u64>,
 }
@@ -28,6 +33,11 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         conflicts: metric::PROJECTION_CONFLICTS.counter(meter),
         credentials_opened: metric::CREDENTIALS_OPENED.counter(meter),
         oauth_requests: metric::OAUTH_REQUESTS.counter(meter),
+        archive_failing: metric::ARCHIVE_FAILING.gauge(meter),
+        archive_sequence: metric::ARCHIVE_SEQUENCE.gauge(meter),
+        archive_segments: metric::ARCHIVE_SEGMENTS.gauge(meter),
+        archive_age: metric::ARCHIVE_AGE.gauge(meter),
+        archive_events: metric::ARCHIVE_EVENTS.counter(meter),
         rebuild_progress: metric::REBUILD_PROGRESS.gauge(meter),
         rebuild_events: metric::REBUILD_EVENTS.counter(meter),
     }

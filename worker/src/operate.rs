@@ -5,6 +5,7 @@
 //! after Ctrl-C or SIGTERM, [`backends`] connects, [`output`] prints, [`consent`]
 //! asks before something is destroyed, [`exit`] knows the exit codes.
 
+mod archive;
 mod backends;
 mod callbacks;
 mod consent;
@@ -95,6 +96,7 @@ commands! {
     Rebuild(rebuild),
     Restore(restore),
     DeadLetters(dead_letters),
+    Archive(archive),
     Keys(keys),
     Erase(erase),
 }

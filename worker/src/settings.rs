@@ -9,9 +9,12 @@ use std::time::Duration;
 use domain::fold::Retention;
 use domain::id::SourceName;
 use domain::seal::KeyRing;
+use eventlog::archive::Location;
 use eventlog::connect::Endpoint;
+use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
 use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
+use service::http_client;
 use service::oauth::OAuth;
 use service::server::Limits;
 use sqlx::postgres::PgConnectOptions;
@@ -40,6 +43,7 @@ pub(crate) struct RunSettings {
     pub(crate) token_renewal: Option<TokenRenewalSettings>,
     /// Sources have tokens, and nobody is to renew them.
     pub(crate) tokens_unattended: bool,
+    pub(crate) archive: Option<ArchiveAccess>,
     /// For metrics.
     pub(crate) sources: Vec<SourceName>,
 }
@@ -58,6 +62,25 @@ pub(crate) struct BackendSettings {
     pub(crate) nats: Endpoint,
     pub(crate) postgres: Postgres,
     pub(crate) retention: Retention,
+    pub(crate) archive: Option<ArchiveAccess>,
+}
+
+/// Where the archive is, and what goes there.
+#[derive(Debug, Clone)]
+pub(crate) struct ArchiveAccess {
+    pub(crate) location: Location,
+    pub(crate) policy: ArchivePolicy,
+    /// A user that may delete from the log.
+    pub(crate) nats: Option<Endpoint>,
+    pub(crate) every: Duration,
+}
+
+/// What is due for the archive.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArchivePolicy {
+    pub(crate) retention: SignedDuration,
+    pub(crate) log_full_percent: u64,
+    pub(crate) segment_bytes: u64,
 }
 
 #[derive(Clone)]
@@ -89,6 +112,7 @@ impl RunSettings {
         }
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
+        let archive = archive(config, &mut resolver);
         let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
             nats,
             postgres,
@@ -108,6 +132,7 @@ impl RunSettings {
             token_renewal,
             tokens_unattended: config.worker.token_renewal.is_none()
                 && config.sources.values().any(|source| source.oauth.is_some()),
+            archive,
             sources: config.sources.keys().cloned().collect(),
         });
         resolver.finish(path, settings)
@@ -120,8 +145,9 @@ impl BackendSettings {
         let nats = nats(config, &mut resolver);
         let postgres = postgres(config, &mut resolver);
         let retention = retention(&config.worker);
+        let archive = archive(config, &mut resolver);
         let settings =
-            nats.zip(postgres).map(|(nats, postgres)| Self { nats, postgres, retention });
+            nats.zip(postgres).map(|(nats, postgres)| Self { nats, postgres, retention, archive });
         resolver.finish(path, settings)
     }
 }
@@ -168,6 +194,27 @@ fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
         None => options,
     };
     Some(Postgres { options, connections_max: *connections_max })
+}
+
+fn archive(config: &Config, resolver: &mut Resolver<'_>) -> Option<ArchiveAccess> {
+    const DAY_S: i64 = 86_400;
+    let settings = config.worker.archive.as_ref()?;
+    let location = resolver.archive(settings)?;
+    http_client::use_ring(); // for a bucket that is reached by TLS
+    let at = "worker.archive.nats_password";
+    let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
+    let url = config.nats.url.clone();
+    let user = settings.nats_user.clone();
+    Some(ArchiveAccess {
+        location,
+        policy: ArchivePolicy {
+            retention: SignedDuration::from_secs(DAY_S * i64::from(settings.retention_days)),
+            log_full_percent: u64::from(settings.log_full_percent),
+            segment_bytes: settings.segment_bytes,
+        },
+        nats: user.map(|user| Endpoint { url, user: Some(user), password }),
+        every: Duration::from_millis(settings.every_ms.max(1)),
+    })
 }
 
 /// `None` where no source has tokens, or nobody is to renew them.

@@ -1,6 +1,7 @@
 //! Postgres, and all SQL of the worker: a file for each table.
 
 pub(crate) mod access;
+pub(crate) mod archived;
 pub(crate) mod convert;
 pub(crate) mod database;
 pub(crate) mod dead_letters;

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::data_key::DataKey;
 use crate::details::Details;
@@ -476,6 +477,23 @@ impl Event {
     }
 }
 
+/// The body of an event without its payload, for where the fact is enough: it folds
+/// to the same. `None` if there is no payload in clear to leave out. One that is sealed
+/// stays, because whoever erases secrets must find it.
+pub fn without_payload(body: &str) -> Option<String> {
+    const PAYLOAD: &str = "payload";
+    let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_str(body).ok()?;
+    let payload: BTreeMap<&str, &RawValue> =
+        serde_json::from_str(fields.get(PAYLOAD)?.get()).ok()?;
+    let clear = payload.get("clear")?;
+    if payload.len() != 1 || clear.get() == "null" {
+        return None;
+    }
+    let nothing = RawValue::from_string(r#"{"clear":null}"#.to_owned()).ok()?;
+    fields.insert(PAYLOAD, &nothing);
+    serde_json::to_string(&fields).ok()
+}
+
 fn decode<E: DeserializeOwned>(body: &[u8]) -> Result<E, DecodeError> {
     #[derive(Deserialize)]
     struct VersionOnly {
@@ -491,6 +509,21 @@ fn decode<E: DeserializeOwned>(body: &[u8]) -> Result<E, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_its_payload_an_event_says_the_same_and_a_sealed_one_stays() {
+        let body = include_str!("event/installed.v1.json");
+        let left = without_payload(body).unwrap();
+        assert!(left.len() < body.len() && !left.contains("a_field_of_tomorrow"), "{left}");
+        let whole = Event::decode_without_payload(body.as_bytes()).unwrap();
+        assert_eq!(Event::decode(left.as_bytes()).unwrap(), whole);
+        assert_eq!(without_payload(&left), None, "there is nothing more to leave out");
+        let sealed = r#"{"payload":{"sealed":"v1.k1.AAAA.AAAA"}}"#;
+        assert_eq!(without_payload(sealed), None);
+        for odd in ["", "[]", "{}", r#"{"payload":1}"#, r#"{"payload":{}}"#] {
+            assert_eq!(without_payload(odd), None, "{odd}");
+        }
+    }
 
     /// One event of schema version 1 as it stands in a log. Never change it:
     /// what is in a log must be readable for ever.

@@ -1,6 +1,9 @@
 //! A message as it stands in the log.
 
-use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::header::{
+    HeaderName, NATS_LAST_SEQUENCE, NATS_MESSAGE_ID, NATS_SEQUENCE, NATS_STREAM, NATS_SUBJECT,
+    NATS_TIME_STAMP,
+};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
@@ -9,8 +12,12 @@ use jiff::Timestamp;
 
 use crate::message::{CE_ID, CE_SUBJECT, CE_TYPE, POSITION, is_operators};
 
+/// What the server adds when a message is asked for by its sequence.
+const OF_ANSWER: [HeaderName; 5] =
+    [NATS_STREAM, NATS_SUBJECT, NATS_SEQUENCE, NATS_TIME_STAMP, NATS_LAST_SEQUENCE];
+
 /// A message of the log, as a value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub sequence: StreamSequence,
     pub subject: String,
@@ -20,7 +27,7 @@ pub struct Delivery {
 }
 
 /// The headers of a message.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(HeaderMap);
 
 impl Headers {
@@ -34,6 +41,30 @@ impl Headers {
             let first = values.first()?;
             Some((AsRef::<str>::as_ref(name), first.as_str()))
         })
+    }
+
+    /// All of them, sorted by name; a repeated one has a pair for each value.
+    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
+        let all = self.0.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
+        });
+        let mut all: Vec<(String, String)> = all.collect();
+        // Stable: the values of one name keep their order.
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
+    /// An error if a name or value cannot be one.
+    pub(crate) fn from_pairs(pairs: &[(String, String)]) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let invalid = || format!("{name} is no header");
+            let name: HeaderName = name.parse().map_err(|_| invalid())?;
+            let value: async_nats::HeaderValue = value.parse().map_err(|_| invalid())?;
+            headers.append(name, value);
+        }
+        Ok(Self(headers))
     }
 }
 
@@ -55,7 +86,7 @@ impl From<HeaderMap> for Headers {
 impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
         let parsed = pairs.into_iter().filter_map(|(name, value)| {
-            let name: async_nats::HeaderName = name.parse().ok()?;
+            let name: HeaderName = name.parse().ok()?;
             Some((name, value.parse().ok()?))
         });
         Self(parsed.collect())
@@ -93,15 +124,24 @@ impl Delivery {
         self.headers.get(CE_SUBJECT)
     }
 
-    /// As the server has it stored.
-    pub(crate) fn stored(message: StreamMessage) -> Self {
-        let published = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+    /// As a replica answers when it is asked for this sequence: beside the headers
+    /// of the message stand those of the answer.
+    pub(crate) fn of_answer(message: StreamMessage) -> Self {
+        let StreamMessage { subject, sequence, headers, payload, time } = message;
+        let of_message = headers.iter().filter(|(name, _)| !OF_ANSWER.contains(name));
+        let mut headers = HeaderMap::new();
+        for (name, values) in of_message {
+            for value in values {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let stored_at = Timestamp::from_nanosecond(time.unix_timestamp_nanos());
         Self {
-            sequence: StreamSequence(message.sequence),
-            subject: message.subject.into_string(),
-            headers: Headers(message.headers),
-            body: message.payload,
-            published_at: published.unwrap_or(Timestamp::UNIX_EPOCH),
+            sequence: StreamSequence(sequence),
+            subject: subject.into_string(),
+            headers: Headers(headers),
+            body: payload,
+            published_at: stored_at.unwrap_or(Timestamp::UNIX_EPOCH),
         }
     }
 

@@ -4,6 +4,7 @@
 //! or skip one while reading. It knows nothing of HTTP, Postgres or the fold.
 
 pub mod append;
+pub mod archive;
 pub mod audit;
 pub mod breach;
 pub mod connect;
@@ -16,3 +17,4 @@ pub mod message;
 pub mod read;
 pub mod status;
 pub mod topology;
+pub mod trim;

@@ -115,7 +115,7 @@ pub async fn message_at(
 ) -> anyhow::Result<Option<Delivery>> {
     let stream = connection.jetstream.get_stream_no_info(STREAM).await?;
     match stream.direct_get(sequence.0).await {
-        Ok(message) => Ok(Some(Delivery::stored(message))),
+        Ok(message) => Ok(Some(Delivery::of_answer(message))),
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }

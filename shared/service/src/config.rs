@@ -21,12 +21,14 @@ use domain::platform::{MissedAck, Platform, SuccessBody};
 use domain::seal::{KeyRing, parse_key};
 use eventlog::topology::StreamSettings;
 
+mod archive;
 mod install_page;
 mod oauth;
 pub mod reload;
 mod source;
 mod verification;
 
+pub use archive::ArchiveSettings;
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
 pub use verification::VerificationSettings;
@@ -148,6 +150,8 @@ pub struct WorkerSettings {
     pub api_tokens: BTreeMap<String, ApiTokenSettings>,
     /// How workers renew OAuth tokens. Without it none does.
     pub token_renewal: Option<TokenRenewalSettings>,
+    /// [Where old events go](operations.md#the-archive). Without it the log keeps everything.
+    pub archive: Option<ArchiveSettings>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -268,6 +272,7 @@ impl Default for WorkerSettings {
             keep_ended_credentials: false,
             api_tokens: BTreeMap::new(),
             token_renewal: None,
+            archive: None,
         }
     }
 }

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 use subtle::ConstantTimeEq as _;
 
+use crate::live::archived_payloads::{ArchivedPayloads, Unread};
 use crate::live::commit::chain;
 use crate::live::credential::{self, CredentialError};
 use crate::metrics::METRICS;
@@ -38,6 +39,7 @@ pub(crate) struct Api {
     pub(crate) connection: Connection,
     pub(crate) ring: CurrentRing,
     pub(crate) callers: Vec<Caller>,
+    pub(crate) archived: ArchivedPayloads,
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
@@ -154,6 +156,15 @@ fn unavailable(cause: &sqlx::Error) -> Refused {
     Refused(problem.retry_after(RETRY_AFTER_S))
 }
 
+impl From<Unread> for Refused {
+    fn from(error: Unread) -> Self {
+        tracing::warn!(error = chain(&error), "archived events cannot be read");
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let problem = Problem::new(status, "archive-unavailable", error.to_string());
+        Self(problem.retry_after(RETRY_AFTER_S))
+    }
+}
+
 fn ambiguous(candidates: &[Candidate]) -> Refused {
     let detail = "several installations have this id: say which by source, app_id or place";
     let problem = Problem::new(StatusCode::CONFLICT, "ambiguous-installation", detail);
@@ -229,7 +240,8 @@ async fn events(
 ) -> Result<Response, Refused> {
     let HistoryParameters { source, app_id, place, after, limit } = parameters;
     let which = Which { source, app_id, place };
-    let page = find::history(&api.pool, &which, &id, after.unwrap_or_default(), limit).await?;
+    let mut page = find::history(&api.pool, &which, &id, after.unwrap_or_default(), limit).await?;
+    api.archived.fill(&mut page.events).await?;
     Ok(Json(page).into_response())
 }
 

@@ -2,20 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use domain::fold::Retention;
 use domain::seal::KeyRing;
+use eventlog::archive::{History, Location};
 use eventlog::connect::{ConnectErrorKind, Connection, Endpoint};
 use eventlog::status;
 use service::config::ConfigError;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::context::Context;
 use crate::operate::exit::Interrupted;
 use crate::operate::progress::note;
 use crate::settings::{self, BackendSettings, Postgres};
-use crate::store::database;
+use crate::store::{database, log_identity};
 
 const WORKERS_POLL: Duration = Duration::from_millis(200);
 const WORKERS_NOTE_EVERY: Duration = Duration::from_secs(5);
@@ -27,15 +28,37 @@ pub(crate) struct Backends {
     pub(crate) connection: Connection,
     pub(crate) pool: PgPool,
     pub(crate) retention: Retention,
+    /// Where old events are.
+    pub(crate) archive: Option<Location>,
+}
+
+/// Log and archive. As long as it lives the log is not trimmed, so that nothing is
+/// missed between the two.
+pub(crate) struct Untrimmed {
+    pub(crate) history: History,
+    /// With it ends the lock.
+    _postgres: PgConnection,
+}
+
+impl Backends {
+    pub(crate) async fn history(&self) -> anyhow::Result<Untrimmed> {
+        let postgres = database::connect_alone(&self.pool).await;
+        let mut postgres = postgres.context("connecting to Postgres")?;
+        database::keep_log_untrimmed(&mut postgres).await?;
+        let history = History::find(&self.connection, self.archive.as_ref()).await?;
+        let history = history.restored(log_identity::restored(&mut postgres).await?);
+        Ok(Untrimmed { history, _postgres: postgres })
+    }
 }
 
 impl Context {
     /// Connects to NATS, and to Postgres when it is first used.
     pub(crate) async fn backends(&self) -> anyhow::Result<Backends> {
-        let BackendSettings { nats, postgres, retention } = self.backend_settings()?;
+        let BackendSettings { nats, postgres, retention, archive } = self.backend_settings()?;
         let connection = connect(&nats, "operator").await?;
         let pool = database::pool(&postgres);
-        Ok(Backends { endpoint: nats, connection, pool, retention })
+        let archive = archive.map(|archive| archive.location);
+        Ok(Backends { endpoint: nats, connection, pool, retention, archive })
     }
 
     pub(crate) fn backend_settings(&self) -> Result<BackendSettings, ConfigError> {

@@ -278,6 +278,9 @@ async fn identity(connection: &Connection, pool: &PgPool) -> Finding {
     const CHECK: &str = "log and journal";
     match in_time(log_identity::check(connection, pool)).await {
         Ok(()) => Finding::ok(CHECK, "the journal was filled from this log"),
+        Err(error) if matches!(error.downcast_ref(), Some(OtherLog::Behind { .. })) => {
+            Finding::failed(CHECK, error, "`worker replay --apply`")
+        }
         Err(error) if error.is::<OtherLog>() => Finding::failed(
             CHECK,
             error,

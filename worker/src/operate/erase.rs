@@ -3,8 +3,8 @@
 //!
 //! 1. That it was erased is appended to the log, so that the projection drops
 //!    the credential, and every rebuild does, too.
-//! 2. When the workers have applied that, log, journal and dead letters are read
-//!    for every envelope of the installation up to there.
+//! 2. When the workers have applied that, archive, log, journal and dead letters are
+//!    read for every envelope of the installation up to there.
 //! 3. The data keys of these envelopes are destroyed: their pages are stored
 //!    without them, and what was stored before is overwritten.
 //!
@@ -19,9 +19,10 @@ use domain::event::Event;
 use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
 use domain::seal::{KeyRing, Sealed, SealedUnder};
 use eventlog::append::Writer;
+use eventlog::archive::History;
 use eventlog::keys as data_keys;
 use eventlog::message::{LogMessage, header_subject, subjects_of};
-use eventlog::read::{Reader, Selection, Start};
+use eventlog::read::{Selection, Start};
 use eventlog::status;
 use serde::Serialize;
 use serde_json::Value;
@@ -36,6 +37,7 @@ use crate::operate::context::{Command, Context};
 use crate::operate::exit::Differs;
 use crate::operate::output::Format;
 use crate::operate::progress::note;
+use crate::store::archived;
 use crate::store::database;
 use crate::store::dead_letters;
 use crate::store::erasures::{self, ErasureOrder};
@@ -49,8 +51,9 @@ const REPLACE_ATTEMPTS: usize = 20;
 /// Make every secret of an installation unreadable for good
 #[derive(Args)]
 #[command(after_long_help = "\
-Afterwards no secret of the installation opens any more, from log, journal or projection or from a
-backup of any of them. What happened stays readable, and a rebuild equals the live projection.
+Afterwards no secret of the installation opens any more, from archive, log, journal or projection
+or from a backup of any of them. What happened stays readable, and a rebuild equals the live
+projection.
 Names and e-mail addresses in payloads are not secrets, and stay.
 
 Not covered: a backup of the stream DATA_KEYS from before. Keep those no longer than you may keep
@@ -298,8 +301,13 @@ async fn envelopes(
     of: &EventsOf<'_>,
     end: u64,
 ) -> anyhow::Result<Vec<Sealed>> {
-    let mut found = envelopes_in_log(backends, of, end).await?;
-    // The log may have been trimmed.
+    let untrimmed = backends.history().await?;
+    if archived::last_sequence(connection).await? > 0 {
+        // What left the journal for the archive must be found there.
+        untrimmed.history.require_whole()?;
+    }
+    let mut found = envelopes_in_history(backends, &untrimmed.history, of, end).await?;
+    // The log may lack what was trimmed before there was an archive.
     for body in journal::bodies(connection, of, end).await? {
         collect(&body, &mut found);
     }
@@ -309,13 +317,14 @@ async fn envelopes(
     Ok(found)
 }
 
-async fn envelopes_in_log(
+async fn envelopes_in_history(
     backends: &Backends,
+    history: &History,
     of: &EventsOf<'_>,
     end: u64,
 ) -> anyhow::Result<Vec<Sealed>> {
     let all = Selection::of_log(subjects_of(of.source), Start::Sequence(1), end);
-    let mut reader = Reader::open(&backends.connection, all).await?;
+    let mut reader = history.read(&backends.connection, all).await?;
     let wanted = header_subject(of.installation);
     let mut found = Vec::new();
     while let Some(delivery) = reader.next().await? {

@@ -49,7 +49,8 @@ use crate::store::schema::{self, Schema};
 #[derive(Args)]
 #[command(after_long_help = "\
 What it does:
-  1. loads every event into the schema projection_next, while workers and readers continue
+  1. loads every event of archive and log into the schema projection_next, while workers and
+     readers continue
   2. catches up with what has arrived since
   3. compares the result with the live projection, column by column
   4. swaps the schemas in one transaction: readers see the one or the other
@@ -64,7 +65,7 @@ Examples:
   worker rebuild                                    repair the projection from the log
   worker rebuild --no-swap                          only build and compare
   worker rebuild --expect details                   after a change to how details are read
-  worker rebuild --from journal                     when the log was trimmed
+  worker rebuild --from journal                     when log and archive do not have everything
   worker rebuild --rollback                         take the last swap back")]
 pub(crate) struct Arguments {
     /// What to read the events from
@@ -262,11 +263,9 @@ async fn begin(
         );
     }
     let log = status::log(&backends.connection).await?;
-    let first = log_identity::first_position(connection, log.first_sequence).await?;
-    if origin == Origin::Log && first > 1 {
-        bail!(
-            "the log begins at sequence {first}: what was before is only in the journal; pass `--from journal`"
-        );
+    if origin == Origin::Log {
+        let whole = backends.history().await?.history.require_whole();
+        whole.context("the journal may have what is missing: `--from journal`")?;
     }
     let mut transaction = connection.begin().await?;
     schema::drop(&mut transaction, Schema::Dropped).await?;

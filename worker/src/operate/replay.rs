@@ -10,17 +10,17 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use domain::event::KINDS;
 use domain::id::{InstallationId, SourceName};
+use eventlog::archive::HistoryReader;
 use eventlog::delivery::Delivery;
 use eventlog::message::{all_subjects, header_subject, subjects_of};
-use eventlog::read::{self, Reader, Start};
-use eventlog::status;
+use eventlog::read::{self, Start};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::live::commit::{self, Arrival, Committed};
-use crate::operate::backends::Backends;
+use crate::operate::backends::{Backends, Untrimmed};
 use crate::operate::context::{Command, Context};
 use crate::operate::exit::Interrupted;
 use crate::operate::output::{Format, unwritten};
@@ -33,7 +33,7 @@ const BATCH_EVENTS: usize = 500;
 /// Events read between two looks at Ctrl-C.
 const REPORT_EVERY: u64 = 1_000;
 
-/// Read the log again: print events, or apply them
+/// Read archive and log again: print events, or apply them
 #[derive(Args)]
 #[command(after_long_help = "\
 Without --apply each event is printed as a line of JSON. Sealed secrets stay sealed.
@@ -45,7 +45,7 @@ Examples:
   worker replay --installation instapp_1
   worker replay --since 2026-11-01T00:00:00Z --type uninstalled --source blnk | jq .event
   worker replay --from 1000 --to 2000 --apply --dry-run     what would it change?
-  worker replay --apply                                     after Postgres was restored")]
+  worker replay --apply                                     after Postgres was restored or lost")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     selection: Selection,
@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 /// Which events.
 #[derive(Args)]
 struct Selection {
-    /// The first sequence [default: the start of the log]
+    /// The first sequence [default: the start of archive and log]
     #[arg(long, value_name = "SEQUENCE", conflicts_with = "since")]
     from: Option<u64>,
     /// The first time of publishing, such as 2026-11-01T00:00:00Z
@@ -164,7 +164,8 @@ impl Selection {
 
 /// The selected messages of the log, in its order.
 struct Replay<'a> {
-    reader: Reader,
+    reader: HistoryReader,
+    _untrimmed: Untrimmed,
     selection: &'a Selection,
     shutdown: &'a CancellationToken,
     progress: Option<Progress>,
@@ -178,22 +179,28 @@ impl<'a> Replay<'a> {
         shutdown: &'a CancellationToken,
         with_progress: bool,
     ) -> anyhow::Result<Self> {
-        let state = status::log(&backends.connection).await?;
+        let untrimmed = backends.history().await?;
+        let history = &untrimmed.history;
         let (start, end) = (selection.start(), selection.to);
-        let end = end.unwrap_or(state.last_sequence).min(state.last_sequence);
+        if start == Start::Sequence(1) {
+            let whole = history.require_whole();
+            whole.context("to read what is there, say where to begin: `--from` or `--since`")?;
+        }
+        let last = history.log.last_sequence;
+        let end = end.unwrap_or(last).min(last);
         let subjects = match &selection.source {
             Some(source) => subjects_of(source),
             None => all_subjects(),
         };
         let log = read::Selection::of_log(subjects, start, end);
-        let reader = Reader::open(&backends.connection, log).await?;
+        let reader = history.read(&backends.connection, log).await?;
         let first = match start {
-            Start::Sequence(first) => first.max(state.first_sequence),
-            Start::Time(_) | Start::LastOfEachSubject => state.first_sequence,
+            Start::Sequence(first) => first.max(history.first_sequence()),
+            Start::Time(_) | Start::LastOfEachSubject => history.first_sequence(),
         };
         let total = (end + 1).saturating_sub(first);
         let progress = with_progress.then(|| Progress::new("replaying events", total));
-        Ok(Self { reader, selection, shutdown, progress, read: 0 })
+        Ok(Self { reader, _untrimmed: untrimmed, selection, shutdown, progress, read: 0 })
     }
 
     async fn next(&mut self) -> anyhow::Result<Option<Delivery>> {
@@ -252,7 +259,7 @@ async fn apply(
     how: Apply,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    log_identity::check(&backends.connection, &backends.pool).await?;
+    log_identity::check_same(&backends.connection, &backends.pool).await?;
     let mut connection =
         database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     let dead = dead_letters::left_out(&mut connection).await?;

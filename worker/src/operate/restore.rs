@@ -1,7 +1,7 @@
 //! `worker restore`: makes a log whole again that lost events, because its stream
 //! was deleted or restored from an older copy.
 //!
-//! 1. What the journal knows and the log lacks is appended, with the position that it
+//! 1. What journal or archive know and the log lacks is appended, with the position that it
 //!    had. The order of events is that of their positions, so it stays as it was.
 //! 2. What ingest appended meanwhile may stand at sequences that belong to what was
 //!    lost. It is younger, so it is appended once more, behind everything, and then
@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use domain::id::StreamSequence;
 use eventlog::append::Writer;
+use eventlog::archive::{Archive, History, HistoryReader, LogIdentity, Storage};
 use eventlog::delivery::Delivery;
 use eventlog::message::{LogMessage, Restored, all_subjects};
 use eventlog::read::{self, Reader, Selection, Start};
@@ -33,7 +34,7 @@ use crate::operate::output::Format;
 use crate::operate::progress::{Progress, note};
 use crate::operate::rebuild;
 use crate::store::log_index::{self, Entries};
-use crate::store::lost_events::{self, Comparison};
+use crate::store::lost_events::{self, ArchiveOf, Comparison};
 use crate::store::schema::{self, Schema};
 use crate::store::{database, dead_letters, log_identity};
 
@@ -44,15 +45,15 @@ const APPEND_WITHIN: Duration = Duration::from_secs(60);
 /// Make a log whole again that lost events: its stream was deleted, or restored from an older copy
 #[derive(Args)]
 #[command(after_long_help = "\
-It compares the stream INSTALLATIONS with the journal and appends what the stream lacks. Message IDs
-and the order of events stay; sequences in the stream change. What ingest appended meanwhile is kept:
-it stands behind what was lost. Secrets stay sealed; no key is needed.
+It compares the stream INSTALLATIONS with the journal and the archive, and appends what the stream
+lacks. Message IDs and the order of events stay; sequences in the stream change. What ingest appended
+meanwhile is kept: it stands behind what was lost. Secrets stay sealed; no key is needed.
 
 Run `worker migrate` first if the stream does not exist. Ingest may go on; workers refuse this log
 until it is whole, and must be started again then. If it is interrupted, run it again. It asks before
 it changes the log. Without a terminal it needs --yes. It needs the rights of `worker migrate`.
 
-What neither the journal nor the log has is told, and cannot be restored.
+What none of them has is told, and cannot be restored.
 
 Examples:
   worker restore --dry-run       what was lost, and what would be appended?
@@ -99,10 +100,12 @@ impl Command for Arguments {
 
 fn render(report: &Report) -> String {
     let Report { in_log, first_sequence, last_sequence, found, restored_to } = report;
-    let Comparison { in_journal, known_from, known_to, lost, misplaced, unknown } = found;
+    let Comparison { in_journal, in_archive, known_from, known_to, lost, misplaced, unknown } =
+        found;
     let mut lines = vec![
         format!("the log has {in_log} events, at sequences {first_sequence} to {last_sequence}"),
-        format!("the journal has {in_journal} events, at positions {known_from} to {known_to}"),
+        format!("the journal has {in_journal} events, the archive {in_archive}"),
+        format!("known are positions {known_from} to {known_to}"),
     ];
     let (append, moved, done) = match restored_to {
         Some(_) => ("appended", "moved behind them", "the log is whole"),
@@ -112,7 +115,7 @@ fn render(report: &Report) -> String {
     lines.push(format!("{misplaced} events that came meanwhile: {moved}"));
     if *unknown > 0 {
         lines.push(format!(
-            "{unknown} positions of which nothing is known: events that both have lost, or copies of others"
+            "{unknown} positions of which nothing is known: events that all have lost, or copies of others"
         ));
     }
     lines.push(done.to_owned());
@@ -135,7 +138,8 @@ async fn restore(
         let question = if is_whole { "take it for the log of the journal?" } else { "restore it?" };
         ensure!(consent::ask(question, shutdown).await?, "nothing was changed");
     }
-    append_lost(backends, connection, shutdown).await?;
+    let archives = archives(backends).await?;
+    append_lost(backends, connection, &archives, shutdown).await?;
     move_misplaced(backends, connection, shutdown).await?;
     let log = status::log(&backends.connection).await?;
     let restored = report.found.known_from..=log.last_sequence;
@@ -151,6 +155,10 @@ async fn compare(
 ) -> anyhow::Result<Report> {
     let log = status::log(&backends.connection).await?;
     let in_log = index_log(backends, connection, log.last_sequence, shutdown).await?;
+    lost_events::create(connection).await?;
+    for archive in &archives(backends).await? {
+        index_archive(backends, connection, archive, shutdown).await?;
+    }
     note("comparing with the journal");
     lost_events::index(connection).await?;
     let found = lost_events::compare(connection).await?;
@@ -163,8 +171,60 @@ async fn compare(
     })
 }
 
+/// What was archived of this log, and of those before it.
+async fn archives(backends: &Backends) -> anyhow::Result<Vec<(ArchiveOf, History)>> {
+    let Some(location) = &backends.archive else { return Ok(Vec::new()) };
+    let this = LogIdentity::new(status::log(&backends.connection).await?.created_at);
+    let mut archives = Vec::new();
+    for log in Archive::logs(&Storage::open(location)?).await? {
+        let is_this = log.folder() == this.folder();
+        let of = if is_this { ArchiveOf::ThisLog } else { ArchiveOf::Former };
+        let archive = History::of_archive(&backends.connection, location, log).await?;
+        archives.push((of, archive));
+    }
+    Ok(archives)
+}
+
+async fn index_archive(
+    backends: &Backends,
+    connection: &mut PgConnection,
+    (of, archive): &(ArchiveOf, History),
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut reader = read_archive(backends, archive).await?;
+    let mut progress = Progress::new("reading the archive", reader.archived_count);
+    while let Some(some) = next(&mut reader, shutdown).await? {
+        lost_events::add_archived(connection, &some, *of).await?;
+        progress.add(some.len() as u64);
+    }
+    progress.finish();
+    Ok(())
+}
+
+async fn read_archive(backends: &Backends, archive: &History) -> anyhow::Result<HistoryReader> {
+    let all = Selection::of_log(all_subjects(), Start::Sequence(1), archive.archived_to());
+    archive.read(&backends.connection, all).await
+}
+
+/// The next few events; `None` at the end.
+async fn next(
+    reader: &mut HistoryReader,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Vec<Delivery>>> {
+    if shutdown.is_cancelled() {
+        bail!(Interrupted);
+    }
+    let mut some = Vec::with_capacity(TOGETHER);
+    while some.len() < TOGETHER
+        && let Some(delivery) = reader.next().await?
+    {
+        some.push(delivery);
+    }
+    Ok((!some.is_empty()).then_some(some))
+}
+
 /// Reads the log into a table. Says how many events there are.
-pub(crate) async fn index_log(
+async fn index_log(
     backends: &Backends,
     connection: &mut PgConnection,
     target: u64,
@@ -180,7 +240,7 @@ pub(crate) async fn index_log(
     let (mut entries, mut count) = (Entries::default(), 0);
     while let Some(delivery) = reader.next().await? {
         count += 1;
-        entries.push(&delivery);
+        entries.push(&delivery, false);
         if entries.is_full() {
             if shutdown.is_cancelled() {
                 bail!(Interrupted);
@@ -197,20 +257,45 @@ pub(crate) async fn index_log(
 async fn append_lost(
     backends: &Backends,
     connection: &mut PgConnection,
+    archives: &[(ArchiveOf, History)],
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let lost = lost_events::lost_events(connection).await?;
+    let mut lost: BTreeMap<StreamSequence, Restored> =
+        lost.into_iter().map(|lost| (lost.position, lost.restored())).collect();
     let writer = Writer::new(backends.connection.clone());
     let mut progress = Progress::new("appending events", lost.len() as u64);
-    for some in lost.chunks(TOGETHER) {
+    for (_, archive) in archives {
+        let mut reader = read_archive(backends, archive).await?;
+        while !lost.is_empty()
+            && let Some(some) = next(&mut reader, shutdown).await?
+        {
+            let again = |event: &Delivery| {
+                let restored = lost.remove(&event.position())?;
+                Some(LogMessage::again(event, restored))
+            };
+            let messages: Vec<LogMessage> = some.iter().filter_map(again).collect();
+            let count = messages.len() as u64;
+            append(&writer, messages).await?;
+            lost_events::give_back(connection, &some).await?;
+            progress.add(count);
+        }
+    }
+    while !lost.is_empty() {
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
-        let some = some.iter().map(|lost| (lost.position, lost.restored())).collect();
+        let rest = lost.keys().nth(TOGETHER).copied();
+        let rest = rest.map_or_else(BTreeMap::new, |from| lost.split_off(&from));
+        let some = std::mem::replace(&mut lost, rest);
         let mut messages = lost_events::from_journal(connection, &some).await?;
         if messages.len() < some.len() {
             messages.extend(from_dead_letters(connection, &some).await?);
         }
+        ensure!(
+            messages.len() == some.len(),
+            "some events have left the journal for an archive that is not there (worker.archive)"
+        );
         append(&writer, messages).await?;
         progress.add(some.len() as u64);
     }
@@ -290,6 +375,7 @@ mod tests {
     fn what_was_lost_and_what_was_done_is_told() {
         let found = Comparison {
             in_journal: 1500,
+            in_archive: 700,
             known_from: 1,
             known_to: 1502,
             lost: 500,

@@ -5,31 +5,32 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use eventlog::status;
+use eventlog::archive::History;
+use eventlog::message::all_subjects;
+use eventlog::read::{Selection, Start};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::{Backends, wait_for_workers};
 use crate::operate::context::{Command, Context};
-use crate::operate::exit::Differs;
+use crate::operate::exit::{Differs, Interrupted};
 use crate::operate::output::Format;
-use crate::operate::progress::note;
+use crate::operate::progress::{Progress, note};
 use crate::operate::rebuild::{self, Effort, Loaded, Options};
-use crate::operate::restore;
 use crate::store::database;
 use crate::store::installations::compare::Comparison;
 use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
-use crate::store::log_index::{self, JournalFindings};
+use crate::store::log_index::{self, Entries, JournalFindings};
 use crate::store::rebuilds::{Origin, Rebuild};
 use crate::store::schema::{self, Schema};
 
 /// Compare log, journal and projection; repairs nothing
 #[derive(Args)]
 #[command(after_long_help = "\
-It folds every event of the log in a schema of its own, which it drops at the end, and compares
-the result with the live projection. It also compares each body in the log with the journal.
+It folds every event of archive and log in a schema of its own, which it drops at the end, and
+compares the result with the live projection. It also compares each body with the journal.
 Workers and readers continue. Exit code 0: all agree, 3: there is a difference, 1: it could not
 be found out, for example because the stream was recreated or truncated. It needs the rights of
 `worker migrate`.")]
@@ -44,8 +45,10 @@ pub(crate) struct Arguments {
 struct Report {
     /// Up to here everything was compared.
     sequence: u64,
-    /// Where the log begins. What is older is only in the journal.
+    /// Where archive and log begin. What is older is only in the journal.
     first_sequence: u64,
+    /// Up to here it was read from the archive; 0 if the log has everything.
+    archived_to: u64,
     /// What the projection was folded from anew.
     folded_from: Origin,
     events: u64,
@@ -82,9 +85,12 @@ fn render(report: &Report) -> String {
         "compared {} events up to sequence {}, and {} installations",
         report.events, report.sequence, report.projection.live_rows
     )];
-    if report.first_sequence > 1 {
+    if report.archived_to > 0 {
+        lines.push(format!("up to sequence {} they are in the archive", report.archived_to));
+    }
+    if report.folded_from == Origin::Journal {
         lines.push(format!(
-            "the log begins at sequence {}: the projection was folded from the journal",
+            "log and archive begin at sequence {}, or lack events: the projection was folded from the journal",
             report.first_sequence
         ));
     }
@@ -112,14 +118,13 @@ async fn verify(
     let mut alone = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     rebuild::alone_or_bail(&mut alone).await?;
     log_identity::check(&backends.connection, &backends.pool).await?;
-    let state = status::log(&backends.connection).await?;
-    let target = state.last_sequence;
-    let first = log_identity::first_position(&mut alone, state.first_sequence).await?;
+    let untrimmed = backends.history().await?;
+    let target = untrimmed.history.log.last_sequence;
 
     wait_for_workers(backends, target, shutdown).await?;
     schema::drop(&mut alone, Schema::Scratch).await?;
     schema::create(&mut alone, Schema::Scratch).await?;
-    let report = compare(backends, effort, &mut alone, first, target, shutdown).await;
+    let report = compare(backends, &untrimmed.history, effort, &mut alone, shutdown).await;
     // Whatever came of it.
     schema::drop(&mut alone, Schema::Scratch).await?;
     report
@@ -127,21 +132,22 @@ async fn verify(
 
 async fn compare(
     backends: &Backends,
+    history: &History,
     effort: &Effort,
     connection: &mut PgConnection,
-    first: u64,
-    target: u64,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let origin = if first > 1 { Origin::Journal } else { Origin::Log };
+    let (first, target) = (history.first_sequence(), history.log.last_sequence);
+    let origin = if history.require_whole().is_ok() { Origin::Log } else { Origin::Journal };
     let mark = Mark { sequence: target, late: late_places::last(connection).await? };
     let (loaded, projection) = projection(backends, effort, origin, mark, shutdown).await?;
-    restore::index_log(backends, connection, target, shutdown).await?;
+    index_log(backends, history, connection, target, shutdown).await?;
     note("comparing with the journal");
     let journal = log_index::compare_with_journal(connection, first, target).await?;
     Ok(Report {
         sequence: target,
         first_sequence: first,
+        archived_to: history.archived_to(),
         folded_from: origin,
         events: loaded.events,
         dead_letters: loaded.dead_letters,
@@ -167,6 +173,36 @@ async fn projection(
     Ok((loaded, caught_up.comparison))
 }
 
+async fn index_log(
+    backends: &Backends,
+    history: &History,
+    connection: &mut PgConnection,
+    target: u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    log_index::create(connection).await?;
+    if target == 0 {
+        return Ok(());
+    }
+    let mut progress = Progress::new("comparing events", target);
+    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
+    let mut reader = history.read(&backends.connection, all).await?;
+    let mut entries = Entries::default();
+    while let Some(delivery) = reader.next().await? {
+        let is_archived = delivery.sequence.0 <= history.archived_to();
+        entries.push(&delivery, is_archived);
+        if entries.is_full() {
+            if shutdown.is_cancelled() {
+                bail!(Interrupted);
+            }
+            progress.add(entries.save(connection).await?);
+        }
+    }
+    progress.add(entries.save(connection).await?);
+    progress.finish();
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +212,7 @@ mod tests {
         Report {
             sequence: 31,
             first_sequence: 1,
+            archived_to: 0,
             folded_from: Origin::Log,
             events: 31,
             dead_letters: 0,
@@ -192,6 +229,7 @@ mod tests {
             JournalFindings { missing: vec![3, 4], different: vec![5], only_in_journal: vec![6] };
         let differs = Report {
             first_sequence: 2,
+            archived_to: 20,
             folded_from: Origin::Journal,
             dead_letters: 1,
             ..report(journal, rebuild::tests::comparison())

@@ -24,6 +24,10 @@ pub(crate) const PROJECTION_LOCK: i32 = 1;
 const REBUILD_LOCK: i32 = 2;
 /// Held by who numbers late places.
 pub(crate) const LATE_LOCK: i32 = 3;
+/// Of who archives: one at a time.
+const ARCHIVE_LOCK: i32 = 40;
+/// Exclusive for who trims the log, shared by who reads old events of it.
+const TRIM_LOCK: i32 = 41;
 
 /// A pool that connects when it is first used, so that a worker starts, and
 /// says that it is not ready, while Postgres is away.
@@ -66,6 +70,41 @@ pub(crate) async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bo
     sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, REBUILD_LOCK)
         .fetch_one(connection)
         .await
+}
+
+/// A connection that is closed when it is dropped, and with it ends what it locked.
+/// One of the pool would go back to it with the locks.
+pub(crate) async fn connect_alone(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
+    PgConnection::connect_with(&pool.connect_options()).await
+}
+
+/// For the session; false if another one archives.
+pub(crate) async fn try_lock_archive(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, ARCHIVE_LOCK)
+        .fetch_one(connection)
+        .await
+}
+
+/// For the session; false if somebody reads old events of the log.
+pub(crate) async fn try_lock_trim(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, TRIM_LOCK)
+        .fetch_one(connection)
+        .await
+}
+
+pub(crate) async fn unlock_trim(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("SELECT pg_advisory_unlock($1, $2)", LOCKS, TRIM_LOCK)
+        .fetch_one(connection)
+        .await?;
+    Ok(())
+}
+
+/// For the session: the log is not trimmed. It waits for who trims it now.
+pub(crate) async fn keep_log_untrimmed(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT pg_advisory_lock_shared($1, $2)", LOCKS, TRIM_LOCK)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Until the transaction ends no worker commits.

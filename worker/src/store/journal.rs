@@ -82,7 +82,8 @@ pub(crate) async fn append(
             SET stream_sequence = excluded.stream_sequence,
                 received_at = excluded.received_at,
                 traceparent = excluded.traceparent,
-                event = excluded.event
+                event = excluded.event,
+                event_sha256 = NULL
             WHERE excluded.stream_sequence < kept.stream_sequence
         RETURNING message_id, (xmax = 0) AS "inserted!"
         "#,
@@ -107,6 +108,73 @@ pub(crate) async fn append(
         into.insert(MessageId::from_stored(row.message_id));
     }
     Ok(appended)
+}
+
+/// An event with its payload, as it came.
+pub(crate) struct Whole {
+    pub(crate) sequence: u64,
+    pub(crate) message_id: String,
+    pub(crate) event: String,
+}
+
+/// Events from behind `after` up to `last` that have not been relieved.
+pub(crate) async fn whole(
+    connection: &mut PgConnection,
+    after: u64,
+    last: u64,
+    limit: i64,
+) -> Result<Vec<Whole>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT stream_sequence, message_id, event::text AS "event!"
+        FROM mooring.journal
+        WHERE stream_sequence > $1 AND stream_sequence <= $2 AND event_sha256 IS NULL
+          -- Restored, it stands elsewhere in the log.
+          AND NOT EXISTS (SELECT FROM mooring.log_identity
+                          WHERE stream_sequence BETWEEN restored_from AND restored_to)
+        ORDER BY stream_sequence LIMIT $3
+        "#,
+        sequence_to_sql(after),
+        sequence_to_sql(last),
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let whole = rows.into_iter().map(|row| Whole {
+        sequence: sequence_from_sql(row.stream_sequence),
+        message_id: row.message_id,
+        event: row.event,
+    });
+    Ok(whole.collect())
+}
+
+/// Keeps of each event only what is given instead, and the hash of what it was.
+pub(crate) async fn relieve(
+    connection: &mut PgConnection,
+    events: &[(Whole, String)],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<&str> = events.iter().map(|(whole, _)| whole.message_id.as_str()).collect();
+    let sequences: Vec<i64> =
+        events.iter().map(|(whole, _)| sequence_to_sql(whole.sequence)).collect();
+    let left: Vec<&str> = events.iter().map(|(_, left)| left.as_str()).collect();
+    sqlx::query!(
+        r#"
+        UPDATE mooring.journal
+        SET event_sha256 = sha256(convert_to(journal.event::text, 'UTF8')),
+            event = relieved.event::json
+        FROM unnest($1::text[], $2::bigint[], $3::text[])
+            AS relieved (message_id, stream_sequence, event)
+        WHERE journal.message_id = relieved.message_id
+          AND journal.stream_sequence = relieved.stream_sequence
+          AND event_sha256 IS NULL
+        "#,
+        &ids as _,
+        &sequences,
+        &left as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// All events of the given places, to be folded.
@@ -295,6 +363,9 @@ pub(crate) struct HistoryEntry {
     pub(crate) conflict: bool,
     /// As received; null where it is sealed as a whole.
     pub(crate) payload: serde_json::Value,
+    /// The payload is in the archive, and not here.
+    #[serde(skip)]
+    pub(crate) is_relieved: bool,
 }
 
 /// The history of one installation, in log order, from after `after`.
@@ -307,7 +378,7 @@ pub(crate) async fn history(
     let rows = sqlx::query!(
         r#"
         SELECT stream_sequence, traceparent, source, idempotency_key,
-               event AS "event: Json<Box<RawValue>>"
+               event_sha256 IS NOT NULL AS "is_relieved!", event AS "event: Json<Box<RawValue>>"
         FROM mooring.journal
         WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
           AND stream_sequence > $4
@@ -326,7 +397,7 @@ pub(crate) async fn history(
         rows.iter().map(|row| (row.source.as_str(), row.idempotency_key.as_str())).collect();
     let attempts = of_keys(connection, &keys).await?;
     let conflicts = conflicts(&attempts);
-    let entry = |sequence, traceparent, event: &RawValue| {
+    let entry = |sequence, traceparent, is_relieved, event: &RawValue| {
         let event: Event = Event::decode(event.get().as_bytes())
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(HistoryEntry {
@@ -343,9 +414,13 @@ pub(crate) async fn history(
                 Payload::Clear(payload) => payload,
                 Payload::Sealed(_) => serde_json::Value::Null,
             },
+            is_relieved,
         })
     };
-    rows.into_iter().map(|row| entry(row.stream_sequence, row.traceparent, &row.event)).collect()
+    let entries = rows.into_iter();
+    entries
+        .map(|row| entry(row.stream_sequence, row.traceparent, row.is_relieved, &row.event))
+        .collect()
 }
 
 /// The events with these idempotency keys, and the notes about them.

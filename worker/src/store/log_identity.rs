@@ -34,41 +34,68 @@ pub(crate) enum OtherLog {
          {sequence} it has another event than the journal (`worker restore`)"
     )]
     Diverged { sequence: u64 },
+    #[error(
+        "stream {STREAM} begins at sequence {first}, and the journal ends at {journal}: what is between \
+         them is in the archive, or was lost. `worker replay --apply` brings it back before a \
+         worker starts; with `--from {first}` it begins with what the log has"
+    )]
+    Behind { first: u64, journal: u64 },
 }
 
-/// An error of the kind [`OtherLog`] if it is another log; records it if none
-/// is known yet.
+/// An error of the kind [`OtherLog`] if it is another log, or one that was trimmed of
+/// what the journal does not have; records it if none is known yet.
 pub(crate) async fn check(log: &Connection, pool: &PgPool) -> anyhow::Result<()> {
+    let Known { first, journal } = check_same(log, pool).await?;
+    // What is trimmed was in the journal, and of that the last event is never trimmed. So an
+    // empty journal beside a trimmed log, or one of last month, lacks something.
+    if first > 1 && journal < first {
+        return Err(OtherLog::Behind { first, journal }.into());
+    }
+    Ok(())
+}
+
+/// Where the log begins, and the journal ends.
+pub(crate) struct Known {
+    first: u64,
+    journal: u64,
+}
+
+/// An error of the kind [`OtherLog`] if it is another log. One that was trimmed of what
+/// the journal does not have is the same, for whoever brings that back.
+pub(crate) async fn check_same(log: &Connection, pool: &PgPool) -> anyhow::Result<Known> {
     let mut connection = database::acquire(pool).await?;
     // First, or the log could end before what is appended meanwhile.
     let last = journal::last(&mut connection).await?;
     let stream = status::log(log).await?;
     let created = stream.created_at;
-    let known = known_or_recorded(&mut connection, created).await?;
+    let filled = filled_or_recorded(&mut connection, created).await?;
     // Postgres has microseconds.
-    if known.created_at.as_microsecond() != created.as_microsecond() {
-        return Err(OtherLog::Recreated { known: known.created_at, now: created }.into());
+    if filled.created_at.as_microsecond() != created.as_microsecond() {
+        return Err(OtherLog::Recreated { known: filled.created_at, now: created }.into());
     }
-    let Some((StreamSequence(journal), message_id)) = last else { return Ok(()) };
-    let least = journal.max(known.restored_to.0);
+    let first = stream.first_sequence;
+    let Some((StreamSequence(journal), message_id)) = last else {
+        return Ok(Known { first, journal: 0 });
+    };
+    let least = journal.max(filled.restored_to.0);
     if stream.last_sequence < least {
         return Err(OtherLog::Truncated { log: stream.last_sequence, journal: least }.into());
     }
-    if journal <= known.restored_to.0 {
-        return Ok(()); // it may stand elsewhere than at first
+    if journal <= filled.restored_to.0 {
+        return Ok(Known { first: 1, journal }); // it may stand elsewhere than at first
     }
-    if journal < stream.first_sequence {
-        return Ok(()); // trimmed
+    if journal < first {
+        return Ok(Known { first, journal }); // trimmed
     }
     let in_log = read::message_at(log, StreamSequence(journal)).await?;
     if in_log.as_ref().and_then(Delivery::message_id) != Some(message_id.as_str()) {
         return Err(OtherLog::Diverged { sequence: journal }.into());
     }
-    Ok(())
+    Ok(Known { first, journal })
 }
 
 /// The log that the journal was filled from.
-struct Known {
+struct Filled {
     created_at: Timestamp,
     /// Up to here an event may stand in the stream elsewhere than at its position.
     restored_to: StreamSequence,
@@ -81,6 +108,14 @@ pub(crate) async fn accept(
     created: Timestamp,
     restored: RangeInclusive<u64>,
 ) -> Result<(), sqlx::Error> {
+    // What was archived of another log was put back into this one.
+    sqlx::query!(
+        "DELETE FROM mooring.archived_segments
+         WHERE (SELECT stream_created_at FROM mooring.log_identity) IS DISTINCT FROM $1",
+        to_sql(created),
+    )
+    .execute(&mut *connection)
+    .await?;
     sqlx::query!(
         "INSERT INTO mooring.log_identity (stream_created_at, restored_from, restored_to)
          VALUES ($1, $2, $3)
@@ -96,22 +131,21 @@ pub(crate) async fn accept(
     Ok(())
 }
 
-/// The first position in the log: the first sequence, but for a log that was restored.
-pub(crate) async fn first_position(
+/// The positions that the log had when it was restored; `None` if it never was.
+pub(crate) async fn restored(
     connection: &mut PgConnection,
-    first_sequence: u64,
-) -> Result<u64, sqlx::Error> {
-    let restored = sqlx::query!("SELECT restored_from, restored_to FROM mooring.log_identity")
+) -> Result<Option<RangeInclusive<u64>>, sqlx::Error> {
+    let log = sqlx::query!("SELECT restored_from, restored_to FROM mooring.log_identity")
         .fetch_optional(connection)
         .await?;
-    let restored = restored.filter(|log| first_sequence <= sequence_from_sql(log.restored_to));
-    Ok(restored.map_or(first_sequence, |log| sequence_from_sql(log.restored_from)))
+    let log = log.filter(|log| log.restored_to > 0);
+    Ok(log.map(|log| sequence_from_sql(log.restored_from)..=sequence_from_sql(log.restored_to)))
 }
 
-async fn known_or_recorded(
+async fn filled_or_recorded(
     connection: &mut PgConnection,
     created: Timestamp,
-) -> Result<Known, sqlx::Error> {
+) -> Result<Filled, sqlx::Error> {
     sqlx::query!(
         "INSERT INTO mooring.log_identity (stream_created_at) VALUES ($1) ON CONFLICT DO NOTHING",
         to_sql(created),
@@ -121,7 +155,7 @@ async fn known_or_recorded(
     let known = sqlx::query!("SELECT stream_created_at, restored_to FROM mooring.log_identity")
         .fetch_one(connection)
         .await?;
-    Ok(Known {
+    Ok(Filled {
         created_at: from_sql(known.stream_created_at),
         restored_to: StreamSequence(sequence_from_sql(known.restored_to)),
     })

@@ -2,6 +2,7 @@
 //! `worker restore` to find what it lacks. All SQL on `projection_verify.log` and
 //! `projection_verify.events`.
 
+use domain::event::without_payload;
 use eventlog::delivery::Delivery;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -29,24 +30,29 @@ pub(crate) struct JournalFindings {
 pub(crate) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
         "CREATE UNLOGGED TABLE {SCRATCH}.log
-             (sequence bigint, position bigint, message_id text, digest bytea)"
+             (sequence bigint, position bigint, message_id text, digest bytea, relieved_digest bytea)"
     );
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
 
 /// Entries on their way to the table: of each delivery its place in the stream and
-/// its position, its message ID and the digest of its body.
+/// its position, its message ID, the digest of its body, and of what the journal has
+/// once it is relieved.
 #[derive(Default)]
 pub(crate) struct Entries {
     sequences: Vec<i64>,
     positions: Vec<i64>,
     message_ids: Vec<String>,
     digests: Vec<Vec<u8>>,
+    relieved_digests: Vec<Option<Vec<u8>>>,
 }
 
 impl Entries {
-    pub(crate) fn push(&mut self, delivery: &Delivery) {
+    pub(crate) fn push(&mut self, delivery: &Delivery, is_archived: bool) {
+        let relieved = std::str::from_utf8(&delivery.body).ok().filter(|_| is_archived);
+        let relieved = relieved.and_then(without_payload);
+        self.relieved_digests.push(relieved.map(|left| Sha256::digest(left).to_vec()));
         self.sequences.push(sequence_to_sql(delivery.sequence.0));
         self.positions.push(sequence_to_sql(delivery.position().0));
         self.message_ids.push(delivery.message_id().unwrap_or_default().to_owned());
@@ -59,14 +65,16 @@ impl Entries {
 
     /// Says how many there were.
     pub(crate) async fn save(&mut self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        let Self { sequences, positions, message_ids, digests } = std::mem::take(self);
+        let Self { sequences, positions, message_ids, digests, relieved_digests } =
+            std::mem::take(self);
         let count = sequences.len() as u64;
         let sql = format!(
             "INSERT INTO {SCRATCH}.log
-             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[])"
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[])"
         );
         let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(positions);
-        insert.bind(message_ids).bind(digests).execute(connection).await?;
+        let insert = insert.bind(message_ids).bind(digests).bind(relieved_digests);
+        insert.execute(connection).await?;
         Ok(count)
     }
 }
@@ -89,7 +97,10 @@ pub(crate) async fn compare_with_journal(
     );
     let different = format!(
         "SELECT sequence FROM {log} JOIN mooring.journal USING (message_id)
-         WHERE (stream_sequence, sha256(convert_to(event::text, 'UTF8'))) <> (position, digest)
+         WHERE (stream_sequence <> position
+                OR coalesce(event_sha256, sha256(convert_to(event::text, 'UTF8'))) <> digest
+                OR event_sha256 IS NOT NULL
+                   AND sha256(convert_to(event::text, 'UTF8')) IS DISTINCT FROM relieved_digest)
            AND $1 <= $2
          ORDER BY 1 LIMIT {LISTED_MAX}"
     );

@@ -1,12 +1,13 @@
 //! What the log has lost, by what is known elsewhere: for `worker restore`. It
-//! compares the table of `log_index` with the journal and the dead letters. All SQL on
-//! `projection_verify.known`.
+//! compares the table of `log_index` with the journal, the dead letters and the
+//! archive. All SQL on `projection_verify.known`.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use domain::event::Event;
 use domain::id::StreamSequence;
+use eventlog::delivery::Delivery;
 use eventlog::message::{LogMessage, Restored};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -23,6 +24,8 @@ const SCRATCH: Schema = Schema::Scratch;
 pub(crate) struct Comparison {
     /// Events that the journal has.
     pub(crate) in_journal: u64,
+    /// Events that the archive has, of this log or of one before it.
+    pub(crate) in_archive: u64,
     /// The first and the last position that is known.
     pub(crate) known_from: u64,
     pub(crate) known_to: u64,
@@ -34,14 +37,47 @@ pub(crate) struct Comparison {
     pub(crate) unknown: u64,
 }
 
-/// Fills the table of what is known.
+pub(crate) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "CREATE UNLOGGED TABLE {SCRATCH}.known (position bigint, message_id text, by text)"
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+}
+
+/// Where a segment is: of the log that is there, or of one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ArchiveOf {
+    ThisLog,
+    Former,
+}
+
+/// Adds what the archive has to the table of what is known.
+pub(crate) async fn add_archived(
+    connection: &mut PgConnection,
+    events: &[Delivery],
+    of: ArchiveOf,
+) -> Result<(), sqlx::Error> {
+    let positions: Vec<i64> = events.iter().map(|it| sequence_to_sql(it.position().0)).collect();
+    let ids: Vec<&str> = events.iter().map(|it| it.message_id().unwrap_or_default()).collect();
+    let by = match of {
+        ArchiveOf::ThisLog => "archive",
+        ArchiveOf::Former => "former archive",
+    };
+    let sql = format!(
+        "INSERT INTO {SCRATCH}.known
+         SELECT *, $3 FROM unnest($1::bigint[], $2::text[])"
+    );
+    let insert = sqlx::query(AssertSqlSafe(sql)).bind(positions).bind(ids).bind(by);
+    insert.execute(connection).await.map(|_| ())
+}
+
+/// Adds what the journal and the dead letters have.
 pub(crate) async fn index(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
-        "CREATE UNLOGGED TABLE {SCRATCH}.known AS
-             SELECT stream_sequence AS position, message_id, true AS in_journal
-             FROM mooring.journal
+        "INSERT INTO {SCRATCH}.known
+             SELECT stream_sequence, message_id, 'journal' FROM mooring.journal
              UNION ALL
-             SELECT stream_sequence, headers ->> 'ce-id', false
+             SELECT stream_sequence, headers ->> 'ce-id', 'dead letters'
              FROM mooring.dead_letters
              WHERE NOT EXISTS (SELECT FROM mooring.journal
                                WHERE journal.stream_sequence = dead_letters.stream_sequence);
@@ -54,12 +90,17 @@ pub(crate) async fn index(connection: &mut PgConnection) -> Result<(), sqlx::Err
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
 }
 
-/// Known at a position at which the log does not have it.
+/// Known at a position at which neither the log nor its archive has it.
 fn lost() -> String {
     format!(
-        "FROM {SCRATCH}.known WHERE NOT EXISTS (
+        "FROM (SELECT DISTINCT position, message_id FROM {SCRATCH}.known) AS known
+         WHERE NOT EXISTS (
              SELECT FROM {SCRATCH}.log
-             WHERE log.position = known.position AND log.message_id = known.message_id)"
+             WHERE log.position = known.position AND log.message_id = known.message_id)
+         AND NOT EXISTS (
+             SELECT FROM {SCRATCH}.known AS archived
+             WHERE archived.position = known.position
+               AND archived.message_id = known.message_id AND archived.by = 'archive')"
     )
 }
 
@@ -88,7 +129,10 @@ pub(crate) async fn compare(connection: &mut PgConnection) -> Result<Comparison,
         Ok(sequence_from_sql(number))
     };
     let in_journal =
-        number(format!("SELECT count(*) FROM {SCRATCH}.known WHERE in_journal")).await?;
+        number(format!("SELECT count(*) FROM {SCRATCH}.known WHERE by = 'journal'")).await?;
+    let in_archive = "SELECT count(DISTINCT message_id)";
+    let in_archive =
+        number(format!("{in_archive} FROM {SCRATCH}.known WHERE by LIKE '%archive'")).await?;
     let every = format!(
         "FROM (SELECT position FROM {SCRATCH}.known UNION ALL SELECT position FROM {SCRATCH}.log)
              AS every"
@@ -100,6 +144,7 @@ pub(crate) async fn compare(connection: &mut PgConnection) -> Result<Comparison,
     let known = number(known).await?;
     Ok(Comparison {
         in_journal,
+        in_archive,
         known_from,
         known_to,
         lost: number(format!("SELECT count(*) {}", lost())).await?,
@@ -166,7 +211,7 @@ pub(crate) async fn from_journal(
         r#"
         SELECT stream_sequence, traceparent, event AS "event: Json<Box<RawValue>>"
         FROM mooring.journal
-        WHERE stream_sequence = ANY ($1)
+        WHERE stream_sequence = ANY ($1) AND event_sha256 IS NULL
         ORDER BY stream_sequence
         "#,
         &positions,
@@ -197,6 +242,30 @@ pub(crate) async fn in_journal(
     .fetch_all(connection)
     .await?;
     Ok(found.into_iter().map(|it| StreamSequence(sequence_from_sql(it))).collect())
+}
+
+/// What left the journal for an archive comes back with the log.
+pub(crate) async fn give_back(
+    connection: &mut PgConnection,
+    events: &[Delivery],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<&str> = events.iter().map(|it| it.message_id().unwrap_or_default()).collect();
+    let bodies: Vec<&str> =
+        events.iter().map(|it| std::str::from_utf8(&it.body).unwrap_or_default()).collect();
+    sqlx::query!(
+        r#"
+        UPDATE mooring.journal
+        SET event = archived.event::json, event_sha256 = NULL
+        FROM unnest($1::text[], $2::text[]) AS archived (message_id, event)
+        WHERE journal.message_id = archived.message_id
+          AND event_sha256 = sha256(convert_to(archived.event, 'UTF8'))
+        "#,
+        &ids as _,
+        &bodies as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Whether this event was lost and came again.

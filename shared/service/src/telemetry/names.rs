@@ -223,6 +223,21 @@ pub mod metric {
         TOKENS_EXPIRED: "mooring.tokens.expired", Kind::Gauge, "{installation}",
             [SOURCE],
             "Active installations whose access token has ended.";
+        ARCHIVE_FAILING: "mooring.archive.failing", Kind::Gauge, "{archiver}",
+            [],
+            "1 while a worker's last attempt to archive failed, else 0. Only where workers archive.";
+        ARCHIVE_SEQUENCE: "mooring.archive.sequence", Kind::Gauge, "{event}",
+            [],
+            "The last sequence that is archived; 0 without one.";
+        ARCHIVE_SEGMENTS: "mooring.archive.segments", Kind::Gauge, "{segment}",
+            [],
+            "Segments of the log in the archive.";
+        ARCHIVE_AGE: "mooring.archive.age", Kind::Gauge, "s",
+            [],
+            "Age of the last event that is archived.";
+        ARCHIVE_EVENTS: "mooring.archive.events", Kind::Counter, "{event}",
+            [],
+            "Events that were archived.";
         REBUILD_PROGRESS: "mooring.rebuild.progress", Kind::Gauge, "1",
             [PHASE],
             "Part of a phase of `worker rebuild` that is done.";

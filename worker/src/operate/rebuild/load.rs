@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, bail};
 use domain::event::Event;
 use domain::fold::{Recorded, Retention};
+use eventlog::archive::History;
 use eventlog::connect::Connection;
 use eventlog::message::{PARTITIONS, all_subjects, partition_of};
-use eventlog::read::{Reader, Selection, Start};
+use eventlog::read::{Selection, Start};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -45,7 +46,7 @@ pub(crate) struct Loaded {
     pub(crate) dead_letters: u64,
 }
 
-/// From the log: read once, in parallel ranges, sorted by partition, then folded
+/// From archive and log: read once, in parallel ranges, sorted by partition, then folded
 /// partition by partition.
 pub(crate) async fn from_log(
     backends: &Backends,
@@ -57,19 +58,25 @@ pub(crate) async fn from_log(
     let mut connection = database::acquire(&backends.pool).await?;
     let dead = dead_letters::left_out(&mut connection).await?;
     drop(connection);
-    let (spills, loaded) = sort(backends, options, rebuild, dead, shutdown).await?;
+    let untrimmed = backends.history().await?;
+    untrimmed.history.require_whole()?;
+    let (spills, loaded) =
+        sort(backends, &untrimmed.history, options, rebuild, dead, shutdown).await?;
+    drop(untrimmed);
     fold(backends, schema, options, rebuild, spills, shutdown).await?;
     Ok(loaded)
 }
 
 async fn sort(
     backends: &Backends,
+    history: &History,
     options: &Options,
     rebuild: &Rebuild,
     dead: BTreeSet<u64>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Vec<Spill>, Loaded)> {
     let sorting = Arc::new(Sorting {
+        history: history.clone(),
         temp_dir: options.effort.temp_dir.clone(),
         partitions_done: rebuild.partitions_done.clone(),
         dead,
@@ -108,6 +115,7 @@ fn ranges(target: u64, count: usize) -> Vec<(u64, u64)> {
 
 /// What the tasks that read ranges share.
 struct Sorting {
+    history: History,
     temp_dir: PathBuf,
     partitions_done: BTreeSet<u8>,
     dead: BTreeSet<u64>,
@@ -127,7 +135,7 @@ impl Sorting {
         let mut spill = Spill::create(&self.temp_dir).with_context(context)?;
         let mut loaded = Loaded::default();
         let range = Selection::of_log(all_subjects(), Start::Sequence(from), to);
-        let mut reader = Reader::open(&connection, range).await?;
+        let mut reader = self.history.read(&connection, range).await?;
         let mut unreported = 0;
         while let Some(delivery) = reader.next().await? {
             unreported += 1;
