@@ -33,7 +33,8 @@ pub(crate) struct Comparison {
     pub(crate) lost: u64,
     /// In the log, at sequences that belong to what was lost.
     pub(crate) misplaced: u64,
-    /// Positions of which nothing is known. Copies of events leave such, too.
+    /// Positions since the log was last restored of which nothing is known. Copies of
+    /// events leave such, too.
     pub(crate) unknown: u64,
 }
 
@@ -140,8 +141,13 @@ pub(crate) async fn compare(connection: &mut PgConnection) -> Result<Comparison,
     let known_from = number(format!("SELECT coalesce(min(position), 1) {every}")).await?;
     let known_to =
         number(format!("SELECT coalesce(max(position), 0) FROM {SCRATCH}.known")).await?;
-    let known = format!("SELECT count(DISTINCT position) {every} WHERE position <= {known_to}");
-    let known = number(known).await?;
+    // What was restored stands at other sequences than its positions.
+    let from = "(SELECT coalesce(max(restored_to), 0) FROM mooring.log_identity)";
+    let from = number(format!("SELECT greatest({known_from}, {from} + 1)")).await?;
+    let known = number(format!(
+        "SELECT count(DISTINCT position) {every} WHERE position BETWEEN {from} AND {known_to}"
+    ))
+    .await?;
     Ok(Comparison {
         in_journal,
         in_archive,
@@ -149,7 +155,7 @@ pub(crate) async fn compare(connection: &mut PgConnection) -> Result<Comparison,
         known_to,
         lost: number(format!("SELECT count(*) {}", lost())).await?,
         misplaced: number(format!("SELECT count(*) {}", misplaced())).await?,
-        unknown: (known_to + 1).saturating_sub(known_from).saturating_sub(known),
+        unknown: (known_to + 1).saturating_sub(from).saturating_sub(known),
     })
 }
 
