@@ -35,6 +35,13 @@ pub(crate) fn folder(world: &World) -> PathBuf {
     world.folder.path().join("archive")
 }
 
+/// Running workers archive, all the time.
+pub(crate) fn by_workers(world: &World, more: &str) -> String {
+    let password = world.secrets.path("nats-archiver-password");
+    let nats = format!("nats_user = \"archiver\"\nnats_password = {{ file = {password:?} }}");
+    format!("{nats}\nevery_ms = 100\n{more}")
+}
+
 /// As the user that may delete from the log and nothing else.
 pub(crate) fn as_archiver(world: &World) -> Vec<(&'static str, String)> {
     let password = world.secrets.path("nats-archiver-password");
@@ -169,7 +176,8 @@ async fn whoever_reads_history_reads_archive_and_log() {
         sqlx::query_scalar(sql).fetch_one(&mut world.connection().await).await.unwrap()
     };
     let whole = bytes().await;
-    assert_eq!(run(&world, &[]).await.json(0)["archived_to"], 30);
+    let done = run(&world, &[]).await.json(0);
+    assert_eq!(done["archived_to"], 30);
     assert!(bytes().await < whole, "payloads have left the journal");
 
     assert_eq!(events("a29").await.body, before.0);
@@ -623,12 +631,7 @@ async fn running_workers_archive_one_at_a_time_before_the_log_is_full() {
     // It would be full after some 150 events.
     let setup = Setup { workers: 2, scraped: true, ..Setup::default() };
     let world = World::servers(setup.env("MOORING__STREAM__MAX_BYTES", 250_000));
-    let password = world.secrets.path("nats-archiver-password");
-    let more = format!(
-        "nats_user = \"archiver\"\nnats_password = {{ file = {password:?} }}\n\
-         log_full_percent = 40\nevery_ms = 100"
-    );
-    configure(&world, &more);
+    configure(&world, &by_workers(&world, "log_full_percent = 40"));
     let world = world.with_services().await;
     for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
         some_installations(&world, name).await;

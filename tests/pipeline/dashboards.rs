@@ -10,6 +10,7 @@ use dev::config::SIMULATED;
 use serde_json::{Value, json};
 use service::telemetry::names::attribute;
 
+use crate::archive;
 use crate::oauth;
 use crate::payload::{install, with};
 use crate::simulate;
@@ -177,9 +178,11 @@ async fn trouble(world: &mut World) {
 
 async fn start(tokens: &TokenServer, rebuild_port: u16) -> World {
     let setup = Setup { workers: 2, scraped: true, ..Setup::default() };
-    let world = World::servers(setup);
+    let world = World::servers(setup.env("MOORING__STREAM__MAX_BYTES", 100_000_000));
     simulate::configure(&world);
     world.configure(&oauth::sections(&world, tokens, "state = \"when_present\""));
+    // Of the limit of the log so little that something is always due.
+    archive::configure(&world, &archive::by_workers(&world, "log_full_percent = 1"));
     let mut world = world.with_services().await;
     world.set_env("OTEL_METRICS_EXPORTER", "prometheus".to_owned());
     world.set_env("OTEL_EXPORTER_PROMETHEUS_PORT", rebuild_port.to_string());

@@ -22,7 +22,7 @@ mod segment;
 mod storage;
 
 pub use chain::{Archive, Chain, Segment, SegmentReader};
-pub use history::{History, HistoryReader};
+pub use history::{ArchiveReader, History, HistoryReader, Wanted};
 pub use manifest::{Absent, Frame, LogIdentity, Manifest};
 pub use record::encode as encode_line;
 pub use segment::{Draft, SegmentWriter};

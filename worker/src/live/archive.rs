@@ -9,29 +9,29 @@
 //! Each step can be the last one before a crash. The next pass begins by finishing what
 //! counts: a segment that Postgres does not know is compared again before anything goes.
 
+mod pass;
+mod proof;
+
 use std::fmt;
 
 use anyhow::{Context as _, bail};
-use domain::event::without_payload;
 use domain::id::StreamSequence;
-use eventlog::archive::{
-    Archive, Chain, Draft, LogIdentity, Manifest, Segment, SegmentWriter, Storage,
-};
+use eventlog::archive::{Archive, LogIdentity, Manifest, Storage};
 use eventlog::connect::Connection;
 use eventlog::status::{self, StreamStatus};
-use eventlog::trim::{self, Place, Places, Trimmed};
-use jiff::{SignedDuration, Timestamp};
+use eventlog::trim::{Place, Places};
+use jiff::SignedDuration;
 use serde::Serialize;
 use service::clock;
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
+use self::pass::Pass;
+pub(crate) use self::proof::{Unproven, prove, require_known};
 use crate::settings::ArchivePolicy;
-use crate::store::archived::{self, Archived, Disagreement};
+use crate::store::archived::{self, Archived};
 use crate::store::{database, journal, log_identity};
 
-/// Rows of the journal that are written together.
-const RELIEVED_TOGETHER: i64 = 500;
 /// A running worker lets what is due gather so long, or segments would be tiny.
 const GATHER: SignedDuration = SignedDuration::from_hours(24);
 /// Of the limit at which a full log is archived: so far it is emptied then.
@@ -50,10 +50,21 @@ pub(crate) struct Archiver {
 pub(crate) enum Purpose {
     /// Everything that is due, at an operator's word.
     Now,
-    /// What is due for a while, or must make room.
+    /// What is due for a while, or must make room. While nothing is, the archive is not asked.
     Routine,
+    /// The same, but the archive is asked in any case: whether it is there, and as it was.
+    Thorough,
     /// Only to tell what would be archived.
     DryRun,
+}
+
+impl Purpose {
+    fn may_wait(self) -> bool {
+        match self {
+            Self::Routine | Self::Thorough => true,
+            Self::Now | Self::DryRun => false,
+        }
+    }
 }
 
 /// What a pass did, or would do.
@@ -69,8 +80,6 @@ pub(crate) struct Report {
     /// Why the log is not trimmed yet.
     pub(crate) waits: Option<String>,
     pub(crate) segments_in_all: u64,
-    /// When the last archived event was stored in the log.
-    pub(crate) last_stored_at: Option<Timestamp>,
     #[serde(skip)]
     pub(crate) interrupted: bool,
 }
@@ -96,21 +105,6 @@ impl Written {
 #[error("another archiver is at work")]
 pub(crate) struct Busy;
 
-/// Archive and Postgres are not of one mind. Nothing was let go of.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unproven {
-    #[error(
-        "the archive lacks what was proven to be in it: the segment from sequence {first_sequence} \
-         on is gone or was changed; restore it from a copy"
-    )]
-    Lost { first_sequence: u64 },
-    #[error(
-        "at sequence {sequence} {what}; nothing of the segment from sequence {first_sequence} on \
-         was let go of"
-    )]
-    Disagrees { first_sequence: u64, sequence: u64, what: &'static str },
-}
-
 impl Archiver {
     pub(crate) async fn run(
         &self,
@@ -125,9 +119,12 @@ impl Archiver {
         }
         log_identity::check(&self.connection, &self.pool).await?;
         let log = status::log(&self.connection).await?;
+        let known = archived::all(&mut postgres).await?;
+        if purpose == Purpose::Routine && self.is_idle(&log, &known, &mut postgres).await? {
+            return Ok(idle(&log, &known));
+        }
         let archive = Archive::new(self.storage.clone(), LogIdentity::new(log.created_at));
         let chain = archive.chain().await?;
-        let known = archived::all(&mut postgres).await?;
         require_known(&known, &chain)?;
         let report = Report::default();
         let mut pass =
@@ -136,246 +133,43 @@ impl Archiver {
         let Pass { mut report, chain, .. } = pass;
         report.archived_to = chain.last_sequence();
         report.segments_in_all = chain.segments().len() as u64;
-        report.last_stored_at = chain.last().map(|last| last.manifest.last_stored_at);
         report.log_begins_at = status::log(&self.connection).await?.first_sequence;
         report.interrupted = shutdown.is_cancelled();
         Ok(report)
     }
 }
 
-/// What Postgres knows must be there as it was: whatever the log and the journal let
-/// go of depends on it.
-pub(crate) fn require_known(known: &[Archived], chain: &Chain) -> Result<(), Unproven> {
-    for segment in known {
-        let first_sequence = segment.first_sequence;
-        let found = chain.segment_of(first_sequence);
-        if found.is_none_or(|found| found.manifest_sha256 != segment.manifest_sha256) {
-            return Err(Unproven::Lost { first_sequence });
-        }
-    }
-    Ok(())
-}
-
-/// Reads a segment back from the archive and compares it with the journal.
-pub(crate) async fn prove(
-    archive: &Archive,
-    manifest: &Manifest,
-    postgres: &mut PgConnection,
-) -> anyhow::Result<()> {
-    let first_sequence = manifest.first_sequence;
-    let mut from = first_sequence;
-    let mut segment = archive.open(manifest).await?;
-    while let Some(events) = segment.next()? {
-        let Some(last) = events.last().map(|last| last.sequence.0) else { continue };
-        let found = archived::compare(&mut *postgres, from, last, &events).await?;
-        agree(first_sequence, &found)?;
-        from = last + 1;
-    }
-    Ok(())
-}
-
-fn agree(first_sequence: u64, found: &Disagreement) -> Result<(), Unproven> {
-    let Disagreement { unknown, different, only_in_journal } = *found;
-    let findings = [
-        (different, "the archive has another event than the journal: see `worker verify`"),
-        (only_in_journal, "the journal has an event that the archive lacks: see `worker verify`"),
-        (
-            unknown,
-            "the archive has an event that neither the journal nor a dead letter has: \
-             `worker replay --apply` appends it",
-        ),
-    ];
-    for (sequence, what) in findings {
-        if let Some(sequence) = sequence {
-            return Err(Unproven::Disagrees { first_sequence, sequence, what });
-        }
-    }
-    Ok(())
-}
-
-/// One pass, under the lock of archivers.
-struct Pass<'a> {
-    archiver: &'a Archiver,
-    archive: Archive,
-    chain: Chain,
-    /// With it ends the lock.
-    postgres: PgConnection,
-    shutdown: &'a CancellationToken,
-    report: Report,
-    /// Of the log, by what was not trimmed really.
-    freed: u64,
-}
-
-/// What goes into the next segment.
-struct Due {
-    first: u64,
-    last: u64,
-    older_than: Option<Timestamp>,
-    raw_bytes: u64,
-}
-
-impl Pass<'_> {
-    async fn run(
-        &mut self,
-        purpose: Purpose,
+impl Archiver {
+    /// Whether nothing is left to do, as far as log and Postgres tell.
+    async fn is_idle(
+        &self,
+        log: &StreamStatus,
         known: &[Archived],
-        mut tell: impl FnMut(&Written),
-    ) -> anyhow::Result<()> {
-        if purpose != Purpose::DryRun {
-            for segment in self.chain.segments().to_vec() {
-                let first = segment.manifest.first_sequence;
-                let state = known.iter().find(|known| known.first_sequence == first);
-                if state.is_some_and(|state| state.trimmed && state.journal_relieved) {
-                    continue;
-                }
-                if state.is_none() {
-                    prove(&self.archive, &segment.manifest, &mut self.postgres).await?;
-                }
-                self.report.finished_before += 1;
-                if !self.let_go(&segment, state).await? {
-                    return Ok(());
-                }
-            }
-        }
-        let mut after = self.chain.last_sequence();
-        while let Some(draft) = self.draft(purpose, after).await? {
-            let manifest = draft.manifest();
-            after = manifest.last_sequence;
-            let written = Written::of(manifest);
-            tell(&written);
-            self.report.segments.push(written);
-            if purpose == Purpose::DryRun {
-                self.freed += manifest.raw_bytes;
-                continue;
-            }
-            self.archive.require_exclusive().await?;
-            self.archive.store(&draft).await?;
-            prove(&self.archive, draft.manifest(), &mut self.postgres).await?;
-            self.archive.seal(draft, &mut self.chain, clock::now()).await?;
-            let segment = self.chain.last().cloned().context("a segment was sealed")?;
-            if !self.let_go(&segment, None).await? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the next segment from the log; `None` if nothing more is due.
-    async fn draft(&self, purpose: Purpose, after: u64) -> anyhow::Result<Option<Draft>> {
-        let Some(due) = self.due(after).await? else { return Ok(None) };
-        let mut places = Places::open(&self.archiver.connection, due.first, due.last).await?;
-        let mut writer = SegmentWriter::new(due.first);
-        while let Some(place) = places.next().await? {
-            if self.shutdown.is_cancelled() {
-                return Ok(None);
-            }
-            let Place::Message(delivery) = place else { continue };
-            if let Some(older_than) = due.older_than {
-                // A day later it is worth a segment.
-                let gathers = purpose == Purpose::Routine && writer.events() == 0;
-                let by = if gathers { older_than - GATHER } else { older_than };
-                if delivery.published_at > by {
-                    break;
-                }
-            }
-            writer.push(&delivery)?;
-            if writer.raw_bytes() >= due.raw_bytes {
-                break;
-            }
-        }
-        Ok(writer.finish(self.archive.log())?)
-    }
-
-    async fn due(&self, after: u64) -> anyhow::Result<Option<Due>> {
-        let Archiver { connection, pool, policy, .. } = self.archiver;
-        let log = status::log(connection).await?;
-        // A log that never had an event begins at 0.
-        let first = if after == 0 { log.first_sequence.max(1) } else { after + 1 };
-        let last = releasable(connection, &mut *database::acquire(pool).await?).await?;
-        if first > last || self.shutdown.is_cancelled() {
-            return Ok(None);
-        }
-        let segment_bytes = policy.segment_bytes;
-        let (older_than, raw_bytes) = match excess(&log, policy, self.freed) {
-            Some(excess) => (None, segment_bytes.min(excess)),
-            None => (Some(clock::now() - policy.retention), segment_bytes),
-        };
-        Ok(Some(Due { first, last, older_than, raw_bytes }))
-    }
-
-    /// Trims the log and relieves the journal, as far as that is not done. False if the
-    /// log cannot be trimmed now.
-    async fn let_go(
-        &mut self,
-        segment: &Segment,
-        state: Option<&Archived>,
+        postgres: &mut PgConnection,
     ) -> anyhow::Result<bool> {
-        let Manifest { first_sequence, last_sequence, .. } = segment.manifest;
-        let sha256 = &segment.manifest_sha256;
-        archived::record_proven(&mut self.postgres, first_sequence, last_sequence, sha256).await?;
-        if !state.is_some_and(|state| state.trimmed) {
-            if let Some(why) = self.trim(segment).await? {
-                self.report.waits = Some(why);
-                return Ok(false);
-            }
-            archived::record_trimmed(&mut self.postgres, first_sequence).await?;
+        let is_finished = |it: &Archived| it.trimmed && it.journal_relieved;
+        if !known.iter().all(is_finished) || excess(log, &self.policy, 0).is_some() {
+            return Ok(false);
         }
-        if self.relieve(first_sequence, last_sequence).await? {
-            archived::record_relieved(&mut self.postgres, first_sequence).await?;
+        let next = known.last().map_or(log.first_sequence, |last| last.last_sequence + 1);
+        if next > releasable(&self.connection, postgres).await? {
             return Ok(true);
         }
-        Ok(false)
+        let mut places = Places::open(&self.connection, next, next).await?;
+        let due = clock::now() - self.policy.retention - GATHER;
+        Ok(match places.next().await? {
+            Some(Place::Message(oldest)) => oldest.published_at > due,
+            Some(Place::Absent(_)) | None => false,
+        })
     }
+}
 
-    /// Why it must wait, if it must.
-    async fn trim(&mut self, segment: &Segment) -> anyhow::Result<Option<String>> {
-        let connection = &self.archiver.connection;
-        let last = segment.manifest.last_sequence;
-        let releasable = releasable(connection, &mut self.postgres).await?;
-        if last > releasable {
-            let why = format!("the workers have applied the log up to {releasable} only");
-            return Ok(Some(why));
-        }
-        self.require_same(last).await?;
-        if !database::try_lock_trim(&mut self.postgres).await? {
-            return Ok(Some("a command reads old events of the log".to_owned()));
-        }
-        let trimmed = trim::up_to(connection, StreamSequence(last), self.shutdown).await;
-        database::unlock_trim(&mut self.postgres).await?;
-        match trimmed? {
-            Trimmed::Done => Ok(None),
-            Trimmed::Interrupted => Ok(Some("it was interrupted".to_owned())),
-        }
-    }
-
-    /// The last of what is to go is what the archive has.
-    async fn require_same(&self, sequence: u64) -> anyhow::Result<()> {
-        let mut place = Places::open(&self.archiver.connection, sequence, sequence).await?;
-        let Some(Place::Message(in_log)) = place.next().await? else { return Ok(()) };
-        let archived = self.archive.event(&self.chain, sequence).await?;
-        if archived.as_ref() != Some(&*in_log) {
-            bail!("the log and the archive have different events at sequence {sequence}");
-        }
-        Ok(())
-    }
-
-    /// False if it was interrupted.
-    async fn relieve(&mut self, first: u64, last: u64) -> anyhow::Result<bool> {
-        let mut after = first.saturating_sub(1);
-        loop {
-            let postgres = &mut self.postgres;
-            let events = journal::whole(postgres, after, last, RELIEVED_TOGETHER).await?;
-            let Some(end) = events.last().map(|event| event.sequence) else { return Ok(true) };
-            let relieved = events.into_iter().filter_map(|whole| {
-                let left = without_payload(&whole.event)?;
-                Some((whole, left))
-            });
-            journal::relieve(postgres, &relieved.collect::<Vec<_>>()).await?;
-            after = end;
-            if self.shutdown.is_cancelled() {
-                return Ok(false);
-            }
-        }
+fn idle(log: &StreamStatus, known: &[Archived]) -> Report {
+    Report {
+        archived_to: known.last().map_or(0, |last| last.last_sequence),
+        log_begins_at: log.first_sequence,
+        segments_in_all: known.len() as u64,
+        ..Report::default()
     }
 }
 
@@ -406,6 +200,8 @@ impl fmt::Display for Written {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     fn log(bytes: u64, bytes_max: Option<u64>) -> StreamStatus {

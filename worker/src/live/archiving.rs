@@ -1,17 +1,18 @@
 //! Running workers archive by themselves, one at a time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventlog::archive::{Location, Storage};
 use eventlog::connect::Connection;
-use jiff::Timestamp;
-use service::clock;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::live::archive::{Archiver, Busy, Purpose, Report};
 use crate::metrics::METRICS;
 use crate::settings::ArchivePolicy;
+
+/// The archive itself, while nothing is due: every manifest is read then.
+const ASK_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What archives beside the other work of a worker.
 pub(crate) struct Archiving {
@@ -27,11 +28,17 @@ impl Archiving {
     /// Archives what is due until `shutdown`. A pass ends soon after that; killed in the
     /// middle, the next one finishes what it left.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut asked: Option<Instant> = None;
         loop {
-            match self.pass(&shutdown).await {
-                Ok(report) => observe(&report),
-                // Another worker does it.
-                Err(error) if error.is::<Busy>() => tracing::debug!("another worker archives"),
+            let is_time = asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+            let purpose = if is_time { Purpose::Thorough } else { Purpose::Routine };
+            match self.pass(purpose, &shutdown).await {
+                Ok(report) => {
+                    observe(&report);
+                    asked = if is_time { Some(Instant::now()) } else { asked };
+                }
+                // Another worker does it, and says what comes of it.
+                Err(error) if error.is::<Busy>() => METRICS.archive_failing.record(0.0, &[]),
                 Err(error) => {
                     METRICS.archive_failing.record(1.0, &[]);
                     tracing::error!(
@@ -47,12 +54,12 @@ impl Archiving {
         }
     }
 
-    async fn pass(&self, shutdown: &CancellationToken) -> anyhow::Result<Report> {
+    async fn pass(&self, purpose: Purpose, shutdown: &CancellationToken) -> anyhow::Result<Report> {
         // Each time: what it is on may be mounted later.
         let storage = Storage::open(&self.location)?;
         let (connection, pool) = (self.connection.clone(), self.pool.clone());
         let archiver = Archiver { connection, pool, storage, policy: self.policy };
-        archiver.run(Purpose::Routine, shutdown, |_| {}).await
+        archiver.run(purpose, shutdown, |_| {}).await
     }
 }
 
@@ -60,9 +67,6 @@ fn observe(report: &Report) {
     METRICS.archive_failing.record(0.0, &[]);
     METRICS.archive_sequence.record(float(report.archived_to), &[]);
     METRICS.archive_segments.record(float(report.segments_in_all), &[]);
-    if let Some(age) = report.last_stored_at.map(age) {
-        METRICS.archive_age.record(age, &[]);
-    }
     METRICS.archive_events.add(report.segments.iter().map(|it| it.events).sum(), &[]);
     for segment in &report.segments {
         tracing::info!("archived {segment}");
@@ -70,10 +74,6 @@ fn observe(report: &Report) {
     if let Some(why) = &report.waits {
         tracing::info!(why, "the log is not trimmed yet");
     }
-}
-
-fn age(at: Timestamp) -> f64 {
-    clock::now().duration_since(at).as_secs_f64().max(0.0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]

@@ -53,6 +53,7 @@ struct Log {
     last_sequence: u64,
     bytes: u64,
     bytes_max: u64,
+    age_s: f64,
     lag_events: u64,
     lag_age_s: f64,
     lag_age_of_sources_s: Vec<(SourceName, f64)>,
@@ -100,6 +101,7 @@ impl Measurements {
         of_log(metric::LOG_LAST_SEQUENCE, |log| float(log.last_sequence));
         of_log(metric::LOG_SIZE, |log| float(log.bytes));
         of_log(metric::LOG_SIZE_LIMIT, |log| float(log.bytes_max));
+        of_log(metric::LOG_AGE, |log| log.age_s);
         of_log(metric::PROJECTION_LAG_EVENTS, |log| float(log.lag_events));
         of_log(metric::PROJECTION_LAG_AGE, |log| log.lag_age_s);
         let log = Arc::clone(&self.log);
@@ -200,13 +202,14 @@ async fn log(connection: &Connection, sources: &[SourceName]) -> anyhow::Result<
     let lag_events = consumer.behind();
     // Everything before is applied.
     let oldest = consumer.acknowledged_up_to + 1;
-    let age_of_next = async |subjects: String| -> anyhow::Result<f64> {
-        if lag_events == 0 {
-            return Ok(0.0);
-        }
-        let published = read::next_published_at(connection, subjects, oldest).await?;
+    let age_of = async |subjects: String, from| -> anyhow::Result<f64> {
+        let published = read::next_published_at(connection, subjects, from).await?;
         let age = published.map(|at| clock::now().duration_since(at).as_secs_f64());
         Ok(age.unwrap_or_default().max(0.0))
+    };
+    let age_of_next = async |subjects: String| match lag_events {
+        0 => Ok(0.0),
+        _ => age_of(subjects, oldest).await,
     };
     let mut lag_age_of_sources_s = Vec::new();
     for source in sources {
@@ -217,6 +220,7 @@ async fn log(connection: &Connection, sources: &[SourceName]) -> anyhow::Result<
         last_sequence: stream.last_sequence,
         bytes: stream.bytes,
         bytes_max: stream.bytes_max.unwrap_or_default(),
+        age_s: age_of(all_subjects(), stream.first_sequence.max(1)).await?,
         lag_events,
         lag_age_s: age_of_next(all_subjects()).await?,
         lag_age_of_sources_s,

@@ -32,6 +32,7 @@ use crate::store::dead_letters;
 use crate::store::log_identity::{self, OtherLog};
 use crate::store::rebuilds;
 
+mod archive;
 mod fix;
 
 const POSTGRES_VERSION_MIN: i32 = 150_000;
@@ -120,7 +121,7 @@ fn render(findings: &[Finding]) -> String {
 /// Every check that can be made, whatever came of the others.
 async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
     let config = &context.config;
-    let BackendSettings { nats, postgres, .. } = context.backend_settings()?;
+    let BackendSettings { nats, postgres, archive: archived, .. } = context.backend_settings()?;
     let (pool, ring) = (database::pool(&postgres), context.key_ring()?);
     let (nats, postgres) =
         tokio::join!(backends::connect(&nats, "doctor"), database::acquire(&pool));
@@ -137,6 +138,7 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
             findings.extend(tables(&mut connection).await);
             if let Ok(nats) = &nats {
                 findings.push(identity(nats, &pool).await);
+                findings.extend(archive::check(nats, archived.as_ref(), &mut connection).await);
                 findings.push(sealing(nats, &pool, &ring, context).await);
             }
         }
@@ -237,7 +239,8 @@ fn filling(name: &'static str, stream: &StreamStatus) -> Finding {
     if percent < FULL_PERCENT_MAX {
         return Finding::ok(name, format!("{found}, {percent} % full"));
     }
-    let fix = "raise stream.max_bytes and run `worker migrate`: a full log refuses callbacks";
+    let fix = "archive (worker.archive), or raise stream.max_bytes and run `worker migrate`: a full log \
+               refuses callbacks";
     Finding::warning(name, format!("{found}, {percent} % full"), fix)
 }
 

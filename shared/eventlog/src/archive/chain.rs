@@ -1,7 +1,7 @@
 //! The segments of one log, each bound to the one before it.
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 
 use super::ArchiveError;
@@ -211,7 +211,7 @@ impl Archive {
     }
 
     /// The events of one frame.
-    pub(super) async fn frame(
+    async fn frame(
         &self,
         manifest: &Manifest,
         frame: &Frame,
@@ -245,22 +245,36 @@ impl Archive {
         chain: &Chain,
         sequences: &[u64],
     ) -> Result<Vec<Delivery>, ArchiveError> {
-        let mut found = Vec::with_capacity(sequences.len());
-        let mut rest = sequences;
-        while let Some(first) = rest.first() {
-            let segment = chain.segment_of(*first);
-            let frame = segment.and_then(|it| Some((it, it.manifest.frame_of(*first)?)));
-            let Some((segment, frame)) = frame else {
-                rest = rest.get(1..).unwrap_or_default();
+        let mut frames: Vec<(Manifest, Frame)> = Vec::new();
+        for sequence in sequences {
+            if frames.last().is_some_and(|(_, last)| *sequence <= last.last_sequence) {
                 continue;
-            };
-            let here = rest.partition_point(|sequence| *sequence <= frame.last_sequence);
-            let (wanted, behind) = rest.split_at_checked(here).unwrap_or((rest, &[]));
-            let events = self.frame(&segment.manifest, frame).await?.into_iter();
-            found.extend(events.filter(|it| wanted.binary_search(&it.sequence.0).is_ok()));
-            rest = behind;
+            }
+            let Some(segment) = chain.segment_of(*sequence) else { continue };
+            let frame = segment.manifest.frame_of(*sequence).cloned();
+            frames.extend(frame.map(|frame| (segment.manifest.without_frames(), frame)));
+        }
+        let mut fetched = self.fetch(frames, FETCHES);
+        let mut found = Vec::with_capacity(sequences.len());
+        while let Some(events) = fetched.next().await {
+            let events = events?.into_iter();
+            found.extend(events.filter(|it| sequences.binary_search(&it.sequence.0).is_ok()));
         }
         Ok(found)
+    }
+
+    /// The events of these frames, of which some are fetched and unpacked ahead.
+    pub(super) fn fetch(
+        &self,
+        frames: Vec<(Manifest, Frame)>,
+        ahead: usize,
+    ) -> BoxStream<'static, Result<Vec<Delivery>, ArchiveError>> {
+        let archive = self.clone();
+        let fetch = move |(manifest, frame): (Manifest, Frame)| {
+            let archive = archive.clone();
+            async move { archive.frame(&manifest, &frame).await }
+        };
+        stream::iter(frames).map(fetch).buffered(ahead).boxed()
     }
 
     /// Files of segments that no manifest names: someone was interrupted before it

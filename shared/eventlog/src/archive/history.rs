@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use futures_util::stream::{BoxStream, StreamExt as _};
 use jiff::Timestamp;
 
 use super::ArchiveError;
@@ -118,16 +118,10 @@ impl History {
         if let Some((archive, chain)) = &self.archive
             && from <= archived_to
         {
-            let frames = frames(chain, from, end, since);
-            archived_count = frames.iter().map(|(_, frame)| frame.events).sum();
-            archived = Some(Archived {
-                deliveries: VecDeque::new(),
-                frames: fetched(archive.clone(), frames),
-                from,
-                end,
-                since,
-                subjects: selection.subjects.clone(),
-            });
+            let subjects = selection.subjects.clone();
+            let reader = ArchiveReader::open(archive, chain, Wanted { from, end, since, subjects });
+            archived_count = reader.count;
+            archived = Some(reader);
         }
         let in_log = from.max(archived_to + 1);
         let start = match selection.start {
@@ -149,7 +143,7 @@ impl History {
 
 /// Messages out of both, up to an end that is fixed at the start.
 pub struct HistoryReader {
-    archived: Option<Archived>,
+    archived: Option<ArchiveReader>,
     log: AfterArchive,
     /// How many there are to read in the archive, at the most.
     pub archived_count: u64,
@@ -167,25 +161,39 @@ impl HistoryReader {
     }
 }
 
-/// What is read of the archive.
-struct Archived {
-    frames: BoxStream<'static, Result<Vec<Delivery>, ArchiveError>>,
-    deliveries: VecDeque<Delivery>,
-    from: u64,
-    end: u64,
-    since: Option<Timestamp>,
-    subjects: String,
+/// Which archived messages are read.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// First and last sequence.
+    pub from: u64,
+    pub end: u64,
+    /// Stored no earlier than this.
+    pub since: Option<Timestamp>,
+    /// As a consumer's filter: `all_subjects()`, or those of one source.
+    pub subjects: String,
 }
 
-impl Archived {
-    async fn next(&mut self) -> Result<Option<Delivery>, ArchiveError> {
+/// Archived messages in their order, of whatever log the archive is. It needs no NATS.
+pub struct ArchiveReader {
+    frames: BoxStream<'static, Result<Vec<Delivery>, ArchiveError>>,
+    deliveries: VecDeque<Delivery>,
+    wanted: Wanted,
+    /// How many there are to read, at the most.
+    pub count: u64,
+}
+
+impl ArchiveReader {
+    pub fn open(archive: &Archive, chain: &Chain, wanted: Wanted) -> Self {
+        let frames = frames(chain, &wanted);
+        let count = frames.iter().map(|(_, frame)| frame.events).sum();
+        let frames = archive.fetch(frames, FRAMES_AHEAD);
+        Self { frames, deliveries: VecDeque::new(), wanted, count }
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Delivery>, ArchiveError> {
         loop {
             while let Some(delivery) = self.deliveries.pop_front() {
-                let sequence = delivery.sequence.0;
-                let is_selected = (self.from..=self.end).contains(&sequence)
-                    && self.since.is_none_or(|since| delivery.published_at >= since)
-                    && matches(&self.subjects, &delivery.subject);
-                if is_selected {
+                if self.wanted.takes(&delivery) {
                     return Ok(Some(delivery));
                 }
             }
@@ -197,29 +205,25 @@ impl Archived {
     }
 }
 
+impl Wanted {
+    fn takes(&self, delivery: &Delivery) -> bool {
+        (self.from..=self.end).contains(&delivery.sequence.0)
+            && self.since.is_none_or(|since| delivery.published_at >= since)
+            && matches(&self.subjects, &delivery.subject)
+    }
+}
+
 /// The parts that can hold what is selected.
-fn frames(chain: &Chain, from: u64, end: u64, since: Option<Timestamp>) -> Vec<(Manifest, Frame)> {
+fn frames(chain: &Chain, wanted: &Wanted) -> Vec<(Manifest, Frame)> {
+    let Wanted { from, end, since, .. } = *wanted;
     let is_late = |it: &&Segment| since.is_none_or(|since| it.manifest.last_stored_at >= since);
     let mut found = Vec::new();
     for Segment { manifest, .. } in chain.segments().iter().filter(is_late) {
-        let wanted = |frame: &&Frame| frame.last_sequence >= from && frame.first_sequence <= end;
-        // Each goes its own way to a task: without the frames of the others.
-        let head = Manifest { frames: Vec::new(), ..manifest.clone() };
-        let frames = manifest.frames.iter().filter(wanted).cloned();
-        found.extend(frames.map(|frame| (head.clone(), frame)));
+        let is_in = |frame: &&Frame| frame.last_sequence >= from && frame.first_sequence <= end;
+        let frames = manifest.frames.iter().filter(is_in).cloned();
+        found.extend(frames.map(|frame| (manifest.without_frames(), frame)));
     }
     found
-}
-
-fn fetched(
-    archive: Archive,
-    frames: Vec<(Manifest, Frame)>,
-) -> BoxStream<'static, Result<Vec<Delivery>, ArchiveError>> {
-    let fetch = move |(manifest, frame): (Manifest, Frame)| {
-        let archive = archive.clone();
-        async move { archive.frame(&manifest, &frame).await }
-    };
-    stream::iter(frames).map(fetch).buffered(FRAMES_AHEAD).boxed()
 }
 
 /// What is read of the log, once the archive is read.

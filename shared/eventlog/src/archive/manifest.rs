@@ -144,9 +144,9 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whether the log did not have this sequence.
-    pub fn is_absent(&self, sequence: u64) -> bool {
-        self.absent.iter().any(|gap| (gap.first..=gap.last).contains(&sequence))
+    /// For whoever reads one of its frames, which goes its own way to a task.
+    pub(super) fn without_frames(&self) -> Self {
+        Self { frames: Vec::new(), absent: Vec::new(), ..self.clone() }
     }
 
     /// The part that holds this sequence, if any does.

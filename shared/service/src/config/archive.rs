@@ -39,8 +39,8 @@ pub struct ArchiveSettings {
     #[serde(default = "default_log_full_percent")]
     #[schemars(range(min = 1, max = 99))]
     pub log_full_percent: u8,
-    /// The size of a segment before compression. A segment is written when so much is due, or
-    /// once a day.
+    /// The size of a segment before compression; an archiver needs about as much memory. A
+    /// segment is written when so much is due, or once a day.
     #[serde(default = "default_segment_bytes")]
     #[schemars(range(min = 1))]
     pub segment_bytes: u64,
@@ -59,7 +59,7 @@ fn default_log_full_percent() -> u8 {
 }
 
 fn default_segment_bytes() -> u64 {
-    64 << 20
+    32 << 20
 }
 
 fn default_every_ms() -> u64 {

@@ -232,9 +232,9 @@ pub mod metric {
         ARCHIVE_SEGMENTS: "mooring.archive.segments", Kind::Gauge, "{segment}",
             [],
             "Segments of the log in the archive.";
-        ARCHIVE_AGE: "mooring.archive.age", Kind::Gauge, "s",
+        LOG_AGE: "mooring.log.age", Kind::Gauge, "s",
             [],
-            "Age of the last event that is archived.";
+            "Age of the oldest event in the log; 0 without one. It grows while nothing is archived.";
         ARCHIVE_EVENTS: "mooring.archive.events", Kind::Counter, "{event}",
             [],
             "Events that were archived.";
