@@ -47,5 +47,6 @@ mod replay;
 mod restore;
 mod simulate;
 mod telemetry;
+mod tenants;
 mod token_server;
 mod world;

@@ -10,12 +10,16 @@ pub(crate) const TOKEN_THAT_READS: &str = "a_token_that_only_reads_0123456789";
 
 /// A second token, for reading only.
 pub(crate) fn configure_reader(world: &World) {
-    let file = world.folder.path().join("reader-token");
-    std::fs::write(&file, TOKEN_THAT_READS).unwrap();
-    world.configure(&format!(
-        "[worker.api_tokens.reader]\ntoken = {{ file = \"{}\" }}\nscopes = [\"installations:read\"]",
-        file.display()
-    ));
+    let more = "scopes = [\"installations:read\"]\nsources = [\"*\"]";
+    world.configure(&token_section("reader", TOKEN_THAT_READS, more));
+}
+
+/// `[worker.api_tokens.<name>]` of a token that lasts.
+pub(crate) fn token_section(name: &str, token: &str, more: &str) -> String {
+    let hash = hex::encode(ring::digest::digest(&ring::digest::SHA256, token.as_bytes()));
+    format!(
+        "[worker.api_tokens.{name}]\nsha256 = \"{hash}\"\nexpires_at = \"2100-01-01T00:00:00Z\"\n{more}\n"
+    )
 }
 
 /// A source whose installation ids are those of an app.

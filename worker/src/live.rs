@@ -1,5 +1,6 @@
 //! What a worker does all the time.
 
+pub(crate) mod access;
 pub(crate) mod api;
 pub(crate) mod commit;
 pub(crate) mod consume;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::access::Door;
 use crate::live::api::Api;
 use crate::live::consume::Projector;
 use crate::live::measure::Measurements;
@@ -47,6 +49,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         retention: settings.retention,
         place_events_max: settings.place_events_max,
     };
+    let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone());
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
@@ -75,7 +78,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             renewal.run(shutdown.clone()).await;
         }
     };
-    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers });
+    let api = Arc::new(Api { pool, connection, ring, door });
     let in_flight = TaskTracker::new();
     let limits = settings.limits;
     let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());

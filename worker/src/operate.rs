@@ -23,6 +23,7 @@ mod rebuild;
 mod replay;
 mod restore;
 mod run;
+mod tokens;
 mod verify;
 
 use std::path::PathBuf;
@@ -97,6 +98,7 @@ commands! {
     DeadLetters(dead_letters),
     Keys(keys),
     Erase(erase),
+    Tokens(tokens),
 }
 
 #[cfg(test)]

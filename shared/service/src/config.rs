@@ -21,12 +21,15 @@ use domain::platform::{MissedAck, Platform, SuccessBody};
 use domain::seal::{KeyRing, parse_key};
 use eventlog::topology::StreamSettings;
 
+mod api_tokens;
 mod install_page;
 mod oauth;
 pub mod reload;
 mod source;
 mod verification;
+pub mod watch;
 
+pub use api_tokens::{ApiTokenSettings, Scope, SourceChoice, TokenHash};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
 pub use verification::VerificationSettings;
@@ -165,26 +168,6 @@ pub struct TokenRenewalSettings {
     /// How often the worker looks for tokens that expire soon.
     #[serde(default = "default_renewal_every_ms")]
     pub every_ms: u64,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiTokenSettings {
-    /// What the caller sends as `Authorization: Bearer <token>`; at least 20 bytes.
-    pub token: SecretRef,
-    /// What the caller may do.
-    pub scopes: Vec<Scope>,
-}
-
-/// What a caller of the read API may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum Scope {
-    /// Read installations.
-    #[serde(rename = "installations:read")]
-    ReadInstallations,
-    /// Read their credentials in plaintext.
-    #[serde(rename = "credentials:open")]
-    OpenCredentials,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -358,6 +341,11 @@ impl<'a> Resolver<'a> {
             Some(value) if self.problems.is_empty() => Ok(value),
             _ => Err(ConfigError { path: path.to_owned(), problems: self.problems }),
         }
+    }
+
+    /// What was wrong, for who goes on without it.
+    pub fn into_problems(self) -> Vec<String> {
+        self.problems
     }
 
     pub fn problem(&mut self, at: &str, what: impl fmt::Display) {

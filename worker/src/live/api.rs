@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,16 +17,15 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use service::clock;
 use service::config::Scope;
 use service::problem::Problem;
-use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
-use subtle::ConstantTimeEq as _;
 
+use crate::live::access::{Caller, Door};
 use crate::live::commit::chain;
-use crate::live::credential::{self, CredentialError};
+use crate::live::credential::{self, CredentialError, Part};
 use crate::metrics::METRICS;
-use crate::settings::Caller;
 use crate::store::find::{self, Candidate, Filter, FindError, Which};
 use crate::store::{database, installations};
 
@@ -37,7 +36,7 @@ pub(crate) struct Api {
     pub(crate) pool: PgPool,
     pub(crate) connection: Connection,
     pub(crate) ring: CurrentRing,
-    pub(crate) callers: Vec<Caller>,
+    pub(crate) door: Door,
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
@@ -67,18 +66,18 @@ impl IntoResponse for Refused {
     }
 }
 
-/// The name of a caller that may read installations. A handler that asks for it
-/// cannot skip the check.
-struct Reader;
+/// A caller that may read installations. A handler that asks for it cannot skip the
+/// check.
+struct Reader(Arc<Caller>);
 
-/// The name of a caller that may open credentials.
-struct Opener(String);
+/// A caller that may open credentials.
+struct Opener(Arc<Caller>);
 
 impl FromRequestParts<Arc<Api>> for Reader {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(&parts.headers, api, Scope::ReadInstallations).map(|_| Self)
+        caller_with(parts, api, Scope::ReadInstallations).map(Self)
     }
 }
 
@@ -86,26 +85,13 @@ impl FromRequestParts<Arc<Api>> for Opener {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(&parts.headers, api, Scope::OpenCredentials).map(|c| Self(c.name.clone()))
+        caller_with(parts, api, Scope::OpenCredentials).map(Self)
     }
 }
 
-fn caller_with<'a>(headers: &HeaderMap, api: &'a Api, scope: Scope) -> Result<&'a Caller, Refused> {
-    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.split_once(' '));
-    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let given = Sha256::digest(token.map(|(_, token)| token.trim()).unwrap_or_default());
-    let matches =
-        |caller: &&Caller| bool::from(Sha256::digest(caller.token.expose_secret()).ct_eq(&given));
-    let Some(caller) = api.callers.iter().find(matches) else {
-        let detail = "send 'Authorization: Bearer <token>' with a token of worker.api_tokens";
-        return Err(Refused(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)));
-    };
-    if caller.scopes.contains(&scope) {
-        return Ok(caller);
-    }
-    let detail = format!("the token '{}' does not have the scope for this", caller.name);
-    Err(Refused(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)))
+fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<Arc<Caller>, Refused> {
+    let admitted = api.door.admit(&parts.headers, scope, clock::now());
+    admitted.map_err(|denied| Refused(denied.problem()))
 }
 
 impl From<FindError> for Refused {
@@ -192,21 +178,21 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
 }
 
 async fn list(
-    _: Reader,
+    Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Parameters(filter): Parameters<Filter>,
 ) -> Result<Response, Refused> {
-    let page = find::list(&api.pool, &filter).await?;
+    let page = find::list(&api.pool, caller.reach(), &filter).await?;
     Ok(Json(page).into_response())
 }
 
 async fn show(
-    _: Reader,
+    Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let installation = find::show(&api.pool, &which, &id).await?;
+    let installation = find::show(&api.pool, caller.reach(), &which, &id).await?;
     Ok(Json(installation).into_response())
 }
 
@@ -222,14 +208,16 @@ struct HistoryParameters {
 }
 
 async fn events(
-    _: Reader,
+    Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(parameters): Parameters<HistoryParameters>,
 ) -> Result<Response, Refused> {
     let HistoryParameters { source, app_id, place, after, limit } = parameters;
     let which = Which { source, app_id, place };
-    let page = find::history(&api.pool, &which, &id, after.unwrap_or_default(), limit).await?;
+    let page =
+        find::history(&api.pool, caller.reach(), &which, &id, after.unwrap_or_default(), limit);
+    let page = page.await?;
     Ok(Json(page).into_response())
 }
 
@@ -239,16 +227,22 @@ async fn open_credential(
     Id(id): Id,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let installation = find::show(&api.pool, &which, &id).await?;
+    let installation = find::show(&api.pool, caller.reach(), &which, &id).await?;
     let ring = api.ring.get();
-    let secret =
-        credential::open(&api.pool, &api.connection, &ring, &installation, &caller).await?;
+    let part = match caller.may(Scope::OpenRefreshTokens) {
+        true => Part::Whole,
+        false => Part::WithoutRefreshToken,
+    };
+    let (pool, nats, name) = (&api.pool, &api.connection, caller.name.as_str());
+    let secret = credential::open(pool, nats, &ring, &installation, part, name).await?;
     METRICS.credentials_opened.add(1, &[]);
-    tracing::info!(caller, installation = installation.installation_id, "a credential was opened");
+    let id = &installation.installation_id;
+    tracing::info!(caller = name, installation = id, "a credential was opened");
     let body = Json(json!({
         "source": installation.source,
-        "installation_id": installation.installation_id,
+        "installation_id": id,
         "credential": secret.expose_secret(),
+        "expires_at": installation.credential_expires_at,
     }));
     Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
 }

@@ -3,6 +3,7 @@
 
 use domain::id::{InstallationId, InvalidId, SourceName};
 use domain::seal::{AssociatedData, KeyRing, OpenError, SealedUnder};
+use domain::tokens::without_refresh_token;
 use eventlog::connect::Connection;
 use eventlog::keys;
 use secrecy::SecretString;
@@ -27,12 +28,21 @@ pub(crate) enum CredentialError {
     Postgres(#[from] sqlx::Error),
 }
 
+/// What of a credential is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    /// What can be used, and not what makes others of it.
+    WithoutRefreshToken,
+}
+
 /// Opens the credential of one installation for `caller`.
 pub(crate) async fn open(
     pool: &PgPool,
     connection: &Connection,
     ring: &KeyRing,
     installation: &InstallationView,
+    part: Part,
     caller: &str,
 ) -> Result<SecretString, CredentialError> {
     let mut postgres = database::acquire(pool).await?;
@@ -55,11 +65,15 @@ pub(crate) async fn open(
         event: &stored.event,
         field: &stored.field,
     };
-    match under {
-        SealedUnder::RingKey(_) => Ok(ring.open(&stored.sealed, bound_to)?),
+    let secret = match under {
+        SealedUnder::RingKey(_) => ring.open(&stored.sealed, bound_to)?,
         SealedUnder::DataKey(id) => {
             let key = keys::key(connection, ring, &id).await.map_err(CredentialError::DataKey)?;
-            Ok(key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?)
+            key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?
         }
-    }
+    };
+    Ok(match part {
+        Part::Whole => secret,
+        Part::WithoutRefreshToken => without_refresh_token(secret),
+    })
 }

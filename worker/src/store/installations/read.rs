@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use super::{SEALED, names};
 use crate::store::convert::SqlTime;
 use crate::store::fold_unit::{FoldUnit, arrays};
+use crate::store::reach::Reach;
 
 /// One installation as it is read. It holds no sealed bytes. Each field is the
 /// column of its name.
@@ -68,12 +69,14 @@ pub(crate) struct Selection<'a> {
     pub(crate) place: Option<&'a str>,
 }
 
-/// The installations with this id, one for each place of each source.
+/// The installations with this id that are reached, one for each place of each
+/// source.
 ///
 /// An uninstall that names another place than the install makes a row there; it is
 /// shown only where the source has nothing else under the id.
 pub(crate) async fn by_id(
     connection: &mut PgConnection,
+    reach: &Reach,
     id: &InstallationId,
     selection: Selection<'_>,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
@@ -83,21 +86,25 @@ pub(crate) async fn by_id(
         "{select}
          WHERE installation_id = $1
            AND source = coalesce($2, source) AND app_id = coalesce($3, app_id)
-           AND place = coalesce($4, place)
+           AND place = coalesce($4, place) AND {reached}
            AND (NOT {this} OR NOT EXISTS (
                 SELECT FROM projection.installations AS other
                 WHERE other.installation_id = $1 AND other.source = installation.source
-                  AND NOT {other}))
+                  AND {other_reached} AND NOT {other}))
          ORDER BY source, place",
         select = select(),
         this = only_uninstalled("installation"),
         other = only_uninstalled("other"),
+        reached = reach.condition("installation", "installation.app_id", 5),
+        other_reached = reach.condition("other", "other.app_id", 5),
     );
     sqlx::query_as(AssertSqlSafe(sql))
         .bind(id.as_str())
         .bind(selection.source)
         .bind(selection.app_id)
         .bind(selection.place)
+        .bind(reach.sources())
+        .bind(reach.app_ids())
         .fetch_all(connection)
         .await
 }
@@ -110,34 +117,69 @@ pub(crate) struct PageEnd {
     pub(crate) installation_id: String,
 }
 
-/// One page, ordered by source, place and id.
+/// What a page is chosen by, besides what is reached.
+#[derive(Debug, Default)]
+pub(crate) struct PageOf<'a> {
+    pub(crate) status: Option<&'a str>,
+    pub(crate) plan: Option<&'a str>,
+    pub(crate) after: PageEnd,
+    pub(crate) limit: i64,
+}
+
+/// One page of what is reached, ordered by source, place and id.
 pub(crate) async fn page(
     connection: &mut PgConnection,
-    source: Option<&str>,
-    status: Option<&str>,
-    plan: Option<&str>,
-    after: &PageEnd,
-    limit: i64,
+    reach: &Reach,
+    of: &PageOf<'_>,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
-    let sql = format!(
-        "{}
-         WHERE source = coalesce($1, source) AND status = coalesce($2, status)
-           AND ($3::text IS NULL OR details ->> 'plan_id' = $3)
-           AND (source, place, installation_id) > ($4, $5, $6)
-         ORDER BY source, place, installation_id
-         LIMIT $7",
-        select()
-    );
+    let sql = match reach {
+        Reach::Everything => format!(
+            "{}
+             WHERE $6::text[] IS NULL AND $7::text[] IS NULL
+               AND status = coalesce($1, status) AND ($2::text IS NULL OR details ->> 'plan_id' = $2)
+               AND (source, place, installation_id) > ($3, $4, $5)
+             ORDER BY source, place, installation_id
+             LIMIT $8",
+            select()
+        ),
+        Reach::Sources(_) | Reach::Apps { .. } => page_of_parts(reach),
+    };
     sqlx::query_as(AssertSqlSafe(sql))
-        .bind(source)
-        .bind(status)
-        .bind(plan)
-        .bind(&after.source)
-        .bind(&after.place)
-        .bind(&after.installation_id)
-        .bind(limit)
+        .bind(of.status)
+        .bind(of.plan)
+        .bind(&of.after.source)
+        .bind(&of.after.place)
+        .bind(&of.after.installation_id)
+        .bind(reach.sources())
+        .bind(reach.app_ids())
+        .bind(of.limit)
         .fetch_all(connection)
         .await
+}
+
+/// A page of each part that is reached, and of those pages one. A part is read from
+/// its own stretch of an index, so that the rest costs nothing.
+fn page_of_parts(reach: &Reach) -> String {
+    let (parts, is_of_part) = match reach.app_ids() {
+        None => ("", "$7::text[] IS NULL"),
+        Some(_) => ("CROSS JOIN unnest($7::text[]) AS app (part_app)", "app_id = part_app"),
+    };
+    format!(
+        "SELECT page.*
+         FROM unnest($6::text[]) AS source (part_source) {parts}
+         CROSS JOIN LATERAL (
+             {select}
+             WHERE source = part_source AND {is_of_part} AND part_source >= $3
+               AND status = coalesce($1, status) AND ($2::text IS NULL OR details ->> 'plan_id' = $2)
+               AND (place, installation_id)
+                   > (CASE WHEN part_source = $3 THEN $4 ELSE '' END,
+                      CASE WHEN part_source = $3 THEN $5 ELSE '' END)
+             ORDER BY place, installation_id
+             LIMIT $8) AS page
+         ORDER BY page.source, page.place, page.installation_id
+         LIMIT $8",
+        select = select(),
+    )
 }
 
 /// An error if the projection cannot be read.
