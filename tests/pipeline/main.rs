@@ -32,6 +32,7 @@ mod explain;
 mod group_commit;
 mod held;
 mod hot_place;
+mod identity;
 mod install_page;
 mod load;
 mod oauth;

@@ -49,7 +49,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         retention: settings.retention,
         place_events_max: settings.place_events_max,
     };
-    let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone());
+    let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone())?;
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");

@@ -22,6 +22,7 @@ use domain::seal::{KeyRing, parse_key};
 use eventlog::topology::StreamSettings;
 
 mod api_tokens;
+mod identity;
 mod install_page;
 mod oauth;
 pub mod reload;
@@ -30,6 +31,7 @@ mod verification;
 pub mod watch;
 
 pub use api_tokens::{ApiTokenSettings, Scope, SourceChoice, TokenHash};
+pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
 pub use verification::VerificationSettings;
@@ -149,6 +151,8 @@ pub struct WorkerSettings {
     pub keep_ended_credentials: bool,
     /// The callers of the read API by name.
     pub api_tokens: BTreeMap<String, ApiTokenSettings>,
+    /// OpenID issuers whose tokens are accepted beside `api_tokens`, by names of yours.
+    pub identity_providers: BTreeMap<String, IdentityProviderSettings>,
     /// How workers renew OAuth tokens. Without it none does.
     pub token_renewal: Option<TokenRenewalSettings>,
 }
@@ -250,6 +254,7 @@ impl Default for WorkerSettings {
             shutdown_timeout_ms: 15_000,
             keep_ended_credentials: false,
             api_tokens: BTreeMap::new(),
+            identity_providers: BTreeMap::new(),
             token_renewal: None,
         }
     }

@@ -1,13 +1,14 @@
 //! Who is let in to the read API: which caller a request comes from, whether it may
 //! do what it asks for, and how often.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use service::config::{Resolver, Scope, TokenHash, watch};
+use service::identity::{Issuer, NotAccepted, claimed_issuer};
 use service::problem::Problem;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch as channel;
@@ -15,27 +16,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::access::limit::Limiter;
 use crate::settings::CallerSettings;
-use crate::settings::callers::{Allowance, TokenSettings};
+use crate::settings::callers::{Allowance, ProviderSettings, TokenSettings};
 use crate::store::reach::Reach;
 
 mod limit;
 
-/// Someone who may call.
+const RETRY_AFTER_S: u32 = 2;
+
+/// What the configuration knows a caller by.
 #[derive(Debug)]
-pub(crate) struct Caller {
-    /// In records of what it did.
-    pub(crate) name: String,
+struct Entry {
+    name: String,
     allowance: Allowance,
     limiter: Arc<Limiter>,
 }
 
+/// Someone who may call.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    entry: Arc<Entry>,
+    /// Who it is to its issuer, if it came with an identity. One entry may be many.
+    pub(crate) subject: Option<String>,
+}
+
 impl Caller {
+    /// The name of the entry in the configuration: there are not many.
+    pub(crate) fn name(&self) -> &str {
+        &self.entry.name
+    }
+
     pub(crate) fn reach(&self) -> &Reach {
-        &self.allowance.reach
+        &self.entry.allowance.reach
     }
 
     pub(crate) fn may(&self, scope: Scope) -> bool {
-        self.allowance.scopes.contains(&scope)
+        self.entry.allowance.scopes.contains(&scope)
     }
 }
 
@@ -43,8 +58,8 @@ impl Caller {
 #[derive(Debug, Clone)]
 pub(crate) struct Denied {
     pub(crate) why: Why,
-    /// Null if nobody knows who it is.
-    pub(crate) caller: Option<Arc<Caller>>,
+    /// `None` if nobody knows who it is.
+    pub(crate) caller: Option<Caller>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +67,13 @@ pub(crate) enum Why {
     NoToken,
     UnknownToken,
     Expired,
+    NotAccepted(NotAccepted),
+    /// The issuer knows it, and the configuration does not, or in several ways.
+    UnknownIdentity,
     Scope(Scope),
-    TooMany { retry_after_s: u32 },
+    TooMany {
+        retry_after_s: u32,
+    },
 }
 
 impl Why {
@@ -63,6 +83,8 @@ impl Why {
             Self::NoToken => "no-token",
             Self::UnknownToken => "unknown-token",
             Self::Expired => "expired",
+            Self::NotAccepted(why) => why.reason(),
+            Self::UnknownIdentity => "unknown-identity",
             Self::Scope(_) => "insufficient-scope",
             Self::TooMany { .. } => "rate-limited",
         }
@@ -77,8 +99,19 @@ impl Denied {
     /// The answer. A stranger learns nothing of what is known.
     pub(crate) fn problem(&self) -> Problem {
         let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-        let name = self.caller.as_ref().map_or("", |caller| caller.name.as_str());
+        let name = self.caller.as_ref().map_or("", Caller::name);
         match self.why {
+            Why::NotAccepted(NotAccepted::KeysUnavailable) => {
+                let detail = "the keys of the token's issuer cannot be read; try again shortly";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Problem::new(status, "issuer-unavailable", detail).retry_after(RETRY_AFTER_S)
+            }
+            Why::NotAccepted(why) => {
+                unauthorized(format!("the token is not accepted: {}", why.reason()))
+            }
+            Why::UnknownIdentity => {
+                unauthorized("worker.identity_providers knows no caller of these claims".to_owned())
+            }
             Why::NoToken | Why::UnknownToken => unauthorized(
                 "send 'Authorization: Bearer <token>' with a token of worker.api_tokens".to_owned(),
             ),
@@ -97,39 +130,82 @@ impl Denied {
 }
 
 /// Everybody who may call now.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Register {
     settings: CallerSettings,
     /// A token is found by its hash. To find it takes longer the more of the hash is
     /// right, but nobody can choose a token by its hash.
     tokens: HashMap<TokenHash, Held>,
+    /// By issuer.
+    providers: HashMap<String, Provider>,
 }
 
-#[derive(Debug, Clone)]
 struct Held {
-    caller: Arc<Caller>,
+    entry: Arc<Entry>,
     expires_at: Timestamp,
 }
 
+struct Provider {
+    issuer: Arc<Issuer>,
+    callers: Vec<(BTreeMap<String, String>, Arc<Entry>)>,
+}
+
 impl Register {
-    /// What a caller has used up stays used up.
-    fn new(settings: CallerSettings, last: &Self) -> Self {
-        let held = |token: &TokenSettings| {
-            let TokenSettings { name, allowance, expires_at, .. } = token;
-            let before = last.tokens.values().find(|held| {
-                let before = &held.caller;
-                before.name == *name
-                    && before.allowance.requests_per_second == allowance.requests_per_second
+    /// What a caller has used up stays used up, and what is known of an issuer stays
+    /// known.
+    fn new(settings: CallerSettings, last: &Self) -> anyhow::Result<Self> {
+        let before = last.entries();
+        let entry = |name: &str, allowance: &Allowance| {
+            let same = before.get(name).filter(|entry| {
+                entry.allowance.requests_per_second == allowance.requests_per_second
             });
-            let limiter = before.map_or_else(
+            let limiter = same.map_or_else(
                 || Arc::new(Limiter::new(allowance.requests_per_second)),
-                |held| Arc::clone(&held.caller.limiter),
+                |entry| Arc::clone(&entry.limiter),
             );
-            let (name, allowance) = (name.clone(), allowance.clone());
-            let caller = Arc::new(Caller { name, allowance, limiter });
-            (token.hash, Held { caller, expires_at: *expires_at })
+            Arc::new(Entry { name: name.to_owned(), allowance: allowance.clone(), limiter })
         };
-        Self { tokens: settings.tokens.iter().map(held).collect(), settings }
+        let held = |token: &TokenSettings| {
+            let entry = entry(&token.name, &token.allowance);
+            (token.hash, Held { entry, expires_at: token.expires_at })
+        };
+        let tokens = settings.tokens.iter().map(held).collect();
+        let mut providers = HashMap::new();
+        for ProviderSettings { issuer: options, callers } in &settings.providers {
+            let same = last.providers.get(&options.issuer);
+            let issuer = match same.filter(|it| it.issuer.options() == options) {
+                Some(same) => Arc::clone(&same.issuer),
+                None => Arc::new(Issuer::new(options.clone())?),
+            };
+            let callers = callers.iter();
+            let callers = callers.map(|it| (it.claims.clone(), entry(&it.name, &it.allowance)));
+            let provider = Provider { issuer, callers: callers.collect() };
+            providers.insert(options.issuer.clone(), provider);
+        }
+        Ok(Self { tokens, providers, settings })
+    }
+
+    fn entries(&self) -> HashMap<&str, &Arc<Entry>> {
+        let of_tokens = self.tokens.values().map(|held| &held.entry);
+        let callers = self.providers.values().flat_map(|provider| &provider.callers);
+        let all = of_tokens.chain(callers.map(|(_, entry)| entry));
+        all.map(|entry| (entry.name.as_str(), entry)).collect()
+    }
+}
+
+impl Provider {
+    async fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Denied> {
+        let verified = self.issuer.verify(token, now).await;
+        let identity = verified.map_err(|why| Denied::stranger(Why::NotAccepted(why)))?;
+        let is_told = |(claims, _): &&(BTreeMap<String, String>, Arc<Entry>)| {
+            claims.iter().all(|(claim, text)| identity.has(claim, text))
+        };
+        let mut told = self.callers.iter().filter(is_told);
+        // Of two entries nobody could say which one counts.
+        let (Some((_, entry)), None) = (told.next(), told.next()) else {
+            return Err(Denied::stranger(Why::UnknownIdentity));
+        };
+        Ok(Caller { entry: Arc::clone(entry), subject: Some(identity.subject) })
     }
 }
 
@@ -145,8 +221,8 @@ impl Door {
         settings: CallerSettings,
         path: PathBuf,
         shutdown: CancellationToken,
-    ) -> Self {
-        let register = Arc::new(Register::new(settings, &Register::default()));
+    ) -> anyhow::Result<Self> {
+        let register = Arc::new(Register::new(settings, &Register::default())?);
         let (sender, receiver) = channel::channel(register);
         tokio::spawn(async move {
             let kept = "callers whose settings are wrong are not let in";
@@ -156,43 +232,55 @@ impl Door {
                 let settings = CallerSettings::resolve(config, &mut resolver);
                 let last = Arc::clone(&sender.borrow());
                 if settings != last.settings {
-                    tracing::info!(tokens = settings.tokens.len(), "the callers have changed");
-                    sender.send_replace(Arc::new(Register::new(settings, &last)));
+                    match Register::new(settings, &last) {
+                        Ok(register) => {
+                            tracing::info!("the callers of the read API have changed");
+                            sender.send_replace(Arc::new(register));
+                        }
+                        Err(error) => resolver.problem("worker.identity_providers", error),
+                    }
                 }
                 resolver.into_problems()
             })
             .await;
         });
-        Self(receiver)
+        Ok(Self(receiver))
     }
 
     /// The caller, if it may do this now.
-    pub(crate) fn admit(
+    pub(crate) async fn admit(
         &self,
         headers: &HeaderMap,
         scope: Scope,
         now: Timestamp,
-    ) -> Result<Arc<Caller>, Denied> {
+    ) -> Result<Caller, Denied> {
         let token = bearer(headers).ok_or(Denied::stranger(Why::NoToken))?;
-        let caller = self.of_token(token, now)?;
-        let denied = |why| Denied { why, caller: Some(Arc::clone(&caller)) };
-        caller.limiter.take().map_err(|wait| denied(Why::TooMany { retry_after_s: wait }))?;
+        let caller = self.caller(token, now).await?;
+        let denied = |why| Denied { why, caller: Some(caller.clone()) };
+        let taken = caller.entry.limiter.take();
+        taken.map_err(|wait| denied(Why::TooMany { retry_after_s: wait }))?;
         if !caller.may(scope) {
             return Err(denied(Why::Scope(scope)));
         }
         Ok(caller)
     }
 
-    fn of_token(&self, token: &str, now: Timestamp) -> Result<Arc<Caller>, Denied> {
-        let hash = TokenHash::new(Sha256::digest(token).into());
+    async fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Denied> {
         let register = Arc::clone(&self.0.borrow());
-        let Some(Held { caller, expires_at }) = register.tokens.get(&hash) else {
-            return Err(Denied::stranger(Why::UnknownToken));
-        };
-        if now >= *expires_at {
-            return Err(Denied { why: Why::Expired, caller: Some(Arc::clone(caller)) });
+        let hash = TokenHash::new(Sha256::digest(token).into());
+        if let Some(Held { entry, expires_at }) = register.tokens.get(&hash) {
+            let caller = Caller { entry: Arc::clone(entry), subject: None };
+            if now < *expires_at {
+                return Ok(caller);
+            }
+            return Err(Denied { why: Why::Expired, caller: Some(caller) });
         }
-        Ok(Arc::clone(caller))
+        let issuer = claimed_issuer(token).filter(|_| !register.providers.is_empty());
+        match issuer.map(|issuer| register.providers.get(&issuer)) {
+            None => Err(Denied::stranger(Why::UnknownToken)),
+            Some(None) => Err(Denied::stranger(Why::NotAccepted(NotAccepted::Issuer))),
+            Some(Some(provider)) => provider.caller(token, now).await,
+        }
     }
 }
 

@@ -68,16 +68,16 @@ impl IntoResponse for Refused {
 
 /// A caller that may read installations. A handler that asks for it cannot skip the
 /// check.
-struct Reader(Arc<Caller>);
+struct Reader(Caller);
 
 /// A caller that may open credentials.
-struct Opener(Arc<Caller>);
+struct Opener(Caller);
 
 impl FromRequestParts<Arc<Api>> for Reader {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(parts, api, Scope::ReadInstallations).map(Self)
+        caller_with(parts, api, Scope::ReadInstallations).await.map(Self)
     }
 }
 
@@ -85,12 +85,12 @@ impl FromRequestParts<Arc<Api>> for Opener {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(parts, api, Scope::OpenCredentials).map(Self)
+        caller_with(parts, api, Scope::OpenCredentials).await.map(Self)
     }
 }
 
-fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<Arc<Caller>, Refused> {
-    let admitted = api.door.admit(&parts.headers, scope, clock::now());
+async fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<Caller, Refused> {
+    let admitted = api.door.admit(&parts.headers, scope, clock::now()).await;
     admitted.map_err(|denied| Refused(denied.problem()))
 }
 
@@ -233,7 +233,7 @@ async fn open_credential(
         true => Part::Whole,
         false => Part::WithoutRefreshToken,
     };
-    let (pool, nats, name) = (&api.pool, &api.connection, caller.name.as_str());
+    let (pool, nats, name) = (&api.pool, &api.connection, caller.name());
     let secret = credential::open(pool, nats, &ring, &installation, part, name).await?;
     METRICS.credentials_opened.add(1, &[]);
     let id = &installation.installation_id;

@@ -6,7 +6,10 @@ use std::num::NonZeroU32;
 use domain::id::{AppId, SourceName};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use service::config::{ApiTokenSettings, Config, Resolver, Scope, SourceChoice, TokenHash};
+use service::config::{
+    ApiTokenSettings, Config, IdentityCallerSettings, Resolver, Scope, SourceChoice, TokenHash,
+};
+use service::identity::IssuerOptions;
 use service::secret_ref::SecretRef;
 
 use crate::store::reach::Reach;
@@ -15,6 +18,23 @@ use crate::store::reach::Reach;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CallerSettings {
     pub(crate) tokens: Vec<TokenSettings>,
+    pub(crate) providers: Vec<ProviderSettings>,
+}
+
+/// An issuer, and whom of those that it knows we know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProviderSettings {
+    pub(crate) issuer: IssuerOptions,
+    pub(crate) callers: Vec<IdentitySettings>,
+}
+
+/// A caller that its claims tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IdentitySettings {
+    /// `<provider>.<caller>`
+    pub(crate) name: String,
+    pub(crate) claims: BTreeMap<String, String>,
+    pub(crate) allowance: Allowance,
 }
 
 /// A token and its holder.
@@ -49,8 +69,49 @@ impl CallerSettings {
             }
             tokens.push(token);
         }
-        Self { tokens }
+        Self { tokens, providers: providers(config, resolver) }
     }
+}
+
+fn providers(config: &Config, resolver: &mut Resolver<'_>) -> Vec<ProviderSettings> {
+    let mut providers: Vec<ProviderSettings> = Vec::new();
+    for (name, settings) in &config.worker.identity_providers {
+        let at = format!("worker.identity_providers.{name}");
+        let Some(issuer) = resolver.issuer(&at, settings) else { continue };
+        if providers.iter().any(|other| other.issuer.issuer == issuer.issuer) {
+            resolver.problem(&format!("{at}.issuer"), "is that of another provider, too");
+            continue;
+        }
+        let callers = settings.callers.iter();
+        let callers = callers.filter_map(|(caller, settings)| {
+            let at = format!("{at}.callers.{caller}");
+            identity(config, &at, format!("{name}.{caller}"), settings, resolver)
+        });
+        let callers = callers.collect();
+        providers.push(ProviderSettings { issuer, callers });
+    }
+    providers
+}
+
+fn identity(
+    config: &Config,
+    at: &str,
+    name: String,
+    settings: &IdentityCallerSettings,
+    resolver: &mut Resolver<'_>,
+) -> Option<IdentitySettings> {
+    if settings.claims.is_empty() {
+        let what = "must name the claims that tell the caller: everybody has a token of the issuer";
+        resolver.problem(&format!("{at}.claims"), what);
+        return None;
+    }
+    let IdentityCallerSettings { scopes, sources, app_ids, .. } = settings;
+    let choice = Choice { at, scopes, sources, app_ids };
+    let reach = choice.reach(config, resolver);
+    let scopes = choice.scopes(resolver)?;
+    let requests_per_second = settings.requests_per_second;
+    let allowance = Allowance { scopes, reach: reach?, requests_per_second };
+    Some(IdentitySettings { name, claims: settings.claims.clone(), allowance })
 }
 
 fn token(
