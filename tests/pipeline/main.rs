@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and says on the way what it does"
 )]
 
+mod access_log;
 mod answers;
 mod bad_input;
 mod callbacks;

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::live::access::Door;
+use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::consume::Projector;
 use crate::live::measure::Measurements;
@@ -49,6 +49,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         retention: settings.retention,
         place_events_max: settings.place_events_max,
     };
+    let (recorder, records) = record::start(pool.clone());
     let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone())?;
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     if settings.tokens_unattended {
@@ -66,6 +67,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
                 connection,
                 appender,
                 ring,
+                recorder: recorder.clone(),
                 data_keys,
                 apps,
                 before_expiry,
@@ -78,18 +80,19 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             renewal.run(shutdown.clone()).await;
         }
     };
-    let api = Arc::new(Api { pool, connection, ring, door });
+    let api = Arc::new(Api { pool, connection, ring, door, recorder });
     let in_flight = TaskTracker::new();
     let limits = settings.limits;
     let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), ()) = tokio::join!(
+        let (applied, (), (), (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
+            records.run(),
         );
         applied.context("applying the log")
     };

@@ -5,6 +5,7 @@
 //! after Ctrl-C or SIGTERM, [`backends`] connects, [`output`] prints, [`consent`]
 //! asks before something is destroyed, [`exit`] knows the exit codes.
 
+mod audit;
 mod backends;
 mod callbacks;
 mod consent;
@@ -99,6 +100,7 @@ commands! {
     Keys(keys),
     Erase(erase),
     Tokens(tokens),
+    Audit(audit),
 }
 
 #[cfg(test)]

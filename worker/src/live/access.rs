@@ -14,14 +14,31 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
+use crate::live::access::denials::Denial;
 use crate::live::access::limit::Limiter;
 use crate::settings::CallerSettings;
 use crate::settings::callers::{Allowance, ProviderSettings, TokenSettings};
 use crate::store::reach::Reach;
 
+mod denials;
 mod limit;
+pub(crate) mod record;
 
 const RETRY_AFTER_S: u32 = 2;
+/// Revoked tokens that are remembered.
+const REVOKED_MAX: usize = 1_024;
+
+/// Who did something, and where from, for the record.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Who {
+    pub(crate) caller: String,
+    /// Who it is to its issuer.
+    pub(crate) subject: Option<String>,
+    pub(crate) client_address: Option<String>,
+    /// As the caller gave it.
+    pub(crate) trace_id: Option<String>,
+    pub(crate) route: Option<String>,
+}
 
 /// What the configuration knows a caller by.
 #[derive(Debug)]
@@ -67,6 +84,8 @@ pub(crate) enum Why {
     NoToken,
     UnknownToken,
     Expired,
+    /// It was in the configuration, and is no more.
+    Revoked,
     NotAccepted(NotAccepted),
     /// The issuer knows it, and the configuration does not, or in several ways.
     UnknownIdentity,
@@ -83,6 +102,7 @@ impl Why {
             Self::NoToken => "no-token",
             Self::UnknownToken => "unknown-token",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NotAccepted(why) => why.reason(),
             Self::UnknownIdentity => "unknown-identity",
             Self::Scope(_) => "insufficient-scope",
@@ -94,6 +114,17 @@ impl Why {
 impl Denied {
     fn stranger(why: Why) -> Self {
         Self { why, caller: None }
+    }
+
+    pub(crate) fn record(&self, who: &Who, status: StatusCode) -> Denial {
+        Denial {
+            caller: self.caller.as_ref().map(|caller| caller.name().to_owned()),
+            reason: self.why.reason(),
+            status: status.as_u16(),
+            subject: self.caller.as_ref().and_then(|caller| caller.subject.clone()),
+            client_address: who.client_address.clone(),
+            route: who.route.clone().unwrap_or_default(),
+        }
     }
 
     /// The answer. A stranger learns nothing of what is known.
@@ -116,6 +147,7 @@ impl Denied {
                 "send 'Authorization: Bearer <token>' with a token of worker.api_tokens".to_owned(),
             ),
             Why::Expired => unauthorized(format!("the token '{name}' has expired")),
+            Why::Revoked => unauthorized(format!("the token '{name}' was revoked")),
             Why::Scope(scope) => {
                 let detail = format!("the token '{name}' does not have the scope {}", scope.name());
                 Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
@@ -136,6 +168,8 @@ struct Register {
     /// A token is found by its hash. To find it takes longer the more of the hash is
     /// right, but nobody can choose a token by its hash.
     tokens: HashMap<TokenHash, Held>,
+    /// Tokens that were here since the start, so that a record says who still uses one.
+    revoked: HashMap<TokenHash, Arc<Entry>>,
     /// By issuer.
     providers: HashMap<String, Provider>,
 }
@@ -169,7 +203,11 @@ impl Register {
             let entry = entry(&token.name, &token.allowance);
             (token.hash, Held { entry, expires_at: token.expires_at })
         };
-        let tokens = settings.tokens.iter().map(held).collect();
+        let tokens: HashMap<TokenHash, Held> = settings.tokens.iter().map(held).collect();
+        let before = last.tokens.iter().map(|(hash, held)| (hash, &held.entry));
+        let gone = before.chain(&last.revoked).filter(|(hash, _)| !tokens.contains_key(hash));
+        let revoked = gone.map(|(hash, entry)| (*hash, Arc::clone(entry)));
+        let revoked = revoked.take(REVOKED_MAX).collect();
         let mut providers = HashMap::new();
         for ProviderSettings { issuer: options, callers } in &settings.providers {
             let same = last.providers.get(&options.issuer);
@@ -182,7 +220,7 @@ impl Register {
             let provider = Provider { issuer, callers: callers.collect() };
             providers.insert(options.issuer.clone(), provider);
         }
-        Ok(Self { tokens, providers, settings })
+        Ok(Self { tokens, revoked, providers, settings })
     }
 
     fn entries(&self) -> HashMap<&str, &Arc<Entry>> {
@@ -274,6 +312,10 @@ impl Door {
                 return Ok(caller);
             }
             return Err(Denied { why: Why::Expired, caller: Some(caller) });
+        }
+        if let Some(entry) = register.revoked.get(&hash) {
+            let caller = Caller { entry: Arc::clone(entry), subject: None };
+            return Err(Denied { why: Why::Revoked, caller: Some(caller) });
         }
         let issuer = claimed_issuer(token).filter(|_| !register.providers.is_empty());
         match issuer.map(|issuer| register.providers.get(&issuer)) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, MatchedPath, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +13,7 @@ use domain::id::InstallationId;
 use domain::seal::OpenError;
 use eventlog::connect::Connection;
 use eventlog::keys::CurrentRing;
+use opentelemetry::KeyValue;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,9 +21,12 @@ use serde_json::json;
 use service::clock;
 use service::config::Scope;
 use service::problem::Problem;
+use service::server::ClientAddress;
+use service::telemetry::{self, names::attribute};
 use sqlx::PgPool;
 
-use crate::live::access::{Caller, Door};
+use crate::live::access::record::Recorder;
+use crate::live::access::{Caller, Door, Who};
 use crate::live::commit::chain;
 use crate::live::credential::{self, CredentialError, Part};
 use crate::metrics::METRICS;
@@ -37,6 +41,7 @@ pub(crate) struct Api {
     pub(crate) connection: Connection,
     pub(crate) ring: CurrentRing,
     pub(crate) door: Door,
+    pub(crate) recorder: Recorder,
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
@@ -70,14 +75,14 @@ impl IntoResponse for Refused {
 /// check.
 struct Reader(Caller);
 
-/// A caller that may open credentials.
-struct Opener(Caller);
+/// A caller that may open credentials, and who it is for the record.
+struct Opener(Caller, Who);
 
 impl FromRequestParts<Arc<Api>> for Reader {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(parts, api, Scope::ReadInstallations).await.map(Self)
+        caller_with(parts, api, Scope::ReadInstallations).await.map(|(caller, _)| Self(caller))
     }
 }
 
@@ -85,13 +90,33 @@ impl FromRequestParts<Arc<Api>> for Opener {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(parts, api, Scope::OpenCredentials).await.map(Self)
+        caller_with(parts, api, Scope::OpenCredentials).await.map(|(caller, who)| Self(caller, who))
     }
 }
 
-async fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<Caller, Refused> {
-    let admitted = api.door.admit(&parts.headers, scope, clock::now()).await;
-    admitted.map_err(|denied| Refused(denied.problem()))
+/// Lets a caller in, or records why not.
+async fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<(Caller, Who), Refused> {
+    let client = parts.extensions.get::<ClientAddress>();
+    let traceparent = parts.headers.get(telemetry::TRACEPARENT);
+    let trace = traceparent.and_then(|it| it.to_str().ok()).and_then(telemetry::remote);
+    let mut who = Who {
+        client_address: client.map(|ClientAddress(address)| address.to_string()),
+        trace_id: trace.map(|trace| trace.trace_id().to_string()),
+        route: parts.extensions.get::<MatchedPath>().map(|route| route.as_str().to_owned()),
+        ..Who::default()
+    };
+    match api.door.admit(&parts.headers, scope, clock::now()).await {
+        Ok(caller) => {
+            who.caller = caller.name().to_owned();
+            who.subject = caller.subject.clone();
+            Ok((caller, who))
+        }
+        Err(denied) => {
+            let problem = denied.problem();
+            api.recorder.refused(denied.record(&who, problem.status()), who.trace_id);
+            Err(Refused(problem))
+        }
+    }
 }
 
 impl From<FindError> for Refused {
@@ -116,6 +141,13 @@ impl From<CredentialError> for Refused {
                 Self(Problem::new(StatusCode::NOT_FOUND, "no-credential", error.to_string()))
             }
             CredentialError::Postgres(cause) => unavailable(cause),
+            CredentialError::NotRecorded(why) => {
+                tracing::warn!(%why, "a credential is not opened");
+                let detail = "the access cannot be recorded, so it is refused; try again shortly";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let problem = Problem::new(status, "database-unavailable", detail);
+                Self(problem.retry_after(RETRY_AFTER_S))
+            }
             CredentialError::DataKey(cause) if !cause.is::<OpenError>() => {
                 tracing::warn!(error = chain(&error), "a data key cannot be read");
                 let detail = "the data key of the credential cannot be read; try again shortly";
@@ -222,7 +254,7 @@ async fn events(
 }
 
 async fn open_credential(
-    Opener(caller): Opener,
+    Opener(caller, who): Opener,
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(which): Parameters<Which>,
@@ -233,11 +265,12 @@ async fn open_credential(
         true => Part::Whole,
         false => Part::WithoutRefreshToken,
     };
-    let (pool, nats, name) = (&api.pool, &api.connection, caller.name());
-    let secret = credential::open(pool, nats, &ring, &installation, part, name).await?;
-    METRICS.credentials_opened.add(1, &[]);
+    let (pool, nats, recorder) = (&api.pool, &api.connection, &api.recorder);
+    let opened = credential::open(pool, nats, &ring, &installation, part, recorder, &who);
+    let secret = opened.await?;
+    METRICS.credentials_opened.add(1, &[KeyValue::new(attribute::CALLER, who.caller.clone())]);
     let id = &installation.installation_id;
-    tracing::info!(caller = name, installation = id, "a credential was opened");
+    tracing::info!(caller = who.caller, installation = id, "a credential was opened");
     let body = Json(json!({
         "source": installation.source,
         "installation_id": id,

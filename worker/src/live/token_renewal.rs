@@ -34,6 +34,8 @@ use service::telemetry::names::attribute;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::live::access::Who;
+use crate::live::access::record::Recorder;
 use crate::live::credential::{self, Part};
 use crate::metrics::METRICS;
 use crate::store::convert::from_sql;
@@ -44,7 +46,7 @@ use crate::store::journal::{self, Known};
 use crate::store::reach::Reach;
 use crate::store::token_renewals::{self, Again, Candidate, Claim};
 
-/// As the audit of opened credentials names it.
+/// As the record of opened credentials names it.
 const CALLER: &str = "worker: token renewal";
 const AFTER_INSTALL: SignedDuration = SignedDuration::from_millis(1);
 const APPEND_FOR: Duration = Duration::from_secs(90);
@@ -63,6 +65,7 @@ pub(crate) struct TokenRenewal {
     /// As a user that may append.
     pub(crate) appender: Connection,
     pub(crate) ring: CurrentRing,
+    pub(crate) recorder: Recorder,
     pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
     pub(crate) before_expiry: Duration,
@@ -256,13 +259,15 @@ impl TokenRenewal {
 
     async fn opened(&self, installation: &InstallationView) -> anyhow::Result<Tokens> {
         let ring = self.ring.get();
+        let who = Who { caller: CALLER.to_owned(), ..Who::default() };
         let secret = credential::open(
             &self.pool,
             &self.connection,
             &ring,
             installation,
             Part::Whole,
-            CALLER,
+            &self.recorder,
+            &who,
         );
         let secret = secret.await?;
         Tokens::from_secret(&secret).context("the credential holds no tokens")

@@ -210,11 +210,15 @@ pub(crate) async fn known(
     installation: &InstallationId,
 ) -> Result<Vec<Known>, sqlx::Error> {
     let sql = format!(
-        "SELECT DISTINCT ON (source, place) {ROW}
-         FROM mooring.journal
-         WHERE installation_id = $1 AND {}
-         ORDER BY source, place, stream_sequence",
-        reach.condition("journal", APP_OF_PLACE, 2)
+        "SELECT known.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             SELECT DISTINCT ON (source, place) {ROW}
+             FROM mooring.journal
+             WHERE installation_id = $1 AND {is_of_part}
+             ORDER BY source, place, stream_sequence) AS known",
+        parts = reach.parts(2),
+        is_of_part = reach.is_of_part(APP_OF_PLACE, 2),
     );
     let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(installation.as_str())
@@ -322,13 +326,19 @@ pub(crate) async fn history(
     limit: i64,
 ) -> Result<Vec<HistoryEntry>, sqlx::Error> {
     let sql = format!(
-        "SELECT {ROW}
-         FROM mooring.journal
-         WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
-           AND stream_sequence > $4 AND {}
+        "SELECT history.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             SELECT {ROW}
+             FROM mooring.journal
+             WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
+               AND stream_sequence > $4 AND {is_of_part}
+             ORDER BY stream_sequence
+             LIMIT $5) AS history
          ORDER BY stream_sequence
          LIMIT $5",
-        reach.condition("journal", APP_OF_PLACE, 6)
+        parts = reach.parts(6),
+        is_of_part = reach.is_of_part(APP_OF_PLACE, 6),
     );
     let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(of.source.as_str())

@@ -52,6 +52,33 @@ impl Reach {
         }
     }
 
+    /// What it consists of, to be joined with what is read of each part: a source, or an
+    /// app of one. Its parameters are those of [`Self::condition`].
+    ///
+    /// An index is asked for each part, by equality. For a list of values Postgres may read
+    /// the rows of others, too, and throw them away.
+    pub(crate) fn parts(&self, first: usize) -> String {
+        let (sources, apps) = (first, first + 1);
+        match self {
+            Self::Everything => "(VALUES (true)) AS part (everything)".to_owned(),
+            Self::Sources(_) => format!("unnest(${sources}::text[]) AS source (part_source)"),
+            Self::Apps { .. } => format!(
+                "unnest(${sources}::text[]) AS source (part_source)
+                 CROSS JOIN unnest(${apps}::text[]) AS app (part_app)"
+            ),
+        }
+    }
+
+    /// Whether a row with `source`, of which `app` tells the app, is of the part.
+    pub(crate) fn is_of_part(&self, app: &str, first: usize) -> String {
+        let (sources, apps) = (first, first + 1);
+        match self {
+            Self::Everything => format!("${sources}::text[] IS NULL AND ${apps}::text[] IS NULL"),
+            Self::Sources(_) => format!("source = part_source AND ${apps}::text[] IS NULL"),
+            Self::Apps { .. } => format!("source = part_source AND {app} = part_app"),
+        }
+    }
+
     /// A condition on the rows of `table`, of which `app` tells the app. Its
     /// parameters are the sources, with the number `first`, and the apps after it.
     pub(crate) fn condition(&self, table: &str, app: &str, first: usize) -> String {

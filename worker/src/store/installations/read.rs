@@ -83,19 +83,24 @@ pub(crate) async fn by_id(
     let only_uninstalled =
         |row| format!("({row}.installed_at IS NULL AND {row}.last_event_type = 'uninstalled')");
     let sql = format!(
-        "{select}
-         WHERE installation_id = $1
-           AND source = coalesce($2, source) AND app_id = coalesce($3, app_id)
-           AND place = coalesce($4, place) AND {reached}
-           AND (NOT {this} OR NOT EXISTS (
-                SELECT FROM projection.installations AS other
-                WHERE other.installation_id = $1 AND other.source = installation.source
-                  AND {other_reached} AND NOT {other}))
-         ORDER BY source, place",
+        "SELECT found.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             {select}
+             WHERE installation_id = $1 AND {is_of_part}
+               AND source = coalesce($2, source) AND app_id = coalesce($3, app_id)
+               AND place = coalesce($4, place)
+               AND (NOT {this} OR NOT EXISTS (
+                    SELECT FROM projection.installations AS other
+                    WHERE other.installation_id = $1 AND other.source = installation.source
+                      AND {other_reached} AND NOT {other}))
+             OFFSET 0) AS found
+         ORDER BY found.source, found.place",
+        parts = reach.parts(5),
         select = select(),
+        is_of_part = reach.is_of_part("app_id", 5),
         this = only_uninstalled("installation"),
         other = only_uninstalled("other"),
-        reached = reach.condition("installation", "installation.app_id", 5),
         other_reached = reach.condition("other", "other.app_id", 5),
     );
     sqlx::query_as(AssertSqlSafe(sql))
@@ -132,18 +137,30 @@ pub(crate) async fn page(
     reach: &Reach,
     of: &PageOf<'_>,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
-    let sql = match reach {
-        Reach::Everything => format!(
-            "{}
-             WHERE $6::text[] IS NULL AND $7::text[] IS NULL
-               AND status = coalesce($1, status) AND ($2::text IS NULL OR details ->> 'plan_id' = $2)
-               AND (source, place, installation_id) > ($3, $4, $5)
-             ORDER BY source, place, installation_id
-             LIMIT $8",
-            select()
-        ),
-        Reach::Sources(_) | Reach::Apps { .. } => page_of_parts(reach),
+    // A part is read from its own stretch of an index, so that the rest costs nothing.
+    let begins = match reach {
+        Reach::Everything => "(source, place, installation_id) > ($3, $4, $5)",
+        Reach::Sources(_) | Reach::Apps { .. } => {
+            "part_source >= $3 AND (place, installation_id)
+                 > (CASE WHEN part_source = $3 THEN $4 ELSE '' END,
+                    CASE WHEN part_source = $3 THEN $5 ELSE '' END)"
+        }
     };
+    let sql = format!(
+        "SELECT page.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             {select}
+             WHERE {is_of_part} AND {begins}
+               AND status = coalesce($1, status) AND ($2::text IS NULL OR details ->> 'plan_id' = $2)
+             ORDER BY source, place, installation_id
+             LIMIT $8) AS page
+         ORDER BY page.source, page.place, page.installation_id
+         LIMIT $8",
+        parts = reach.parts(6),
+        select = select(),
+        is_of_part = reach.is_of_part("app_id", 6),
+    );
     sqlx::query_as(AssertSqlSafe(sql))
         .bind(of.status)
         .bind(of.plan)
@@ -155,31 +172,6 @@ pub(crate) async fn page(
         .bind(of.limit)
         .fetch_all(connection)
         .await
-}
-
-/// A page of each part that is reached, and of those pages one. A part is read from
-/// its own stretch of an index, so that the rest costs nothing.
-fn page_of_parts(reach: &Reach) -> String {
-    let (parts, is_of_part) = match reach.app_ids() {
-        None => ("", "$7::text[] IS NULL"),
-        Some(_) => ("CROSS JOIN unnest($7::text[]) AS app (part_app)", "app_id = part_app"),
-    };
-    format!(
-        "SELECT page.*
-         FROM unnest($6::text[]) AS source (part_source) {parts}
-         CROSS JOIN LATERAL (
-             {select}
-             WHERE source = part_source AND {is_of_part} AND part_source >= $3
-               AND status = coalesce($1, status) AND ($2::text IS NULL OR details ->> 'plan_id' = $2)
-               AND (place, installation_id)
-                   > (CASE WHEN part_source = $3 THEN $4 ELSE '' END,
-                      CASE WHEN part_source = $3 THEN $5 ELSE '' END)
-             ORDER BY place, installation_id
-             LIMIT $8) AS page
-         ORDER BY page.source, page.place, page.installation_id
-         LIMIT $8",
-        select = select(),
-    )
 }
 
 /// An error if the projection cannot be read.
