@@ -176,7 +176,7 @@ async fn a_stopping_ingest_finishes_what_it_has_begun() {
     // The log is away, so the callback waits inside its ack budget.
     world.nats.kill().unwrap();
     let (http, url) = (world.http.clone(), world.callback_url(0));
-    let sending = tokio::spawn(async move { crate::world::post(&http, &url, &install("a")).await });
+    let sending = tokio::spawn(async move { post(&http, &url, &install("a")).await });
     let log = || world.ingests[0].log().unwrap();
     assert!(eventually(async || log().contains("disconnected")).await);
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -22,7 +22,7 @@ const QUEUE_MAX: usize = 1_024;
 /// Recorded together. Postgres takes a thousand.
 const BATCH_MAX: usize = 256;
 /// Refusals are recorded so often.
-const DENIALS_EVERY: Duration = Duration::from_secs(5);
+const DENIALS_EVERY: Duration = Duration::from_secs(10);
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The access could not be recorded, so it does not happen.
