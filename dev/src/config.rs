@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::secrets::Secrets;
+use crate::secrets::{READ_TOKEN_HASH, Secrets};
 
 /// Where everything listens, on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +66,11 @@ listen = "127.0.0.1:{ingest}"
 listen = "127.0.0.1:{worker}"
 
 [worker.api_tokens.dev]
-token = {read_token}
-scopes = ["installations:read", "credentials:open"]
+sha256_file = {read_token_hash}
+scopes = ["installations:read", "credentials:open", "refresh_tokens:open"]
+sources = ["*"]
+expires_at = "2100-01-01T00:00:00Z" # it is good on this machine only
+requests_per_second = 100000
 
 [sources.blnk]
 platform = "blnk"
@@ -84,7 +87,7 @@ path_tokens = [{path_token}]
         sealing_key = file("sealing-key-k1"),
         ingest = ports.ingest,
         worker = ports.worker,
-        read_token = file("read-token"),
+        read_token_hash = quoted(&secrets.path(READ_TOKEN_HASH)),
         path_token = file("blnk-path-token"),
     )
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
 use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
-use domain::verify::{Delivery, Unauthentic};
+use domain::verify::{Delivery, Unauthentic, Verified};
 use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
@@ -75,8 +75,14 @@ pub(crate) async fn receive(
     let client = request.extensions().get::<ClientGone>().cloned();
     let read = read(app, request, path_token).await;
     // What was received is dropped here: many wait for the log at once.
-    let parsed = read.and_then(|received| parse(source, &received)).transpose();
-    let Some(parsed) = parsed else {
+    let mut verified = false;
+    let parsed = read.and_then(|received| {
+        let proven = source.verification.verify(received.delivery());
+        let proven = proven.map_err(|why| unauthentic(&why))?;
+        verified = true;
+        parse(source, &proven, received.received_at)
+    });
+    let Some(parsed) = parsed.transpose() else {
         METRICS.ignored.add(1, std::slice::from_ref(&source.attribute));
         return success(source, r#"{"ok":true,"ignored":true}"#);
     };
@@ -95,7 +101,7 @@ pub(crate) async fn receive(
         && problem.is_refusal()
     {
         let (status, reason) = (problem.status().as_u16(), problem.name.to_owned());
-        app.audit.record(&source.name, Outcome::Refused { status, reason });
+        app.audit.record(&source.name, Outcome::Refused { status, reason, verified });
     }
     match result {
         Ok(appended) => acknowledgement(source, appended),
@@ -128,15 +134,17 @@ type Parsed = (Box<Callback>, Timestamp);
 
 /// `None` for what is none of the source's business. Boxed, because what many callbacks
 /// hold while they wait is to be small.
-fn parse(source: &Source, received: &Received) -> Result<Option<Parsed>, Problem> {
-    let delivery = received.delivery();
-    let verified = source.verification.verify(delivery).map_err(|why| unauthentic(&why))?;
-    let callback = source.adapter.parse(&verified).map_err(|why| refused(&why))?;
+fn parse(
+    source: &Source,
+    verified: &Verified<'_>,
+    received_at: Timestamp,
+) -> Result<Option<Parsed>, Problem> {
+    let callback = source.adapter.parse(verified).map_err(|why| refused(&why))?;
     if is_ignored(&callback, &*source.adapter, &source.app_ids, &source.ignore) {
         return Ok(None);
     }
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    Ok(Some((Box::new(callback), received.received_at)))
+    Ok(Some((Box::new(callback), received_at)))
 }
 
 /// Turns it into an event that holds only ciphertext, with one of the source's

@@ -242,7 +242,7 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
 fn note(app: &App, source: &Source, failed: &Failed) {
     if failed.status.is_client_error() {
         let (status, reason) = (failed.status.as_u16(), failed.reason.to_owned());
-        app.audit.record(&source.name, Outcome::Refused { status, reason });
+        app.audit.record(&source.name, Outcome::Refused { status, reason, verified: false });
         let reason = KeyValue::new(attribute::REASON, failed.reason);
         METRICS.refusals.add(1, &[source.attribute.clone(), reason]);
     }

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and says on the way what it does"
 )]
 
+mod access_log;
 mod answers;
 mod archive;
 mod archive_s3;
@@ -34,6 +35,7 @@ mod explain;
 mod group_commit;
 mod held;
 mod hot_place;
+mod identity;
 mod install_page;
 mod load;
 mod oauth;
@@ -49,5 +51,6 @@ mod replay;
 mod restore;
 mod simulate;
 mod telemetry;
+mod tenants;
 mod token_server;
 mod world;

@@ -68,7 +68,7 @@ async fn come_back(world: &World, cookie: &str, query: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-async fn connect(world: &World, code: &str) {
+pub(crate) async fn connect(world: &World, code: &str) {
     let (cookie, state) = begin(world).await;
     let (status, page) = come_back(world, &cookie, &format!("code={code}&state={state}")).await;
     assert_eq!(status, 200, "{page}");

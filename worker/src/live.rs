@@ -1,5 +1,6 @@
 //! What a worker does all the time.
 
+pub(crate) mod access;
 pub(crate) mod api;
 pub(crate) mod archive;
 pub(crate) mod archived_payloads;
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::archived_payloads::ArchivedPayloads;
 use crate::live::archiving::Archiving;
@@ -53,6 +55,8 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         retention: settings.retention,
         place_events_max: settings.place_events_max,
     };
+    let (recorder, records) = record::start(pool.clone());
+    let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone())?;
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
@@ -69,6 +73,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
                 connection,
                 appender,
                 ring,
+                recorder: recorder.clone(),
                 data_keys,
                 apps,
                 before_expiry,
@@ -88,19 +93,20 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         }
     };
     let archived = ArchivedPayloads::new(connection.clone(), settings.archive);
-    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers, archived });
+    let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });
     let in_flight = TaskTracker::new();
     let limits = settings.limits;
     let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), (), ()) = tokio::join!(
+        let (applied, (), (), (), (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
             archiving,
+            records.run(),
         );
         applied.context("applying the log")
     };

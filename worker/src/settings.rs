@@ -12,14 +12,16 @@ use domain::seal::KeyRing;
 use eventlog::archive::Location;
 use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
-use secrecy::{ExposeSecret as _, SecretString};
-use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
+use secrecy::ExposeSecret as _;
+use service::config::{Config, ConfigError, PostgresSettings, Resolver, WorkerSettings};
 use service::http_client;
 use service::oauth::OAuth;
 use service::server::Limits;
 use sqlx::postgres::PgConnectOptions;
 
-const API_TOKEN_BYTES_MIN: usize = 20;
+pub(crate) mod callers;
+
+pub(crate) use callers::CallerSettings;
 
 /// Looks a variable of the environment up.
 pub(crate) type Env = fn(&str) -> Option<String>;
@@ -32,9 +34,9 @@ pub(crate) struct RunSettings {
     pub(crate) nats: Endpoint,
     pub(crate) postgres: Postgres,
     pub(crate) ring: KeyRing,
-    /// Where the ring is read again.
+    /// Where the ring and the callers are read again.
     pub(crate) path: PathBuf,
-    pub(crate) callers: Vec<Caller>,
+    pub(crate) callers: CallerSettings,
     pub(crate) listen: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) batch_events_max: usize,
@@ -89,20 +91,13 @@ pub(crate) struct Postgres {
     pub(crate) connections_max: u32,
 }
 
-/// Someone who may call the read API.
-pub(crate) struct Caller {
-    pub(crate) name: String,
-    pub(crate) token: SecretString,
-    pub(crate) scopes: Vec<Scope>,
-}
-
 impl RunSettings {
     pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         let nats = nats(config, &mut resolver);
         let postgres = postgres(config, &mut resolver);
         let ring = resolver.key_ring(&config.sealing);
-        let callers = callers(&config.worker, &mut resolver);
+        let callers = CallerSettings::resolve(config, &mut resolver);
         if config.worker.batch_events_max == 0 {
             resolver.problem("worker.batch_events_max", "must be at least 1");
         }
@@ -238,19 +233,4 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
         before_expiry: Duration::from_secs(settings.before_expiry_s),
         every: Duration::from_millis(settings.every_ms.max(1)),
     })
-}
-
-fn callers(settings: &WorkerSettings, resolver: &mut Resolver<'_>) -> Vec<Caller> {
-    let mut callers = Vec::new();
-    for (name, settings) in &settings.api_tokens {
-        let at = format!("worker.api_tokens.{name}");
-        let Some(token) = resolver.secret(&at, &settings.token) else { continue };
-        if token.expose_secret().len() < API_TOKEN_BYTES_MIN {
-            resolver
-                .problem(&at, format!("the token must have at least {API_TOKEN_BYTES_MIN} bytes"));
-            continue;
-        }
-        callers.push(Caller { name: name.clone(), token, scopes: settings.scopes.clone() });
-    }
-    callers
 }

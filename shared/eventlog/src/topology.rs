@@ -179,10 +179,12 @@ pub fn keys_config(settings: &StreamSettings) -> StreamConfig {
 }
 
 /// For people who ask what became of a callback: in memory and bounded, so that a
-/// flood of forged callbacks cannot fill a disk.
+/// flood of forged callbacks cannot fill a disk. What one kind of one source leaves is
+/// bounded, too, so that it pushes out no other, as long as all of them fit: those of
+/// some forty sources.
 fn audit_config(settings: &StreamSettings) -> StreamConfig {
     const DAY: Duration = Duration::from_secs(86_400);
-    const BYTES_MAX: i64 = 32 << 20;
+    const BYTES_MAX: i64 = 64 << 20;
     StreamConfig {
         name: audit::STREAM.to_owned(),
         description: Some("Callbacks that are not in the log: refused, or repeated".to_owned()),
@@ -191,6 +193,7 @@ fn audit_config(settings: &StreamSettings) -> StreamConfig {
         discard: DiscardPolicy::Old,
         max_age: 7 * DAY,
         max_bytes: BYTES_MAX,
+        max_messages_per_subject: audit::RECORDS_OF_SUBJECT_MAX,
         num_replicas: settings.replicas,
         ..StreamConfig::default()
     }

@@ -21,14 +21,19 @@ use domain::platform::{MissedAck, Platform, SuccessBody};
 use domain::seal::{KeyRing, parse_key};
 use eventlog::topology::StreamSettings;
 
+mod api_tokens;
 mod archive;
+mod identity;
 mod install_page;
 mod oauth;
 pub mod reload;
 mod source;
 mod verification;
+pub mod watch;
 
+pub use api_tokens::{ApiTokenSettings, Scope, SourceChoice, TokenHash};
 pub use archive::ArchiveSettings;
+pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
 pub use verification::VerificationSettings;
@@ -148,6 +153,8 @@ pub struct WorkerSettings {
     pub keep_ended_credentials: bool,
     /// The callers of the read API by name.
     pub api_tokens: BTreeMap<String, ApiTokenSettings>,
+    /// OpenID issuers whose tokens are accepted beside `api_tokens`, by names of yours.
+    pub identity_providers: BTreeMap<String, IdentityProviderSettings>,
     /// How workers renew OAuth tokens. Without it none does.
     pub token_renewal: Option<TokenRenewalSettings>,
     /// [Where old events go](operations.md#the-archive). Without it the log keeps everything.
@@ -169,26 +176,6 @@ pub struct TokenRenewalSettings {
     /// How often the worker looks for tokens that expire soon.
     #[serde(default = "default_renewal_every_ms")]
     pub every_ms: u64,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiTokenSettings {
-    /// What the caller sends as `Authorization: Bearer <token>`; at least 20 bytes.
-    pub token: SecretRef,
-    /// What the caller may do.
-    pub scopes: Vec<Scope>,
-}
-
-/// What a caller of the read API may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum Scope {
-    /// Read installations.
-    #[serde(rename = "installations:read")]
-    ReadInstallations,
-    /// Read their credentials in plaintext.
-    #[serde(rename = "credentials:open")]
-    OpenCredentials,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -271,6 +258,7 @@ impl Default for WorkerSettings {
             shutdown_timeout_ms: 15_000,
             keep_ended_credentials: false,
             api_tokens: BTreeMap::new(),
+            identity_providers: BTreeMap::new(),
             token_renewal: None,
             archive: None,
         }
@@ -363,6 +351,11 @@ impl<'a> Resolver<'a> {
             Some(value) if self.problems.is_empty() => Ok(value),
             _ => Err(ConfigError { path: path.to_owned(), problems: self.problems }),
         }
+    }
+
+    /// What was wrong, for who goes on without it.
+    pub fn into_problems(self) -> Vec<String> {
+        self.problems
     }
 
     pub fn problem(&mut self, at: &str, what: impl fmt::Display) {

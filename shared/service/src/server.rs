@@ -6,6 +6,7 @@
 //! and reuses them; if we closed one meanwhile, it would answer the platform
 //! with 502. So idle connections have a timeout of their own.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,13 +63,13 @@ pub async fn serve(
             let slot = Arc::clone(&slots).acquire_owned().await.ok();
             (accept(&listener).await, slot)
         };
-        let (stream, slot) = tokio::select! {
+        let ((stream, client), slot) = tokio::select! {
             accepted = accepted => accepted,
             () = shutdown.cancelled() => break,
         };
         let deadline = HeadDeadline::new(limits.head_timeout);
         let routes = TowerToHyperService::new(router.clone());
-        let service = outliving(routes, in_flight.clone(), deadline.clone());
+        let service = outliving(routes, in_flight.clone(), deadline.clone(), client);
         let io = TokioIo::new(Watched::new(stream, deadline.clone()));
         let connection = graceful.watch(builder.serve_connection(io, service));
         // Ends with its connection, or after the answer in flight at shutdown.
@@ -93,6 +94,10 @@ pub async fn serve(
 #[derive(Debug, Clone)]
 pub struct ClientGone(pub CancellationToken);
 
+/// In the extensions of each request: where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
 type Routes = TowerToHyperService<Router>;
 type Answer = Response<axum::body::Body>;
 
@@ -103,6 +108,7 @@ fn outliving(
     routes: Routes,
     in_flight: TaskTracker,
     deadline: HeadDeadline,
+    client_address: ClientAddress,
 ) -> impl Service<
     Request<Incoming>,
     Response = Answer,
@@ -113,6 +119,7 @@ fn outliving(
         deadline.head_is_complete();
         let client = CancellationToken::new();
         request.extensions_mut().insert(ClientGone(client.clone()));
+        request.extensions_mut().insert(client_address);
         let answering = in_flight.spawn(routes.call(request));
         let deadline = deadline.clone();
         async move {
@@ -126,13 +133,13 @@ fn outliving(
     })
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, ClientAddress) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are small and must not wait for more to send.
                 stream.set_nodelay(true).ok();
-                return stream;
+                return (stream, ClientAddress(peer.ip()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection");

@@ -34,16 +34,19 @@ use service::telemetry::names::attribute;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::credential;
+use crate::live::access::Who;
+use crate::live::access::record::Recorder;
+use crate::live::credential::{self, Part};
 use crate::metrics::METRICS;
 use crate::store::convert::from_sql;
 use crate::store::database;
 use crate::store::installations;
 use crate::store::installations::{InstallationView, Selection};
 use crate::store::journal::{self, Known};
+use crate::store::reach::Reach;
 use crate::store::token_renewals::{self, Again, Candidate, Claim};
 
-/// As the audit of opened credentials names it.
+/// As the record of opened credentials names it.
 const CALLER: &str = "worker: token renewal";
 const AFTER_INSTALL: SignedDuration = SignedDuration::from_millis(1);
 const APPEND_FOR: Duration = Duration::from_secs(90);
@@ -62,6 +65,7 @@ pub(crate) struct TokenRenewal {
     /// As a user that may append.
     pub(crate) appender: Connection,
     pub(crate) ring: CurrentRing,
+    pub(crate) recorder: Recorder,
     pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
     pub(crate) before_expiry: Duration,
@@ -244,7 +248,8 @@ impl TokenRenewal {
     ) -> anyhow::Result<Option<Tokens>> {
         let mut connection = database::acquire(&self.pool).await?;
         let id = InstallationId::parse(installation_id)?;
-        let matching = installations::by_id(&mut connection, &id, selection).await?;
+        let matching =
+            installations::by_id(&mut connection, &Reach::Everything, &id, selection).await?;
         drop(connection);
         let Some(installation) = matching.iter().find(|it| it.has_credential) else {
             return Ok(None);
@@ -254,8 +259,17 @@ impl TokenRenewal {
 
     async fn opened(&self, installation: &InstallationView) -> anyhow::Result<Tokens> {
         let ring = self.ring.get();
-        let secret =
-            credential::open(&self.pool, &self.connection, &ring, installation, CALLER).await?;
+        let who = Who { caller: CALLER.to_owned(), ..Who::default() };
+        let secret = credential::open(
+            &self.pool,
+            &self.connection,
+            &ring,
+            installation,
+            Part::Whole,
+            &self.recorder,
+            &who,
+        );
+        let secret = secret.await?;
         Tokens::from_secret(&secret).context("the credential holds no tokens")
     }
 
@@ -267,8 +281,8 @@ impl TokenRenewal {
     ) -> anyhow::Result<(PlatformName, Identity)> {
         let id = InstallationId::parse(candidate.installation_id.as_str())?;
         let mut connection = database::acquire(&self.pool).await?;
-        let mut known =
-            journal::known(&mut connection, Some(source.as_str()), &id).await?.into_iter();
+        let of_source = Reach::Everything.within(Some(source.as_str()));
+        let mut known = journal::known(&mut connection, &of_source, &id).await?.into_iter();
         let here = known.find(|known| known.identity.place.as_str() == candidate.place);
         let Known { platform, identity, .. } =
             here.context("the journal does not know the installation")?;

@@ -167,14 +167,16 @@ pub(crate) async fn worker_role(
         WorkerRole,
         r#"
         SELECT rolsuper AS "is_superuser!",
-               has_table_privilege(oid, 'mooring.journal', 'SELECT, INSERT, UPDATE')
+               has_table_privilege(oid, 'mooring.journal', 'SELECT, INSERT')
+                   AND has_column_privilege(oid, 'mooring.journal', 'kept', 'UPDATE')
                    AND has_table_privilege(oid, 'projection.installations', 'SELECT, INSERT, UPDATE')
                    AND has_table_privilege(oid, 'mooring.dead_letters', 'SELECT, INSERT')
-                   AND has_table_privilege(oid, 'mooring.credential_access', 'INSERT')
+                   AND has_function_privilege(oid, 'mooring.record_access(jsonb)', 'EXECUTE')
                    AS "may_work!",
                has_table_privilege(oid, 'mooring.journal', 'DELETE')
-                   OR has_table_privilege(oid, 'mooring.credential_access', 'UPDATE')
-                   OR has_table_privilege(oid, 'mooring.credential_access', 'DELETE')
+                   OR has_column_privilege(oid, 'mooring.journal', 'message_id', 'UPDATE')
+                   OR has_table_privilege(oid, 'mooring.access_log', 'INSERT, UPDATE, DELETE')
+                   OR has_table_privilege(oid, 'mooring.access_log_ends', 'INSERT, UPDATE, DELETE')
                    AS "may_rewrite_history!"
         FROM pg_roles WHERE rolname = 'mooring_worker'
         "#
