@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
 use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
-use domain::verify::{Delivery, Unauthentic};
+use domain::verify::{Delivery, Unauthentic, Verification};
 use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ use tracing::Span;
 
 use crate::app::{App, internal_error};
 use crate::confirmation::{self, Receipt};
+use crate::door::Closed;
 use crate::metrics::METRICS;
 use crate::publish::{NotAppended, Published};
 use crate::settings::Source;
@@ -74,6 +75,7 @@ pub(crate) async fn receive(
 
     let client = request.extensions().get::<ClientGone>().cloned();
     let read = read(app, request, path_token).await;
+    let bytes = read.as_ref().map_or(0, |received| received.body.len());
     // What was received is dropped here: many wait for the log at once.
     let parsed = read.and_then(|received| parse(source, &received)).transpose();
     let Some(parsed) = parsed else {
@@ -82,7 +84,10 @@ pub(crate) async fn receive(
     };
     let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
-        Ok(parsed) => seal(app, source, parsed, started).await,
+        Ok(parsed) => match admit(app, source, bytes).await {
+            Ok(()) => seal(app, source, parsed, started).await,
+            Err(problem) => Err(problem),
+        },
         Err(problem) => Err(problem),
     };
     let result = match sealed {
@@ -137,6 +142,22 @@ fn parse(source: &Source, received: &Received) -> Result<Option<Parsed>, Problem
     }
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
     Ok(Some((Box::new(callback), received.received_at)))
+}
+
+/// Where anybody may send callbacks, so many are taken. What has to prove that it
+/// is the platform's is never counted.
+async fn admit(app: &App, source: &Source, bytes: usize) -> Result<(), Problem> {
+    let Verification::Unverified = source.verification else { return Ok(()) };
+    app.doors.enter(&source.name, &source.quota, bytes).await.map_err(|closed| {
+        let status = match closed {
+            Closed::QuotaUsed { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Closed::ShareUsed | Closed::Uncounted => source.ack.unavailable,
+        };
+        app.refused(source, status, closed.reason());
+        let detail = "anybody may send callbacks of this source, and it takes no more for now; the \
+                      callback was not acknowledged and may be sent again";
+        Problem::new(status, closed.reason(), detail).retry_after(closed.retry_after_s())
+    })
 }
 
 /// Turns it into an event that holds only ciphertext, with one of the source's

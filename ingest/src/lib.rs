@@ -8,6 +8,7 @@ mod audit;
 mod callback;
 mod commit;
 mod confirmation;
+mod door;
 mod gauges;
 mod install;
 mod metrics;
@@ -36,8 +37,10 @@ pub use settings::Settings;
 
 use crate::app::App;
 use crate::audit::Audit;
+use crate::door::Doors;
 use crate::metrics::METRICS;
 use crate::publish::Publisher;
+use crate::ticket::UsedTickets;
 
 /// Data keys that are kept ready, for a burst of callbacks.
 const DATA_KEYS_MAX: usize = 8_192;
@@ -58,6 +61,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         accepted: settings.accepted_breaches,
     };
     let contract = contract::watch(check, shutdown.clone());
+    let doors = Doors::new(connection.clone(), contract.clone(), settings.open_log_percent_max);
     let publisher = Arc::new(Publisher::new(connection.clone(), contract));
     let audit = Audit(Recorder::start(connection.clone()));
     let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
@@ -72,7 +76,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let in_flight = TaskTracker::new();
     let (sources, http, notes) = (settings.sources, settings.http, in_flight.clone());
     let limits = http.limits;
-    let app = App { sources, ring, data_keys, audit, http, publisher, notes };
+    let used_tickets = UsedTickets::new();
+    let app = App { sources, ring, data_keys, audit, http, publisher, doors, used_tickets, notes };
     let router = router::router(Arc::new(app));
     server::serve(listener, router, limits, &in_flight, shutdown).await;
 

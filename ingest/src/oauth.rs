@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Grant};
 use domain::seal::SealingNonce;
-use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
 use opentelemetry::KeyValue;
 use secrecy::SecretString;
@@ -21,12 +20,16 @@ use service::oauth::{OAuth, StatePolicy, TokenError};
 use service::telemetry::names::attribute;
 
 use crate::app::App;
+use crate::door::Closed;
 use crate::metrics::METRICS;
 use crate::page::{self, InPath};
+use crate::publish::Published;
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
 
 const STATE: &str = "oauth";
+/// Of a grant, whose size only the platform knows: what it counts as.
+const GRANT_BYTES: usize = 8 * 1_024;
 /// A user waits for it; the platform does not.
 const APPEND_BUDGET: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,7 @@ pub(crate) struct Failed {
     reason: &'static str,
     title: &'static str,
     text: &'static str,
+    retry_after_s: Option<u32>,
 }
 
 impl Failed {
@@ -46,11 +50,29 @@ impl Failed {
         title: &'static str,
         text: &'static str,
     ) -> Self {
-        Self { status, reason, title, text }
+        Self { status, reason, title, text, retry_after_s: None }
+    }
+
+    /// Said to whoever finds a door closed.
+    pub(crate) fn closed(closed: Closed) -> Self {
+        let failed = match closed {
+            Closed::QuotaUsed { .. } => QUOTA_USED,
+            Closed::ShareUsed | Closed::Uncounted => NO_ROOM,
+        };
+        let retry_after_s = Some(closed.retry_after_s());
+        Self { reason: closed.reason(), retry_after_s, ..failed }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn text(&self) -> &'static str {
+        self.text
     }
 
     pub(crate) fn page(&self) -> Response {
-        page::message(self.status, self.title, self.text)
+        page::retry_after(page::message(self.status, self.title, self.text), self.retry_after_s)
     }
 }
 
@@ -110,6 +132,18 @@ pub(crate) const BUSY: Failed = Failed::new(
     "Please try again in a moment",
     "Too many people are here at once. Nothing was changed.",
 );
+const QUOTA_USED: Failed = Failed::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "quota-exceeded",
+    "Please try again later",
+    "More people have come in this hour than this app takes. Nothing was changed.",
+);
+const NO_ROOM: Failed = Failed::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "log-share-used",
+    "Please try again later",
+    "There is no room to save it at the moment. Nothing was changed.",
+);
 const NOT_SAVED: Failed = Failed::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "log-unavailable",
@@ -125,7 +159,8 @@ pub(crate) async fn authorize(
     cookies: CookieJar,
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
-    let (state, cookies) = ticket::issue(&app.ring.get(), purpose(source), cookies);
+    let (of, valid_for) = (purpose(source), app.http.ticket_valid_for);
+    let (state, cookies) = ticket::issue(&app.ring.get(), of, valid_for, cookies);
     match oauth.authorize_url(&state) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
         None => NO_START.page(),
@@ -176,14 +211,15 @@ async fn connect(
     Granted { code, state, error }: Granted,
     cookies: &CookieJar,
 ) -> Result<(), Failed> {
-    let is_ours = match (&state, oauth.state) {
-        (Some(state), _) => ticket::is_valid(&app.ring.get(), purpose(source), cookies, state),
-        (None, StatePolicy::WhenPresent) => true,
-        (None, StatePolicy::Required) => false,
+    let ticket = match (&state, oauth.state) {
+        (Some(state), _) => {
+            let ticket = ticket::check(&app.ring.get(), purpose(source), cookies, state);
+            let unused = ticket.filter(|ticket| !app.used_tickets.contains(ticket));
+            Some(unused.ok_or(BAD_STATE)?)
+        }
+        (None, StatePolicy::WhenPresent) => None,
+        (None, StatePolicy::Required) => return Err(BAD_STATE),
     };
-    if !is_ours {
-        return Err(BAD_STATE);
-    }
     if error.is_some() {
         return Err(DENIED);
     }
@@ -193,6 +229,7 @@ async fn connect(
     if !publisher.is_connected() || !publisher.contract().is_met() || !app.data_keys.are_ready() {
         return Err(NOT_SAVED);
     }
+    app.doors.are_open(&source.quota).map_err(Failed::closed)?;
     let exchanged = oauth.exchange(&code).await;
     let issued = exchanged.map_err(|error| {
         count(source, error.result());
@@ -207,14 +244,43 @@ async fn connect(
         tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
-    let callback = issued.callback(owner, Grant::AuthorizationCode, &app.ring.get());
-    let appended = append(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?).await;
+    let (grant, ring) = (Grant::AuthorizationCode, app.ring.get());
+    let callback = match &ticket {
+        Some(ticket) => issued.callback_with_ticket(owner, grant, &ring, ticket.as_str()),
+        None => issued.callback(owner, grant, &ring),
+    };
+    let appended = append_grant(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?, ticket).await;
     count(source, if appended.is_ok() { "issued" } else { "failed" });
     appended
 }
 
+/// A state is good for one grant. Another one with it is not in the log.
+async fn append_grant(
+    app: &App,
+    source: &Source,
+    callback: Callback,
+    ticket: Option<ticket::Number>,
+) -> Result<(), Failed> {
+    // Only the platform gives codes: what comes without one has cost nothing so far.
+    let entered = app.doors.enter(&source.name, &source.quota, GRANT_BYTES).await;
+    entered.map_err(Failed::closed)?;
+    let appended = append(app, source, callback).await?;
+    if let Some(ticket) = ticket {
+        if appended.duplicate {
+            return Err(BAD_STATE);
+        }
+        let content = app.ring.get().fingerprint(&[ticket.as_str()]);
+        app.used_tickets.note(&ticket, &content);
+    }
+    Ok(())
+}
+
 /// Seals what a user brought and appends it.
-pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Result<(), Failed> {
+pub(crate) async fn append(
+    app: &App,
+    source: &Source,
+    callback: Callback,
+) -> Result<Published, Failed> {
     let started = Instant::now();
     let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
     let (name, ring) = (source.name.clone(), app.ring.get());
@@ -233,18 +299,16 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
     tracing::info!(
         source = source.name.as_str(),
         sequence = appended.sequence.0,
+        duplicate = appended.duplicate,
         "a grant was appended"
     );
-    Ok(())
+    Ok(appended)
 }
 
 /// Refusals stand beside those of callbacks.
-fn note(app: &App, source: &Source, failed: &Failed) {
-    if failed.status.is_client_error() {
-        let (status, reason) = (failed.status.as_u16(), failed.reason.to_owned());
-        app.audit.record(&source.name, Outcome::Refused { status, reason });
-        let reason = KeyValue::new(attribute::REASON, failed.reason);
-        METRICS.refusals.add(1, &[source.attribute.clone(), reason]);
+pub(crate) fn note(app: &App, source: &Source, failed: &Failed) {
+    if failed.status.is_client_error() || failed.retry_after_s.is_some() {
+        app.refused(source, failed.status, failed.reason);
     }
 }
 

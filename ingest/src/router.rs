@@ -80,8 +80,8 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     let connected = app.publisher.is_connected();
     let nats = if connected { "connected" } else { "not connected" };
     let (log, fit) = match app.publisher.contract() {
-        Contract::Met { accepted, commit, room } => {
-            let (room, fit) = match room {
+        Contract::Met { accepted, commit, fill } => {
+            let (room, fit) = match fill.room() {
                 Room::Enough => ("enough", true),
                 Room::Scarce => ("scarce: raise stream.max_bytes and run `worker migrate`", true),
                 Room::Full => ("none: raise stream.max_bytes and run `worker migrate`", false),

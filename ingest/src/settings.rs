@@ -12,12 +12,16 @@ use domain::seal::KeyRing;
 use domain::verify::Verification;
 use eventlog::breach::Breach;
 use eventlog::connect::Endpoint;
+use jiff::SignedDuration;
 use opentelemetry::KeyValue;
 use service::config::{Config, ConfigError, InstallPage, Resolver};
 use service::oauth::OAuth;
 use service::server::Limits;
 use service::telemetry::names::attribute;
 use tokio::sync::Semaphore;
+
+use crate::door::Quota;
+use crate::ticket::VALID_FOR_MAX;
 
 pub struct Settings {
     pub nats: Endpoint,
@@ -28,6 +32,8 @@ pub struct Settings {
     pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
     pub http: Http,
+    /// The share of the log that is for whoever comes.
+    pub open_log_percent_max: u64,
 }
 
 /// One configured callback endpoint.
@@ -48,6 +54,8 @@ pub struct Source {
     pub slots: Arc<Semaphore>,
     /// Users who come back from a platform, or send a form, at once: anybody can.
     pub visits: Semaphore,
+    /// What whoever comes may write.
+    pub quota: Quota,
 }
 
 const VISITS_MAX: usize = 32;
@@ -56,6 +64,8 @@ const VISITS_MAX: usize = 32;
 pub struct Http {
     pub listen: SocketAddr,
     pub body_bytes_max: usize,
+    /// Of tickets.
+    pub ticket_valid_for: SignedDuration,
     /// For the body of a request.
     pub read_timeout: Duration,
     pub limits: Limits,
@@ -71,9 +81,13 @@ impl Settings {
         let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
         let ring = resolver.key_ring(&config.sealing);
         let sources = sources(config, path, &mut resolver);
+        if !(1..=100).contains(&config.ingest.open_log_percent_max) {
+            resolver.problem("ingest.open_log_percent_max", "must be 1 to 100");
+        }
         let http = Http {
             listen: config.ingest.listen,
             body_bytes_max: config.ingest.body_bytes_max,
+            ticket_valid_for: ticket_valid_for(config),
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
             limits: Limits {
                 connections_max: config.ingest.connections_max,
@@ -94,9 +108,16 @@ impl Settings {
             path: path.to_owned(),
             sources,
             http,
+            open_log_percent_max: config.ingest.open_log_percent_max,
         });
         resolver.finish(path, settings)
     }
+}
+
+/// Not longer than the log remembers that one was used.
+fn ticket_valid_for(config: &Config) -> SignedDuration {
+    let remembered = i64::try_from(config.stream.duplicate_window_ms).unwrap_or(i64::MAX);
+    SignedDuration::from_millis(remembered).min(VALID_FOR_MAX)
 }
 
 fn sources(
@@ -132,6 +153,7 @@ fn sources(
             install_page,
             slots: Arc::new(Semaphore::new(settings.callbacks_max)),
             visits: Semaphore::new(VISITS_MAX),
+            quota: Quota::new(settings.open),
         };
         sources.insert(name.clone(), source);
     }

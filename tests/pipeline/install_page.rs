@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use fantoccini::{ClientBuilder, Locator};
 use reqwest::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY,
-    SET_COOKIE,
+    RETRY_AFTER, SET_COOKIE,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -87,7 +87,8 @@ pub(crate) struct Page {
     pub(crate) status: u16,
     pub(crate) html: String,
     cookie: String,
-    action: String,
+    pub(crate) action: String,
+    pub(crate) retry_after: Option<String>,
     /// Where the browser is sent.
     to: Option<String>,
 }
@@ -99,6 +100,7 @@ async fn page(answer: reqwest::Response, cookie: &str) -> Page {
     let given = header(SET_COOKIE).map(|it| it.split(';').next().unwrap().to_owned());
     let (status, to) = (answer.status().as_u16(), header(LOCATION));
     let policy = header(CONTENT_SECURITY_POLICY);
+    let retry_after = header(RETRY_AFTER);
     let html = answer.text().await.unwrap();
     if to.is_none() {
         let policy = policy.unwrap();
@@ -108,7 +110,8 @@ async fn page(answer: reqwest::Response, cookie: &str) -> Page {
     }
     let action = html.split_once("action=\"").map(|(_, rest)| rest.split('"').next().unwrap());
     let action = action.unwrap_or_default().to_owned();
-    Page { status, action, to, cookie: given.unwrap_or_else(|| cookie.to_owned()), html }
+    let cookie = given.unwrap_or_else(|| cookie.to_owned());
+    Page { status, action, to, retry_after, cookie, html }
 }
 
 pub(crate) async fn show(world: &World, query: &str) -> Page {
@@ -117,7 +120,11 @@ pub(crate) async fn show(world: &World, query: &str) -> Page {
 }
 
 pub(crate) async fn submit(world: &World, shown: &Page, body: &str) -> Page {
-    let url = world.ingest_url(0, &format!("/install/ssc{}", shown.action));
+    submit_to(world, 0, shown, body).await
+}
+
+pub(crate) async fn submit_to(world: &World, ingest: usize, shown: &Page, body: &str) -> Page {
+    let url = world.ingest_url(ingest, &format!("/install/ssc{}", shown.action));
     let request = world.http.post(url).header(COOKIE, &shown.cookie).header(CONTENT_TYPE, FORM);
     page(request.body(body.to_owned()).send().await.unwrap(), &shown.cookie).await
 }
@@ -129,7 +136,7 @@ async fn the_installation(world: &World) -> Value {
     list[0].clone()
 }
 
-async fn secrets(world: &World) -> Value {
+pub(crate) async fn secrets(world: &World) -> Value {
     let id = the_installation(world).await["installation_id"].as_str().unwrap().to_owned();
     let answer = world.credential(&id.replace(':', "%3A")).await;
     serde_json::from_str(answer.body["credential"].as_str().unwrap()).unwrap()
@@ -155,9 +162,11 @@ async fn what_is_typed_is_sealed_and_then_posted_on() {
     assert_eq!(secrets(&world).await, json!({ "ACCESS_TOKEN": SECRET }));
     // What was typed last counts, even if it was typed before.
     let anew = "installation_id=cap-7f3a&ACCESS_TOKEN=another&ACCOUNT=acme";
+    let shown = show(&world, "installation_id=cap-7f3a").await;
     assert_eq!(submit(&world, &shown, anew).await.status, 307);
     world.wait_applied().await;
     assert_eq!(secrets(&world).await, json!({ "ACCESS_TOKEN": "another", "ACCOUNT": "acme" }));
+    let shown = show(&world, "installation_id=cap-7f3a").await;
     assert_eq!(submit(&world, &shown, &typed).await.status, 307);
     world.wait_applied().await;
     assert_eq!(secrets(&world).await, json!({ "ACCESS_TOKEN": SECRET }));

@@ -41,6 +41,7 @@ mod other_log;
 mod otlp;
 mod payload;
 mod platforms;
+mod quotas;
 mod reads;
 mod rebuild;
 mod replay;

@@ -289,6 +289,7 @@ impl Callback {
             secret.unwrap_or_default(),
             content.expose_secret(),
         ]);
+        let content = self.used_once(ring).unwrap_or(content);
         let message_id = MessageId::new(&source, &self.idempotency_key, &content);
         let installation = self.fact.identity().map(|identity| identity.installation_id.clone());
         let mut seal = |secret: &SecretString, field: &str| {
@@ -338,6 +339,24 @@ impl Callback {
             fact,
             payload,
         })
+    }
+
+    /// Where a user brings something, the key is what lets them bring it, once. Whatever
+    /// else comes with the same key is the same event: the log keeps the first.
+    fn used_once(&self, ring: &KeyRing) -> Option<Fingerprint> {
+        match &self.fact {
+            Fact::Authorized { grant, .. } if grant.is_by_user() => {
+                Some(ring.fingerprint(&["used once", self.idempotency_key.as_str()]))
+            }
+            Fact::Authorized { .. }
+            | Fact::Installed { .. }
+            | Fact::Updated { .. }
+            | Fact::Uninstalled { .. }
+            | Fact::AckMissed { .. }
+            | Fact::AckDelivered { .. }
+            | Fact::Erased { .. }
+            | Fact::Unrecognized { .. } => None,
+        }
     }
 
     fn secret(&self) -> Option<&SecretString> {

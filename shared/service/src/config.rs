@@ -34,6 +34,8 @@ pub use verification::VerificationSettings;
 const ENV_PREFIX: &str = "MOORING";
 /// Load balancers keep idle connections for a minute.
 const IDLE_TIMEOUT_MS: u64 = 75_000;
+/// As many as the queue to the log holds.
+const CALLBACKS_MAX: usize = 8_192;
 
 /// What both services are configured by.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -116,6 +118,10 @@ pub struct IngestSettings {
     pub connections_max: usize,
     /// How long callbacks in flight may take to finish when ingest is asked to stop.
     pub shutdown_timeout_ms: u64,
+    /// What anybody may write is refused once the log is this full, in percent. The rest is kept for
+    /// callbacks of verified platforms, renewed tokens and erasures.
+    #[schemars(range(min = 1, max = 100))]
+    pub open_log_percent_max: u64,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -218,7 +224,28 @@ pub struct SourceSettings {
     pub mapping: Option<Mapping>,
     /// Callbacks that may wait for the log at once. Further ones are told to come again.
     #[serde(default = "default_callbacks_max")]
+    #[schemars(range(min = 1, max = CALLBACKS_MAX))]
     pub callbacks_max: usize,
+    /// [How much anybody may write](platforms.md#where-anybody-may-write): by the install page, by
+    /// OAuth, and by callbacks if the source is `unverified`.
+    #[serde(default)]
+    pub open: OpenSettings,
+}
+
+/// Over all ingests, in each hour of the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpenSettings {
+    /// Events in an hour. What comes after them is answered 429.
+    pub events_per_hour: u64,
+    /// Bytes in an hour, as they were received. What comes after them is answered 429.
+    pub bytes_per_hour: u64,
+}
+
+impl Default for OpenSettings {
+    fn default() -> Self {
+        Self { events_per_hour: 1_000, bytes_per_hour: 16 << 20 }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -250,6 +277,7 @@ impl Default for IngestSettings {
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             connections_max: 4_096,
             shutdown_timeout_ms: 15_000,
+            open_log_percent_max: 70,
         }
     }
 }
@@ -284,9 +312,8 @@ fn default_renewal_every_ms() -> u64 {
     30_000
 }
 
-/// As many as the queue to the log holds.
 fn default_callbacks_max() -> usize {
-    8_192
+    CALLBACKS_MAX
 }
 
 /// Everything that is wrong with a configuration, so that it is mended in one go.
