@@ -1,7 +1,6 @@
 //! What ingest takes from the configuration, with its secrets read.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +13,8 @@ use eventlog::breach::Breach;
 use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
 use opentelemetry::KeyValue;
-use service::config::{Config, ConfigError, InstallPage, Resolver};
+use service::config::{CALLBACKS_MAX, Config, ConfigError, InstallPage, Resolver, ServerConfig};
 use service::oauth::OAuth;
-use service::server::Limits;
 use service::telemetry::names::attribute;
 use tokio::sync::Semaphore;
 
@@ -32,6 +30,7 @@ pub struct Settings {
     pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
     pub http: Http,
+    pub server: ServerConfig,
     /// The share of the log that is for whoever comes.
     pub open_log_percent_max: u64,
 }
@@ -62,13 +61,11 @@ const VISITS_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct Http {
-    pub listen: SocketAddr,
     pub body_bytes_max: usize,
     /// Of tickets.
     pub ticket_valid_for: SignedDuration,
     /// For the body of a request.
     pub read_timeout: Duration,
-    pub limits: Limits,
 }
 
 impl Settings {
@@ -85,18 +82,12 @@ impl Settings {
             resolver.problem("ingest.open_log_percent_max", "must be 1 to 100");
         }
         let http = Http {
-            listen: config.ingest.listen,
             body_bytes_max: config.ingest.body_bytes_max,
             ticket_valid_for: ticket_valid_for(config),
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
-            limits: Limits {
-                connections_max: config.ingest.connections_max,
-                head_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
-                idle_timeout: Duration::from_millis(config.ingest.idle_timeout_ms),
-                shutdown_timeout: Duration::from_millis(config.ingest.shutdown_timeout_ms),
-            },
         };
-        let settings = password.zip(ring).map(|(password, ring)| Self {
+        let server = resolver.ingest_server(&config.ingest);
+        let settings = password.zip(ring).zip(server).map(|((password, ring), server)| Self {
             nats: Endpoint {
                 url: config.nats.url.clone(),
                 user: config.nats.user.clone(),
@@ -108,6 +99,7 @@ impl Settings {
             path: path.to_owned(),
             sources,
             http,
+            server,
             open_log_percent_max: config.ingest.open_log_percent_max,
         });
         resolver.finish(path, settings)
@@ -140,6 +132,8 @@ fn sources(
         else {
             continue;
         };
+        let at = format!("sources.{name}.callbacks_max");
+        resolver.in_range(&at, settings.callbacks_max, &(1..=CALLBACKS_MAX));
         let source = Source {
             name: name.clone(),
             attribute: KeyValue::new(attribute::SOURCE, Arc::<str>::from(name.as_str())),
@@ -151,7 +145,7 @@ fn sources(
             ack,
             oauth,
             install_page,
-            slots: Arc::new(Semaphore::new(settings.callbacks_max)),
+            slots: Arc::new(Semaphore::new(settings.callbacks_max.min(CALLBACKS_MAX))),
             visits: Semaphore::new(VISITS_MAX),
             quota: Quota::new(settings.open),
         };

@@ -22,7 +22,7 @@ async fn with_stream(change: impl FnOnce(&mut Config)) -> World {
 }
 
 async fn readiness(world: &World) -> (u16, serde_json::Value) {
-    let url = world.ingest_url(0, "/readyz");
+    let url = world.admin_url("ingest", 0, "/readyz");
     match world.http.get(url).send().await {
         Ok(answer) => (answer.status().as_u16(), answer.json().await.unwrap()),
         Err(_) => (0, json!(null)), // it does not listen yet

@@ -25,6 +25,7 @@ mod crashes;
 mod dashboards;
 mod dead_letters;
 mod doctor;
+mod doors;
 mod duplicates;
 mod durability;
 mod erasure;

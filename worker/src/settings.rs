@@ -1,7 +1,6 @@
 //! What the worker takes from the configuration, with its secrets read.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -11,12 +10,15 @@ use domain::id::SourceName;
 use domain::seal::KeyRing;
 use eventlog::connect::Endpoint;
 use secrecy::{ExposeSecret as _, SecretString};
-use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
+use service::config::{
+    Config, ConfigError, PostgresSettings, Resolver, Scope, ServerConfig, WorkerSettings,
+};
 use service::oauth::OAuth;
-use service::server::Limits;
 use sqlx::postgres::PgConnectOptions;
 
 const API_TOKEN_BYTES_MIN: usize = 20;
+/// As many as may be on their way to all workers.
+const BATCH_EVENTS_MAX: usize = 20_000;
 
 /// Looks a variable of the environment up.
 pub(crate) type Env = fn(&str) -> Option<String>;
@@ -32,8 +34,7 @@ pub(crate) struct RunSettings {
     /// Where the ring is read again.
     pub(crate) path: PathBuf,
     pub(crate) callers: Vec<Caller>,
-    pub(crate) listen: SocketAddr,
-    pub(crate) limits: Limits,
+    pub(crate) server: ServerConfig,
     pub(crate) batch_events_max: usize,
     pub(crate) place_events_max: usize,
     pub(crate) retention: Retention,
@@ -80,28 +81,22 @@ impl RunSettings {
         let postgres = postgres(config, &mut resolver);
         let ring = resolver.key_ring(&config.sealing);
         let callers = callers(&config.worker, &mut resolver);
-        if config.worker.batch_events_max == 0 {
-            resolver.problem("worker.batch_events_max", "must be at least 1");
-        }
         if config.worker.place_events_max < PLACE_EVENTS_LEAST {
             let least = format!("must be at least {PLACE_EVENTS_LEAST}");
             resolver.problem("worker.place_events_max", least);
         }
+        check_ranges(config, &mut resolver);
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
-        let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
+        let server = resolver.worker_server(&config.worker);
+        let all = nats.zip(postgres).zip(ring).zip(server);
+        let settings = all.map(|(((nats, postgres), ring), server)| Self {
             nats,
             postgres,
             ring,
             path: path.to_owned(),
             callers,
-            listen: config.worker.listen,
-            limits: Limits {
-                connections_max: config.worker.connections_max,
-                head_timeout: Duration::from_millis(config.worker.read_timeout_ms),
-                idle_timeout: Duration::from_millis(config.worker.idle_timeout_ms),
-                shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
-            },
+            server,
             batch_events_max: config.worker.batch_events_max,
             place_events_max: config.worker.place_events_max,
             retention,
@@ -114,9 +109,30 @@ impl RunSettings {
     }
 }
 
+/// What is beyond them is a slip of the finger, and would be a panic or a server's refusal later.
+fn check_ranges(config: &Config, resolver: &mut Resolver<'_>) {
+    const DAY_MS: u64 = 86_400_000;
+    const YEAR_S: u64 = 366 * 86_400;
+    let worker = &config.worker;
+    let (batch, ack_wait) = (worker.batch_events_max, worker.ack_wait_ms);
+    resolver.in_range("worker.batch_events_max", batch, &(1..=BATCH_EVENTS_MAX));
+    resolver.in_range("worker.ack_wait_ms", ack_wait, &(1..=DAY_MS));
+    let window = config.stream.duplicate_window_ms;
+    resolver.in_range("stream.duplicate_window_ms", window, &(0..=30 * DAY_MS));
+    if let Some(postgres) = &config.postgres {
+        resolver.in_range("postgres.connections_max", postgres.connections_max, &(1..=10_000));
+    }
+    if let Some(renewal) = &worker.token_renewal {
+        let at = "worker.token_renewal";
+        resolver.in_range(&format!("{at}.before_expiry_s"), renewal.before_expiry_s, &(0..=YEAR_S));
+        resolver.in_range(&format!("{at}.every_ms"), renewal.every_ms, &(1..=DAY_MS));
+    }
+}
+
 impl BackendSettings {
     pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
+        check_ranges(config, &mut resolver);
         let nats = nats(config, &mut resolver);
         let postgres = postgres(config, &mut resolver);
         let retention = retention(&config.worker);

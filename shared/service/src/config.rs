@@ -10,11 +10,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::secret_ref::SecretRef;
+use crate::server::ForwardedHeader;
+use crate::server::tls::TlsSettings;
 use domain::id::{AppId, KeyId, SourceName};
 use domain::platform::generic::Mapping;
 use domain::platform::{MissedAck, Platform, SuccessBody};
@@ -24,18 +27,21 @@ use eventlog::topology::StreamSettings;
 mod install_page;
 mod oauth;
 pub mod reload;
+mod server;
 mod source;
 mod verification;
 
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
+pub use server::ServerConfig;
 pub use verification::VerificationSettings;
 
 const ENV_PREFIX: &str = "MOORING";
 /// Load balancers keep idle connections for a minute.
 const IDLE_TIMEOUT_MS: u64 = 75_000;
+const WRITE_TIMEOUT_MS: u64 = 10_000;
 /// As many as the queue to the log holds.
-const CALLBACKS_MAX: usize = 8_192;
+pub const CALLBACKS_MAX: usize = 8_192;
 
 /// What both services are configured by.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -108,6 +114,13 @@ pub struct SealingSettings {
 pub struct IngestSettings {
     /// The address and port that callbacks are received at.
     pub listen: SocketAddr,
+    /// The address and port of probes that say why: `/livez` and `/readyz`, in plain HTTP. Keep it
+    /// private. A full public port does not fail them. Without it only the public port has them,
+    /// where they do not say why.
+    pub admin_listen: Option<SocketAddr>,
+    /// TLS, by certificate and key in files. They are read again when they change. Without it the
+    /// port speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
     /// The largest body of a callback. A larger one is answered 413.
     pub body_bytes_max: usize,
     /// How long a caller may take to send the headers of a request, and again to send its body.
@@ -115,7 +128,21 @@ pub struct IngestSettings {
     /// How long a connection may be idle: longer than a load balancer keeps it for reuse.
     pub idle_timeout_ms: u64,
     /// Open connections. Further ones wait to be accepted.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_max: usize,
+    /// Open connections of one address, of one network of 64 bits for IPv6; further ones are closed.
+    /// Behind a trusted proxy it is requests in flight, and further ones are answered 429. A quarter
+    /// of `connections_max` unless given.
+    pub connections_per_client_max: Option<usize>,
+    /// The networks of proxies that are believed when they say whom they speak for, such as
+    /// `10.0.0.0/8`, or `10.1.2.3/32` for one.
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it. They must append to it or replace it.
+    pub forwarded_header: ForwardedHeader,
+    /// How long a caller may take none of an answer.
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub write_timeout_ms: u64,
     /// How long callbacks in flight may take to finish when ingest is asked to stop.
     pub shutdown_timeout_ms: u64,
     /// What anybody may write is refused once the log is this full, in percent. The rest is kept for
@@ -129,14 +156,35 @@ pub struct IngestSettings {
 pub struct WorkerSettings {
     /// The address and port of the read API.
     pub listen: SocketAddr,
+    /// The address and port of probes that say why: `/livez` and `/readyz`, in plain HTTP. Keep it
+    /// private. A full public port does not fail them. Without it only the public port has them,
+    /// where they do not say why.
+    pub admin_listen: Option<SocketAddr>,
+    /// TLS, by certificate and key in files. They are read again when they change. Without it the
+    /// port speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
     /// How long a caller may take to send the headers of a request.
     pub read_timeout_ms: u64,
     /// How long a connection may be idle: longer than a load balancer keeps it for reuse.
     pub idle_timeout_ms: u64,
     /// Open connections. Further ones wait to be accepted.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_max: usize,
+    /// Open connections of one address, of one network of 64 bits for IPv6; further ones are closed.
+    /// Behind a trusted proxy it is requests in flight, and further ones are answered 429. A quarter
+    /// of `connections_max` unless given.
+    pub connections_per_client_max: Option<usize>,
+    /// The networks of proxies that are believed when they say whom they speak for, such as
+    /// `10.0.0.0/8`, or `10.1.2.3/32` for one.
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it. They must append to it or replace it.
+    pub forwarded_header: ForwardedHeader,
+    /// How long a caller may take none of an answer.
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub write_timeout_ms: u64,
     /// Events in one transaction.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 20_000))]
     pub batch_events_max: usize,
     /// How many events of one place may matter, such as installs and uninstalls of an app in one
     /// location. Further ones become dead letters: each would cost as much as all of them.
@@ -272,10 +320,16 @@ impl Default for IngestSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: None,
+            tls: None,
             body_bytes_max: 64 * 1024,
             read_timeout_ms: 3_000,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             connections_max: 4_096,
+            connections_per_client_max: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            write_timeout_ms: WRITE_TIMEOUT_MS,
             shutdown_timeout_ms: 15_000,
             open_log_percent_max: 70,
         }
@@ -286,9 +340,15 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            admin_listen: None,
+            tls: None,
             read_timeout_ms: 3_000,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             connections_max: 1_024,
+            connections_per_client_max: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            write_timeout_ms: WRITE_TIMEOUT_MS,
             batch_events_max: 500,
             place_events_max: 10_000,
             ack_wait_ms: 30_000,
