@@ -75,7 +75,7 @@ impl Settings {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
-        let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
+        let nats = resolver.nats(config);
         let ring = resolver.key_ring(&config.sealing);
         let sources = sources(config, path, &mut resolver);
         if !(1..=100).contains(&config.ingest.open_log_percent_max) {
@@ -87,12 +87,8 @@ impl Settings {
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
         };
         let server = resolver.ingest_server(&config.ingest);
-        let settings = password.zip(ring).zip(server).map(|((password, ring), server)| Self {
-            nats: Endpoint {
-                url: config.nats.url.clone(),
-                user: config.nats.user.clone(),
-                password,
-            },
+        let settings = nats.zip(ring).zip(server).map(|((nats, ring), server)| Self {
+            nats,
             monitor_url: config.nats.monitor_url.clone(),
             accepted_breaches: config.stream.allow.clone(),
             ring,

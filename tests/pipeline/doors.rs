@@ -50,6 +50,51 @@ fn check(world: &World, service: &str, name: &str, value: &str) -> Done {
     command.output().unwrap().into()
 }
 
+/// Beyond this machine.
+const NATS: &str = "nats://user:the-password@nats.example:4222";
+const POSTGRES: &str = "postgres://mooring_worker:the-password@db.example/mooring";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_leave_the_machine_in_plaintext_is_refused_unless_it_is_accepted_by_name() {
+    let world = World::servers(Setup { ingests: 0, workers: 0, ..Setup::default() });
+    let verified = format!("{POSTGRES}?sslmode=verify-full");
+    let required = format!("{POSTGRES}?sslmode=require");
+    let cases: [(&str, &str, &str, Option<&str>); 15] = [
+        ("ingest", "MOORING__NATS__URL", NATS, Some("plain_nats")),
+        ("ingest", "MOORING__NATS__URL", "nats.example:4222", Some("plain_nats")),
+        ("ingest", "MOORING__NATS__URL", "tls://a.example, nats://b.example", Some("plain_nats")),
+        ("ingest", "MOORING__NATS__URL", "tls://a.example,tls://b.example", None),
+        ("ingest", "MOORING__NATS__URL", "nats://[::1]:4222", None),
+        ("ingest", "MOORING__NATS__URL", "localhost:4222", None),
+        ("ingest", "MOORING__POSTGRES__URL", POSTGRES, None),
+        ("ingest", "MOORING__INGEST__LISTEN", "0.0.0.0:8080", None),
+        ("worker", "MOORING__NATS__URL", NATS, Some("plain_nats")),
+        ("worker", "MOORING__POSTGRES__URL", POSTGRES, Some("plain_postgres")),
+        ("worker", "MOORING__POSTGRES__URL", &required, Some("plain_postgres")),
+        ("worker", "MOORING__POSTGRES__URL", &verified, None),
+        ("worker", "MOORING__POSTGRES__URL", "postgres://w@localhost/mooring", None),
+        ("worker", "MOORING__WORKER__LISTEN", "0.0.0.0:8081", Some("plain_read_api")),
+        ("worker", "MOORING__WORKER__LISTEN", "[::1]:8081", None),
+    ];
+    let verdicts = |accepted: bool| {
+        for (service, variable, value, refused) in &cases {
+            let done = check(&world, service, variable, value);
+            let refused = refused.filter(|_| !accepted);
+            assert_eq!(done.code, if refused.is_some() { 78 } else { 0 }, "{value}: {done:?}");
+            assert!(done.stderr.contains(refused.unwrap_or_default()), "{value}: {done:?}");
+            assert!(!done.stderr.contains("the-password"), "{done:?}");
+        }
+    };
+    verdicts(false);
+    world
+        .configure("[transport]\nallow = [\"plain_nats\", \"plain_postgres\", \"plain_read_api\"]");
+    verdicts(true);
+    let missing = check(&world, "worker", "MOORING__WORKER__TLS__CERTIFICATE", "/nowhere.pem");
+    assert_eq!(missing.code, 78, "{missing:?}");
+    let missing = check(&world, "ingest", "MOORING__NATS__TLS__CA", "/nowhere.pem");
+    assert!(missing.code == 78 && missing.stderr.contains("/nowhere.pem"), "{missing:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_setting_out_of_range_is_refused_by_name_and_not_by_a_panic() {
     const EXIT_CONFIG: i32 = 78;

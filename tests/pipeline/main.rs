@@ -50,4 +50,5 @@ mod restore;
 mod simulate;
 mod telemetry;
 mod token_server;
+mod transport;
 mod world;

@@ -11,10 +11,11 @@ use domain::seal::KeyRing;
 use eventlog::connect::Endpoint;
 use secrecy::{ExposeSecret as _, SecretString};
 use service::config::{
-    Config, ConfigError, PostgresSettings, Resolver, Scope, ServerConfig, WorkerSettings,
+    Config, ConfigError, NatsUser, PlainTransport, PostgresSettings, Resolver, Scope, ServerConfig,
+    WorkerSettings, is_local_host,
 };
 use service::oauth::OAuth;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 const API_TOKEN_BYTES_MIN: usize = 20;
 /// As many as may be on their way to all workers.
@@ -77,7 +78,7 @@ pub(crate) struct Caller {
 impl RunSettings {
     pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
-        let nats = nats(config, &mut resolver);
+        let nats = resolver.nats(config);
         let postgres = postgres(config, &mut resolver);
         let ring = resolver.key_ring(&config.sealing);
         let callers = callers(&config.worker, &mut resolver);
@@ -89,6 +90,7 @@ impl RunSettings {
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
         let server = resolver.worker_server(&config.worker);
+        resolver.read_api(config, config.worker.listen, config.worker.tls.is_some());
         let all = nats.zip(postgres).zip(ring).zip(server);
         let settings = all.map(|(((nats, postgres), ring), server)| Self {
             nats,
@@ -133,7 +135,7 @@ impl BackendSettings {
     pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         check_ranges(config, &mut resolver);
-        let nats = nats(config, &mut resolver);
+        let nats = resolver.nats(config);
         let postgres = postgres(config, &mut resolver);
         let retention = retention(&config.worker);
         let settings =
@@ -161,22 +163,27 @@ impl Postgres {
     }
 }
 
-fn nats(config: &Config, resolver: &mut Resolver<'_>) -> Option<Endpoint> {
-    let password = resolver.optional_secret("nats.password", config.nats.password.as_ref())?;
-    Some(Endpoint { url: config.nats.url.clone(), user: config.nats.user.clone(), password })
-}
-
 fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
     let Some(settings) = &config.postgres else {
         resolver.problem("postgres", "the worker needs a [postgres] section with a url");
         return None;
     };
-    let PostgresSettings { url, password, connections_max } = settings;
+    let PostgresSettings { url, password, ca, connections_max } = settings;
     let password = resolver.optional_secret("postgres.password", password.as_ref())?;
     let Ok(options) = PgConnectOptions::from_str(url) else {
         // The library's message may repeat the URL, which may hold a password.
         resolver.problem("postgres.url", "must look like postgres://user@host:5432/database");
         return None;
+    };
+    let is_local = options.get_socket().is_some() || is_local_host(options.get_host());
+    if !is_local && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+        let host = options.get_host();
+        let what = format!("{host} could be anyone, in plaintext; use ?sslmode=verify-full");
+        resolver.plain(config, PlainTransport::PlainPostgres, "postgres.url", &what);
+    }
+    let options = match ca {
+        Some(file) => options.ssl_root_cert(file),
+        None => options,
     };
     let options = options.application_name("mooring-worker");
     let options = match password {
@@ -198,11 +205,14 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
     if apps.is_empty() {
         return None;
     }
-    let at = "worker.token_renewal.nats_password";
-    let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
-    let user = settings.nats_user.clone();
+    let user = NatsUser {
+        at: "worker.token_renewal.nats_",
+        name: settings.nats_user.as_ref(),
+        password: settings.nats_password.as_ref(),
+        nkey_seed: settings.nats_nkey_seed.as_ref(),
+    };
     Some(TokenRenewalSettings {
-        nats: Endpoint { url: config.nats.url.clone(), user, password },
+        nats: resolver.nats_as(config, &user)?,
         apps,
         before_expiry: Duration::from_secs(settings.before_expiry_s),
         every: Duration::from_millis(settings.every_ms.max(1)),

@@ -29,11 +29,13 @@ mod oauth;
 pub mod reload;
 mod server;
 mod source;
+mod transport;
 mod verification;
 
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
 pub use server::ServerConfig;
+pub use transport::{NatsTlsSettings, NatsUser, PlainTransport, TransportSettings, is_local_host};
 pub use verification::VerificationSettings;
 
 const ENV_PREFIX: &str = "MOORING";
@@ -50,6 +52,9 @@ pub const CALLBACKS_MAX: usize = 8_192;
 pub struct Config {
     /// How to reach NATS.
     pub nats: NatsSettings,
+    /// What may go over a network in plaintext.
+    #[serde(default)]
+    pub transport: TransportSettings,
     /// The streams of the log. Takes effect when `worker migrate` runs, except `allow`.
     #[serde(default)]
     pub stream: StreamSettings,
@@ -78,6 +83,12 @@ pub struct NatsSettings {
     pub user: Option<String>,
     /// The password of `user`.
     pub password: Option<SecretRef>,
+    /// The seed of an NKey (`nk -gen user`), if the user has that instead of a password. `user` is
+    /// still its name: the inbox is called after it.
+    pub nkey_seed: Option<SecretRef>,
+    /// TLS, with a private authority or a certificate of our own. Without it `tls://` in the URL
+    /// trusts the system's authorities.
+    pub tls: Option<NatsTlsSettings>,
     /// The server's monitoring address, where `sync_interval` is checked. Without it ingest is
     /// not ready, unless `stream.allow` accepts `sync_not_checked`.
     pub monitor_url: Option<String>,
@@ -87,11 +98,13 @@ pub struct NatsSettings {
 #[serde(deny_unknown_fields)]
 pub struct PostgresSettings {
     /// `postgres://user@host:5432/database`, with the role `mooring_worker`. Give the owner's URL
-    /// only to `worker migrate` and the operator's commands. `sslmode=` in the URL encrypts the
-    /// connection.
+    /// only to `worker migrate` and the operator's commands. `?sslmode=verify-full`
+    /// in the URL encrypts the connection and checks who answers.
     pub url: String,
     /// The password of the URL's role.
     pub password: Option<SecretRef>,
+    /// The file with the certificates of who issues the server's, in PEM. The system's unless given.
+    pub ca: Option<PathBuf>,
     /// How many connections each worker opens at most.
     #[serde(default = "default_connections_max")]
     pub connections_max: u32,
@@ -212,6 +225,8 @@ pub struct TokenRenewalSettings {
     pub nats_user: Option<String>,
     /// The password of `nats_user`.
     pub nats_password: Option<SecretRef>,
+    /// The seed of its NKey, if it has that instead.
+    pub nats_nkey_seed: Option<SecretRef>,
     /// Tokens are renewed this long before they expire, or halfway through their lifetime if that
     /// is later.
     #[serde(default = "default_before_expiry_s")]
