@@ -184,7 +184,12 @@ async fn seal(
         let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
         METRICS.secrets_sealed.add(1, &[key_id]);
     }
-    sealed.map(|event| (Box::new(event), slot)).map_err(|_| internal_error())
+    let event = sealed.map_err(|_| internal_error())?;
+    if let Some(claimed) = event.occurred_at_claimed {
+        let (source, key) = (source.name.as_str(), event.idempotency_key.as_str());
+        tracing::warn!(source, key, %claimed, "a time far in the future was not believed");
+    }
+    Ok((Box::new(event), slot))
 }
 
 async fn append(

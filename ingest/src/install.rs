@@ -236,7 +236,8 @@ fn form(
     typed: &Typed,
 ) -> Response {
     let of = purpose(source, &installation.id);
-    let (ticket, cookies) = ticket::issue(&app.ring.get(), of, app.http.ticket_valid_for, cookies);
+    let (ticket, _, cookies) =
+        ticket::issue(&app.ring.get(), of, app.http.ticket_valid_for, cookies);
     let form = Form {
         app_name: &page.app_name,
         problem: what_is_wrong,
@@ -245,10 +246,8 @@ fn form(
         installation: installation.id.as_str(),
         fields: page.secrets.iter().map(|it| field(it, typed, what_is_wrong.is_some())).collect(),
     };
-    // The platform may send the browser on to another of its hosts, which browsers hold against
-    // `form-action`, too.
-    let complete_at = format!("{}:", page.complete_url.scheme());
-    (cookies, page::html(status, &form, Some(&complete_at))).into_response()
+    // Where the platform sends the browser on to, browsers hold against `form-action`, too.
+    (cookies, page::html(status, &form, Some(&page.form_hosts))).into_response()
 }
 
 fn field<'a>(declared: &'a DeclaredSecret, typed: &'a Typed, checked: bool) -> FormField<'a> {

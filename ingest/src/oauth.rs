@@ -10,13 +10,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Grant};
-use domain::seal::SealingNonce;
+use domain::seal::{KeyRing, SealingNonce};
 use eventlog::message::LogMessage;
 use opentelemetry::KeyValue;
 use secrecy::SecretString;
 use serde::Deserialize;
 use service::clock;
-use service::oauth::{OAuth, StatePolicy, TokenError};
+use service::oauth::{OAuth, Pkce, StatePolicy, TokenError};
 use service::telemetry::names::attribute;
 
 use crate::app::App;
@@ -160,8 +160,9 @@ pub(crate) async fn authorize(
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
     let (of, valid_for) = (purpose(source), app.http.ticket_valid_for);
-    let (state, cookies) = ticket::issue(&app.ring.get(), of, valid_for, cookies);
-    match oauth.authorize_url(&state) {
+    let (state, number, cookies) = ticket::issue(&app.ring.get(), of, valid_for, cookies);
+    let pkce = oauth.pkce.then(|| verifier(&app.ring.get(), &number));
+    match oauth.authorize_url(&state, pkce.as_ref()) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
         None => NO_START.page(),
     }
@@ -230,7 +231,9 @@ async fn connect(
         return Err(NOT_SAVED);
     }
     app.doors.are_open(&source.quota).map_err(Failed::closed)?;
-    let exchanged = oauth.exchange(&code).await;
+    let pkce = ticket.as_ref().filter(|_| oauth.pkce);
+    let pkce = pkce.map(|number| verifier(&app.ring.get(), number));
+    let exchanged = oauth.exchange(&code, pkce.as_ref()).await;
     let issued = exchanged.map_err(|error| {
         count(source, error.result());
         tracing::warn!(source = source.name.as_str(), %error, "a code was not exchanged");
@@ -252,6 +255,12 @@ async fn connect(
     let appended = append_grant(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?, ticket).await;
     count(source, if appended.is_ok() { "issued" } else { "failed" });
     appended
+}
+
+/// Nothing is stored: the verifier follows from the ticket, by a key that only we have.
+fn verifier(ring: &KeyRing, ticket: &ticket::Number) -> Pkce {
+    let half = |name| ring.fingerprint(&["pkce", name, ticket.as_str()]);
+    Pkce::new(format!("{}{}", half("first"), half("second")).into())
 }
 
 /// A state is good for one grant. Another one with it is not in the log.

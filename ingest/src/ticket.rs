@@ -49,13 +49,13 @@ impl Number {
     }
 }
 
-/// A ticket, and the cookies with the browser's own.
+/// A ticket, its number, and the cookies with the browser's own.
 pub(crate) fn issue(
     ring: &KeyRing,
     of: Purpose<'_>,
     valid_for: SignedDuration,
     cookies: CookieJar,
-) -> (String, CookieJar) {
+) -> (String, Number, CookieJar) {
     let known = browser(&cookies).map(str::to_owned);
     let browser = known.unwrap_or_else(random_token);
     let ends = clock::now().as_second().saturating_add(valid_for.as_secs());
@@ -64,7 +64,7 @@ pub(crate) fn issue(
     let cookie = Cookie::build((COOKIE, browser)).path("/").secure(true).http_only(true);
     // The redirect back from a platform is a navigation from another site.
     let cookie = cookie.same_site(SameSite::Lax);
-    (ticket, cookies.add(cookie))
+    (ticket, Number(number), cookies.add(cookie))
 }
 
 /// The number of `ticket`, if it was given to this browser, for this, and has not
@@ -152,7 +152,8 @@ mod tests {
     }
 
     fn issue(ring: &KeyRing, of: Purpose<'_>, cookies: CookieJar) -> (String, CookieJar) {
-        super::issue(ring, of, VALID_FOR_MAX, cookies)
+        let (ticket, _, cookies) = super::issue(ring, of, VALID_FOR_MAX, cookies);
+        (ticket, cookies)
     }
 
     #[test]

@@ -73,12 +73,14 @@ pub(crate) fn configure(world: &World, complete_url: &str) {
             { "key": "ACCOUNT", "description": "The name of your account" },
         ],
     });
+    // The marketplace of the tests is another port of this machine.
+    let redirect_host = "http://127.0.0.1:*";
     std::fs::write(world.folder.path().join("manifest.json"), manifest.to_string()).unwrap();
     world.configure(&format!(
         "[sources.ssc]\nplatform = \"securityscorecard\"\napp_ids = [\"app_1\"]\n\
          verification.unverified = true\n\
          [sources.ssc.install_page]\nmanifest = \"manifest.json\"\n\
-         complete_url = \"{complete_url}\"\nvisible = [\"ACCOUNT\"]\n"
+         complete_url = \"{complete_url}\"\nredirect_hosts = [\"{redirect_host}\"]\nvisible = [\"ACCOUNT\"]\n"
     ));
 }
 
@@ -106,6 +108,7 @@ async fn page(answer: reqwest::Response, cookie: &str) -> Page {
         let policy = policy.unwrap();
         assert!(policy.starts_with("default-src 'none'; style-src 'self'; form-action 'self'"));
         assert!(policy.ends_with("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains(" http:;") && !policy.contains(" https:;"), "{policy}");
         assert!(!html.contains("<script"), "{html}");
     }
     let action = html.split_once("action=\"").map(|(_, rest)| rest.split('"').next().unwrap());

@@ -178,6 +178,40 @@ async fn a_state_is_good_for_one_grant_whichever_ingest_it_comes_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_bound_to_who_was_sent_for_it_and_the_secret_goes_in_a_header() {
+    let codes = Codes::from([("code-1", location("l1")), ("code-2", location("l2"))]);
+    let server = TokenServer::start(codes, "", LONG).await;
+    let more = "pkce = true\nclient_authentication = \"client_secret_basic\"";
+    let setup = Setup { ingests: 2, workers: 0, ..Setup::default() };
+    let highlevel = start(&server, setup, more).await;
+    let world = &highlevel.world;
+    let begun = async || {
+        let url = world.ingest_url(0, "/oauth/highlevel/authorize");
+        let answer = world.http.get(url).send().await.unwrap();
+        let cookie = answer.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+        let to = reqwest::Url::parse(answer.headers()[LOCATION].to_str().unwrap()).unwrap();
+        let asked =
+            |name: &str| to.query_pairs().find(|(it, _)| it == name).unwrap().1.into_owned();
+        assert_eq!(asked("code_challenge_method"), "S256");
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        (cookie, asked("state"), asked("code_challenge"))
+    };
+    let (cookie, state, challenge) = begun().await;
+    let (_, _, of_another) = begun().await;
+    assert_ne!(challenge, of_another);
+    // A code that was meant for somebody else.
+    server.seen(|seen| seen.challenge = Some(of_another));
+    let query = |code: &str| format!("code={code}&state={state}");
+    assert_eq!(come_back(world, &cookie, &query("code-1")).await.0, 400);
+    server.seen(|seen| seen.challenge = Some(challenge));
+    // Any ingest knows the verifier.
+    let url = world.ingest_url(1, &format!("/oauth/highlevel/callback?{}", query("code-2")));
+    let answer = world.http.get(url).header(COOKIE, &cookie).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(world.callbacks_in_log().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refreshed_token_that_is_the_same_as_before_is_renewed_all_the_same() {
     let server = TokenServer::start(Codes::from([("c1", location("l1"))]), "", 4).await;
     server.seen(|seen| seen.repeats = true);
