@@ -84,7 +84,7 @@ pub(crate) async fn receive(
     };
     let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
-        Ok(parsed) => match admit(app, source, bytes).await {
+        Ok(parsed) => match admit(app, source, bytes, started).await {
             Ok(()) => seal(app, source, parsed, started).await,
             Err(problem) => Err(problem),
         },
@@ -146,14 +146,16 @@ fn parse(source: &Source, received: &Received) -> Result<Option<Parsed>, Problem
 
 /// Where anybody may send callbacks, so many are taken. What has to prove that it
 /// is the platform's is never counted.
-async fn admit(app: &App, source: &Source, bytes: usize) -> Result<(), Problem> {
+async fn admit(app: &App, source: &Source, bytes: usize, started: Instant) -> Result<(), Problem> {
     let Verification::Unverified = source.verification else { return Ok(()) };
-    app.doors.enter(&source.name, &source.quota, bytes).await.map_err(|closed| {
+    let within = source.ack.budget.saturating_sub(started.elapsed());
+    app.doors.enter(&source.name, &source.quota, bytes, within).await.map_err(|closed| {
         let status = match closed {
             Closed::QuotaUsed { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Closed::ShareUsed | Closed::Uncounted => source.ack.unavailable,
+            Closed::ShareUsed => source.ack.unavailable,
+            Closed::Uncounted => return not_appended(source, &NotAppended::BudgetSpent),
         };
-        app.refused(source, status, closed.reason());
+        app.closed(source, status, closed);
         let detail = "anybody may send callbacks of this source, and it takes no more for now; the \
                       callback was not acknowledged and may be sent again";
         Problem::new(status, closed.reason(), detail).retry_after(closed.retry_after_s())

@@ -7,11 +7,13 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
 use domain::id::SourceName;
 use eventlog::connect::Connection;
 use eventlog::contract::{Contract, Fill};
-use eventlog::quota;
+use eventlog::quota::{self, Used};
 use service::clock;
 use service::config::OpenSettings;
 use tokio::sync::watch;
@@ -22,6 +24,9 @@ const EVENT_BYTES: u64 = 2 * 1_024;
 /// The log is looked at every few seconds, and an operator is not faster.
 const SHARE_RETRY_AFTER_S: u32 = 300;
 const UNCOUNTED_RETRY_AFTER_S: u32 = 2;
+const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// For users who wait; a platform has its ack budget.
+pub(crate) const COUNT_BUDGET: Duration = Duration::from_secs(5);
 
 /// Why nobody may write here now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +63,19 @@ pub struct Quota {
     settings: OpenSettings,
     /// Until this second it is known to be used up, and the broker need not be asked.
     used_until: AtomicI64,
+    /// The second in which a refusal was noted beside those of callbacks, where they share room.
+    noted_at: AtomicI64,
 }
 
 impl Quota {
     pub(crate) fn new(settings: OpenSettings) -> Self {
-        Self { settings, used_until: AtomicI64::new(i64::MIN) }
+        Self { settings, used_until: AtomicI64::new(i64::MIN), noted_at: AtomicI64::new(i64::MIN) }
+    }
+
+    /// Of a flood one in each second is noted: there is room for so many.
+    pub(crate) fn is_to_be_noted(&self) -> bool {
+        let now_s = clock::now().as_second();
+        self.noted_at.swap(now_s, Ordering::Relaxed) != now_s
     }
 
     /// Whether it is known to be used up.
@@ -112,16 +125,12 @@ impl Doors {
         source: &SourceName,
         quota: &Quota,
         bytes: usize,
+        within: Duration,
     ) -> Result<(), Closed> {
         self.are_open(quota)?;
         let now_s = clock::now().as_second();
         let hour = now_s.div_euclid(HOUR_S);
-        let counted = quota::add(&self.connection, source, hour, bytes).await;
-        let used = counted.map_err(|error| {
-            let source = source.as_str();
-            tracing::error!(source, "nothing is taken from strangers: {error:#}");
-            Closed::Uncounted
-        })?;
+        let used = self.count(source, hour, bytes, within).await?;
         let OpenSettings { events_per_hour, bytes_per_hour } = quota.settings;
         if used.events > events_per_hour || used.bytes > bytes_per_hour {
             let ends = hour.saturating_add(1).saturating_mul(HOUR_S);
@@ -136,6 +145,29 @@ impl Doors {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let sealed = bytes.saturating_add(bytes / 2).saturating_add(EVENT_BYTES);
         if self.has_room(sealed) { Ok(()) } else { Err(Closed::ShareUsed) }
+    }
+
+    /// Again and again, as an append is tried: what is counted twice is on the safe side.
+    async fn count(
+        &self,
+        source: &SourceName,
+        hour: i64,
+        bytes: usize,
+        within: Duration,
+    ) -> Result<Used, Closed> {
+        let add = || quota::add(&self.connection, source, hour, bytes);
+        let again = ConstantBuilder::new().with_delay(COUNT_AGAIN_AFTER).without_max_times();
+        let told = |error: &anyhow::Error, _| {
+            let source = source.as_str();
+            tracing::warn!(source, "what strangers write is not counted: {error:#}");
+        };
+        match tokio::time::timeout(within, add.retry(again).notify(told)).await {
+            Ok(Ok(used)) => Ok(used),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!(source = source.as_str(), "nothing is taken from strangers");
+                Err(Closed::Uncounted)
+            }
+        }
     }
 
     /// Takes the room, if it is there.

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use service::config::{DeclaredSecret, InstallPage};
 
 use crate::app::App;
+use crate::door::COUNT_BUDGET;
 use crate::oauth::{self, Failed};
 use crate::page::{self, InPath};
 use crate::settings::Source;
@@ -121,7 +122,8 @@ pub(crate) async fn submit(
                        be typed again.";
         return again(StatusCode::UNPROCESSABLE_ENTITY, problem);
     }
-    if let Err(closed) = app.doors.enter(&source.name, &source.quota, body.len()).await {
+    let (quota, bytes) = (&source.quota, body.len());
+    if let Err(closed) = app.doors.enter(&source.name, quota, bytes, COUNT_BUDGET).await {
         let failed = Failed::closed(closed);
         oauth::note(&app, source, &failed);
         let closed_for = Some(closed.retry_after_s());

@@ -20,7 +20,7 @@ use service::oauth::{OAuth, Pkce, StatePolicy, TokenError};
 use service::telemetry::names::attribute;
 
 use crate::app::App;
-use crate::door::Closed;
+use crate::door::{COUNT_BUDGET, Closed};
 use crate::metrics::METRICS;
 use crate::page::{self, InPath};
 use crate::publish::Published;
@@ -40,7 +40,8 @@ pub(crate) struct Failed {
     reason: &'static str,
     title: &'static str,
     text: &'static str,
-    retry_after_s: Option<u32>,
+    /// Where a door is closed.
+    closed: Option<Closed>,
 }
 
 impl Failed {
@@ -50,7 +51,7 @@ impl Failed {
         title: &'static str,
         text: &'static str,
     ) -> Self {
-        Self { status, reason, title, text, retry_after_s: None }
+        Self { status, reason, title, text, closed: None }
     }
 
     /// Said to whoever finds a door closed.
@@ -59,8 +60,7 @@ impl Failed {
             Closed::QuotaUsed { .. } => QUOTA_USED,
             Closed::ShareUsed | Closed::Uncounted => NO_ROOM,
         };
-        let retry_after_s = Some(closed.retry_after_s());
-        Self { reason: closed.reason(), retry_after_s, ..failed }
+        Self { reason: closed.reason(), closed: Some(closed), ..failed }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -72,7 +72,8 @@ impl Failed {
     }
 
     pub(crate) fn page(&self) -> Response {
-        page::retry_after(page::message(self.status, self.title, self.text), self.retry_after_s)
+        let seconds = self.closed.map(Closed::retry_after_s);
+        page::retry_after(page::message(self.status, self.title, self.text), seconds)
     }
 }
 
@@ -271,7 +272,7 @@ async fn append_grant(
     ticket: Option<ticket::Number>,
 ) -> Result<(), Failed> {
     // Only the platform gives codes: what comes without one has cost nothing so far.
-    let entered = app.doors.enter(&source.name, &source.quota, GRANT_BYTES).await;
+    let entered = app.doors.enter(&source.name, &source.quota, GRANT_BYTES, COUNT_BUDGET).await;
     entered.map_err(Failed::closed)?;
     let appended = append(app, source, callback).await?;
     if let Some(ticket) = ticket {
@@ -316,8 +317,12 @@ pub(crate) async fn append(
 
 /// Refusals stand beside those of callbacks.
 pub(crate) fn note(app: &App, source: &Source, failed: &Failed) {
-    if failed.status.is_client_error() || failed.retry_after_s.is_some() {
-        app.refused(source, failed.status, failed.reason);
+    match failed.closed {
+        Some(closed) => app.closed(source, failed.status, closed),
+        None if failed.status.is_client_error() => {
+            app.refused(source, failed.status, failed.reason);
+        }
+        None => {}
     }
 }
 

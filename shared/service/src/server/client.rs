@@ -189,7 +189,7 @@ mod tests {
         drop(first);
         let again = clients.admit(ip("198.51.100.1"));
         assert!(again.is_some());
-        let of_one_network = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|it| ip(it));
+        let of_one_network = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(ip);
         let admitted: Vec<_> = of_one_network.map(|it| clients.admit(it)).into_iter().collect();
         assert_eq!(admitted.iter().filter(|it| it.is_some()).count(), 2);
         drop((second, again, admitted));

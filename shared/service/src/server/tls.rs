@@ -2,7 +2,7 @@
 //! they change, so that a renewed certificate needs no restart.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,12 +99,12 @@ impl TlsSettings {
     }
 }
 
-fn certificates(path: &PathBuf, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let expected = "certificates";
-    let all = all.map_err(|why| TlsError::Pem { path: path.clone(), expected, why })?;
+    let all = all.map_err(|why| TlsError::Pem { path: path.to_owned(), expected, why })?;
     if all.is_empty() {
-        return Err(TlsError::NoCertificate { path: path.clone() });
+        return Err(TlsError::NoCertificate { path: path.to_owned() });
     }
     Ok(all)
 }
