@@ -41,7 +41,13 @@ pub(crate) async fn run(args: &Fill) -> Result<()> {
     let ring = resolver.key_ring(&config.sealing);
     let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
     let (ring, password) = resolver.finish(&args.config, ring.zip(password))?;
-    let nats = Endpoint { url: config.nats.url, user: config.nats.user, password };
+    let nats = Endpoint {
+        url: config.nats.url,
+        user: config.nats.user,
+        password,
+        nkey_seed: None,
+        tls: None,
+    };
     fill(&Connection::open(&nats, "fill").await?, &ring, args.events).await
 }
 

@@ -113,6 +113,10 @@ verification.path_tokens = [{securityscorecard}]
 [sources.github]
 platform = "generic"
 
+# GitHub does not sign its headers, so the URL holds a token; here it is the signing secret, too.
+[sources.github.verification]
+path_tokens = [{github}]
+
 [sources.github.verification.hmac]
 headers = ["X-Hub-Signature-256"]
 algorithm = "sha256"

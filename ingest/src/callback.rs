@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
 use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
-use domain::verify::{Delivery, Unauthentic, Verified};
+use domain::verify::{Delivery, Unauthentic, Verification, Verified};
 use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ use tracing::Span;
 
 use crate::app::{App, internal_error};
 use crate::confirmation::{self, Receipt};
+use crate::door::Closed;
 use crate::metrics::METRICS;
 use crate::publish::{NotAppended, Published};
 use crate::settings::Source;
@@ -74,6 +75,7 @@ pub(crate) async fn receive(
 
     let client = request.extensions().get::<ClientGone>().cloned();
     let read = read(app, request, path_token).await;
+    let bytes = read.as_ref().map_or(0, |received| received.body.len());
     // What was received is dropped here: many wait for the log at once.
     let mut verified = false;
     let parsed = read.and_then(|received| {
@@ -88,7 +90,10 @@ pub(crate) async fn receive(
     };
     let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
-        Ok(parsed) => seal(app, source, parsed, started).await,
+        Ok(parsed) => match admit(app, source, bytes, started).await {
+            Ok(()) => seal(app, source, parsed, started).await,
+            Err(problem) => Err(problem),
+        },
         Err(problem) => Err(problem),
     };
     let result = match sealed {
@@ -147,6 +152,24 @@ fn parse(
     Ok(Some((Box::new(callback), received_at)))
 }
 
+/// Where anybody may send callbacks, so many are taken. What has to prove that it
+/// is the platform's is never counted.
+async fn admit(app: &App, source: &Source, bytes: usize, started: Instant) -> Result<(), Problem> {
+    let Verification::Unverified = source.verification else { return Ok(()) };
+    let within = source.ack.budget.saturating_sub(started.elapsed());
+    app.doors.enter(&source.name, &source.quota, bytes, within).await.map_err(|closed| {
+        let status = match closed {
+            Closed::QuotaUsed { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Closed::ShareUsed => source.ack.unavailable,
+            Closed::Uncounted => return not_appended(source, &NotAppended::BudgetSpent),
+        };
+        app.closed(source, status, closed);
+        let detail = "anybody may send callbacks of this source, and it takes no more for now; the \
+                      callback was not acknowledged and may be sent again";
+        Problem::new(status, closed.reason(), detail).retry_after(closed.retry_after_s())
+    })
+}
+
 /// Turns it into an event that holds only ciphertext, with one of the source's
 /// slots: so many may wait for a data key and for the log.
 async fn seal(
@@ -171,7 +194,12 @@ async fn seal(
         let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
         METRICS.secrets_sealed.add(1, &[key_id]);
     }
-    sealed.map(|event| (Box::new(event), slot)).map_err(|_| internal_error())
+    let event = sealed.map_err(|_| internal_error())?;
+    if let Some(claimed) = event.occurred_at_claimed {
+        let (source, key) = (source.name.as_str(), event.idempotency_key.as_str());
+        tracing::warn!(source, key, %claimed, "a time far in the future was not believed");
+    }
+    Ok((Box::new(event), slot))
 }
 
 async fn append(

@@ -30,7 +30,7 @@ async fn an_install_becomes_active_and_an_uninstall_ends_it() {
 
     assert!(!world.acknowledged(&uninstall("a")).await);
     let found = world.wait_for_status("a", "inactive").await;
-    assert_eq!(found["uninstalled_at"], crate::payload::ENDED_AT);
+    assert_eq!(found["uninstalled_at"], crate::payload::ENDED_AT.as_str());
     assert_eq!(found["last_event"]["type"], "uninstalled");
     // The sealed secret is gone; what it began with stays.
     assert_eq!(found["credential_prefix"], "blnk_key");

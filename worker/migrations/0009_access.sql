@@ -154,7 +154,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'mooring_worker') THEN
         GRANT EXECUTE ON FUNCTION mooring.record_access(jsonb) TO mooring_worker;
         REVOKE UPDATE ON mooring.journal FROM mooring_worker;
-        GRANT UPDATE (stream_sequence, received_at, traceparent, event, kept)
+        GRANT UPDATE (stream_sequence, received_at, traceparent, event, event_sha256, kept)
             ON mooring.journal TO mooring_worker;
     END IF;
 END

@@ -9,6 +9,7 @@ pub(crate) mod commit;
 pub(crate) mod consume;
 pub(crate) mod credential;
 pub(crate) mod measure;
+pub(crate) mod readiness;
 pub(crate) mod token_renewal;
 
 use std::sync::Arc;
@@ -17,9 +18,8 @@ use anyhow::{Context as _, bail};
 use eventlog::connect::Connection;
 use eventlog::keys::DataKeyPool;
 use service::config::reload;
-use service::server;
+use service::server::Ports;
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,7 @@ use crate::live::archived_payloads::ArchivedPayloads;
 use crate::live::archiving::Archiving;
 use crate::live::consume::Projector;
 use crate::live::measure::Measurements;
+use crate::live::readiness::Readiness;
 use crate::live::token_renewal::TokenRenewal;
 use crate::settings::{ArchiveAccess, RunSettings, TokenRenewalSettings};
 use crate::store::database::pool;
@@ -38,15 +39,11 @@ const DATA_KEYS_MAX: usize = 128;
 
 /// Applies events and serves reads until `shutdown` is cancelled.
 pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listen = settings.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("listening on {listen} (worker.listen): is it taken by another process?")
-    })?;
+    let shutdown_timeout = settings.server.limits.shutdown_timeout;
+    let ports = Ports::bind(settings.server, "worker", &shutdown).await?;
     let connection = Connection::open(&settings.nats, "worker").await;
     let connection = connection.context("connecting to NATS")?;
     let pool = pool(&settings.postgres);
-    tracing::info!(listen = %listen, "worker is listening");
-
     let measurements = Measurements::new(connection.clone(), pool.clone(), settings.sources);
     let projector = Projector {
         connection: connection.clone(),
@@ -93,10 +90,11 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         }
     };
     let archived = ArchivedPayloads::new(connection.clone(), settings.archive);
+    let readiness = Readiness::start(connection.clone(), pool.clone(), shutdown.clone());
     let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });
     let in_flight = TaskTracker::new();
-    let limits = settings.limits;
-    let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
+    let public = api::router(api).merge(readiness.clone().public());
+    let serving = ports.serve(public, readiness.admin(), &in_flight, shutdown.clone());
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
@@ -112,7 +110,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     };
     let too_late = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(limits.shutdown_timeout).await;
+        tokio::time::sleep(shutdown_timeout).await;
     };
     tokio::select! {
         result = work => result?,

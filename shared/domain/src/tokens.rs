@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
 use crate::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential};
-use crate::id::{AppId, IdempotencyKey, InvalidId};
+use crate::id::{AppId, Fingerprint, IdempotencyKey, InvalidId};
 use crate::seal::KeyRing;
 
 /// The name of the sealed field.
@@ -127,6 +127,26 @@ impl Issued {
         // erasure.
         let at = self.issued_at.as_nanosecond().to_string();
         let number = ring.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
+        self.callback_of(identity, grant, &number)
+    }
+
+    /// What a user brought with a ticket, which lets one event into the log.
+    pub fn callback_with_ticket(
+        self,
+        identity: Identity,
+        grant: Grant,
+        ring: &KeyRing,
+        ticket: &str,
+    ) -> Result<Callback, InvalidId> {
+        self.callback_of(identity, grant, &ring.fingerprint(&["oauth ticket", ticket]))
+    }
+
+    fn callback_of(
+        self,
+        identity: Identity,
+        grant: Grant,
+        number: &Fingerprint,
+    ) -> Result<Callback, InvalidId> {
         let payload = self.payload(grant);
         Ok(Callback {
             app_id: Some(identity.app_id.clone()),

@@ -22,7 +22,7 @@ use crate::breach::{Breach, breaches};
 use crate::connect::Connection;
 use crate::consume::CONSUMER;
 use crate::message::{STREAM, all_subjects};
-use crate::{audit, keys};
+use crate::{audit, keys, quota};
 
 /// A cluster that has just started, or is choosing a leader, loses a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -80,6 +80,7 @@ pub async fn migrate(
         }
     }
     create_or_update(&jetstream, &audit_config(settings)).await?;
+    create_or_update(&jetstream, &quota_config(settings)).await?;
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(ack_wait)).await?;
     tracing::info!("consumer {CONSUMER} is up to date");
@@ -195,6 +196,23 @@ fn audit_config(settings: &StreamSettings) -> StreamConfig {
         max_bytes: BYTES_MAX,
         max_messages_per_subject: audit::RECORDS_OF_SUBJECT_MAX,
         num_replicas: settings.replicas,
+        ..StreamConfig::default()
+    }
+}
+
+/// On disk, so that no restart gives a stranger another hour's worth. It holds the
+/// last sum of each counter of this hour and the one before.
+fn quota_config(settings: &StreamSettings) -> StreamConfig {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    StreamConfig {
+        name: quota::STREAM.to_owned(),
+        description: Some("What was written by whoever came, by source and hour".to_owned()),
+        subjects: vec![quota::all_subjects()],
+        storage: StorageType::File,
+        max_messages_per_subject: 1,
+        max_age: 2 * HOUR,
+        num_replicas: settings.replicas,
+        allow_message_counter: true,
         ..StreamConfig::default()
     }
 }

@@ -1,7 +1,6 @@
 //! The read API, for callers with a bearer token (RFC 6750).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRequestParts, MatchedPath, Path, Query, State};
 use axum::http::request::Parts;
@@ -32,9 +31,7 @@ use crate::live::commit::chain;
 use crate::live::credential::{self, CredentialError, Part};
 use crate::metrics::METRICS;
 use crate::store::find::{self, Candidate, Filter, FindError, Which};
-use crate::store::{database, installations};
 
-const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 const RETRY_AFTER_S: u32 = 2;
 
 pub(crate) struct Api {
@@ -52,8 +49,6 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/installations/{id}", get(show))
         .route("/v1/installations/{id}/events", get(events))
         .route("/v1/installations/{id}/credential", get(open_credential))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(api)
@@ -290,35 +285,6 @@ async fn open_credential(
         "expires_at": installation.credential_expires_at,
     }));
     Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
-}
-
-async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let nats = if api.connection.is_connected() { Ok(()) } else { Err("not connected".to_owned()) };
-    let postgres = match tokio::time::timeout(READINESS_TIMEOUT, can_read(&api.pool)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(why_unreadable(&error)),
-        Err(_elapsed) => Err("no answer in time".to_owned()),
-    };
-    let ready = nats.is_ok() && postgres.is_ok();
-    let say = |state: Result<(), String>| state.map_or_else(|why| why, |()| "ready".to_owned());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres) });
-    (status, Json(body)).into_response()
-}
-
-async fn can_read(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut connection = database::acquire(pool).await?;
-    installations::can_be_read(&mut connection).await
-}
-
-fn why_unreadable(error: &sqlx::Error) -> String {
-    /// `undefined_table` of Postgres.
-    const NO_SUCH_TABLE: &str = "42P01";
-    let code = error.as_database_error().and_then(|error| error.code());
-    if code.as_deref() == Some(NO_SUCH_TABLE) {
-        return "the schema is not there: run `worker migrate`".to_owned();
-    }
-    chain(error)
 }
 
 async fn not_found() -> Response {

@@ -203,7 +203,8 @@ impl TokenRenewal {
         let callback = callback.context("what was issued").map_err(NotRenewed::Lost)?;
         // The platform's clock may be ahead of ours: these are not tokens of the time before.
         // Postgres cuts off what is less than a microsecond.
-        let after_install = candidate.installed_at.map(|at| from_sql(at) + AFTER_INSTALL);
+        let after_install =
+            candidate.installed_at.and_then(|at| from_sql(at).checked_add(AFTER_INSTALL).ok());
         let occurred_at = after_install.filter(|at| *at > clock::now());
         let callback = Callback { occurred_at, ..callback };
         let appended = self.append(source.clone(), platform, callback, key).await;

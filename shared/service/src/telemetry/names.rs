@@ -142,6 +142,9 @@ pub mod metric {
         HTTP_SERVER_REQUEST_DURATION: "http.server.request.duration", Kind::Histogram(DURATION_S), "s",
             [HTTP_REQUEST_METHOD, HTTP_ROUTE, HTTP_RESPONSE_STATUS_CODE],
             "Duration of HTTP server requests.";
+        HTTP_CLIENTS_REFUSED: "mooring.http.clients.refused", Kind::Counter, "{refusal}",
+            [],
+            "Connections that were closed, and requests that were answered 429, because their client had its share.";
         CALLBACK_ACK_DURATION: "mooring.callback.ack.duration", Kind::Histogram(DURATION_S), "s",
             [SOURCE, RESULT, EVENT_TYPE],
             "Time from the headers of a callback to its answer.";
