@@ -13,7 +13,7 @@ use service::telemetry::names::attribute;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
-use crate::door::{Closed, Doors};
+use crate::door::Doors;
 use crate::metrics::METRICS;
 use crate::publish::Publisher;
 use crate::settings::{Http, Source};
@@ -42,15 +42,6 @@ impl App {
         let (status, reason) = (status.as_u16(), reason.to_owned());
         let refused = Outcome::Refused { status, reason, verified: false };
         self.audit.record(&source.name, refused);
-    }
-
-    /// The same where a door is closed, which a stranger can make happen as often as they like.
-    pub(crate) fn closed(&self, source: &Source, status: StatusCode, why: Closed) {
-        if source.quota.is_to_be_noted() {
-            return self.refused(source, status, why.reason());
-        }
-        let reason = KeyValue::new(attribute::REASON, why.reason());
-        METRICS.refusals.add(1, &[source.attribute.clone(), reason]);
     }
 
     pub(crate) fn source(&self, name: &str) -> Result<&Source, Problem> {

@@ -163,7 +163,7 @@ async fn admit(app: &App, source: &Source, bytes: usize, started: Instant) -> Re
             Closed::ShareUsed => source.ack.unavailable,
             Closed::Uncounted => return not_appended(source, &NotAppended::BudgetSpent),
         };
-        app.closed(source, status, closed);
+        app.refused(source, status, closed.reason());
         let detail = "anybody may send callbacks of this source, and it takes no more for now; the \
                       callback was not acknowledged and may be sent again";
         Problem::new(status, closed.reason(), detail).retry_after(closed.retry_after_s())

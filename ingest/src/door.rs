@@ -63,19 +63,11 @@ pub struct Quota {
     settings: OpenSettings,
     /// Until this second it is known to be used up, and the broker need not be asked.
     used_until: AtomicI64,
-    /// The second in which a refusal was noted beside those of callbacks, where they share room.
-    noted_at: AtomicI64,
 }
 
 impl Quota {
     pub(crate) fn new(settings: OpenSettings) -> Self {
-        Self { settings, used_until: AtomicI64::new(i64::MIN), noted_at: AtomicI64::new(i64::MIN) }
-    }
-
-    /// Of a flood one in each second is noted: there is room for so many.
-    pub(crate) fn is_to_be_noted(&self) -> bool {
-        let now_s = clock::now().as_second();
-        self.noted_at.swap(now_s, Ordering::Relaxed) != now_s
+        Self { settings, used_until: AtomicI64::new(i64::MIN) }
     }
 
     /// Whether it is known to be used up.
@@ -159,7 +151,11 @@ impl Doors {
         let again = ConstantBuilder::new().with_delay(COUNT_AGAIN_AFTER).without_max_times();
         let told = |error: &anyhow::Error, _| {
             let source = source.as_str();
-            tracing::warn!(source, "what strangers write is not counted: {error:#}");
+            tracing::warn!(
+                source,
+                "what strangers write is not counted: {error:#} (has `worker migrate` made the stream, and may \
+                 the NATS user publish to quotas.>?)"
+            );
         };
         match tokio::time::timeout(within, add.retry(again).notify(told)).await {
             Ok(Ok(used)) => Ok(used),

@@ -317,12 +317,8 @@ pub(crate) async fn append(
 
 /// Refusals stand beside those of callbacks.
 pub(crate) fn note(app: &App, source: &Source, failed: &Failed) {
-    match failed.closed {
-        Some(closed) => app.closed(source, failed.status, closed),
-        None if failed.status.is_client_error() => {
-            app.refused(source, failed.status, failed.reason);
-        }
-        None => {}
+    if failed.status.is_client_error() || failed.closed.is_some() {
+        app.refused(source, failed.status, failed.reason);
     }
 }
 

@@ -204,12 +204,15 @@ fn audit_config(settings: &StreamSettings) -> StreamConfig {
 /// last sum of each counter of this hour and the one before.
 fn quota_config(settings: &StreamSettings) -> StreamConfig {
     const HOUR: Duration = Duration::from_secs(3_600);
+    /// Thousands of sources.
+    const BYTES_MAX: i64 = 4 << 20;
     StreamConfig {
         name: quota::STREAM.to_owned(),
         description: Some("What was written by whoever came, by source and hour".to_owned()),
         subjects: vec![quota::all_subjects()],
         storage: StorageType::File,
         max_messages_per_subject: 1,
+        max_bytes: BYTES_MAX,
         max_age: 2 * HOUR,
         num_replicas: settings.replicas,
         allow_message_counter: true,
