@@ -107,7 +107,7 @@ async fn the_audit_cannot_be_changed_by_the_worker() {
         "DELETE FROM mooring.access_log",
         "UPDATE mooring.access_log SET caller = 'nobody'",
         "INSERT INTO mooring.access_log SELECT * FROM mooring.access_log",
-        "UPDATE mooring.access_log_ends SET last_recorded_at = '-infinity'",
+        "UPDATE mooring.access_log_ends SET last_number = 0",
         "ALTER FUNCTION mooring.record_access(jsonb) SET search_path = public",
         "CREATE FUNCTION mooring.sha256(bytea) RETURNS bytea LANGUAGE sql AS 'SELECT $1'",
         "UPDATE mooring.journal SET message_id = 'x'",

@@ -51,14 +51,13 @@ CREATE INDEX access_log_by_time ON mooring.access_log (recorded_at);
 
 -- Where the chain begins and ends. What was before was exported and pruned.
 CREATE TABLE mooring.access_log_ends (
-    singleton        boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
-    pruned_number    bigint      NOT NULL DEFAULT 0,
-    pruned_digest    bytea       NOT NULL DEFAULT '',
-    pruned_at        timestamptz,
-    pruned_by        text,
-    last_number      bigint      NOT NULL DEFAULT 0,
-    last_recorded_at timestamptz NOT NULL DEFAULT '-infinity',
-    last_digest      bytea       NOT NULL DEFAULT ''
+    singleton     boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
+    pruned_number bigint      NOT NULL DEFAULT 0,
+    pruned_digest bytea       NOT NULL DEFAULT '',
+    pruned_at     timestamptz,
+    pruned_by     text,
+    last_number   bigint      NOT NULL DEFAULT 0,
+    last_digest   bytea       NOT NULL DEFAULT ''
 );
 INSERT INTO mooring.access_log_ends DEFAULT VALUES;
 
@@ -101,9 +100,8 @@ BEGIN
             installation_id text, generation integer, key_id text)
     LOOP
         ends.last_number := ends.last_number + 1;
-        ends.last_recorded_at := greatest(clock_timestamp(), ends.last_recorded_at);
         entry := ROW(
-            ends.last_number, ends.last_recorded_at, session_user, given.outcome,
+            ends.last_number, clock_timestamp(), session_user, given.outcome,
             left(given.reason, 64), given.status, given.requests, left(given.caller, 200),
             left(given.subject, 300), left(given.client_address, 64), left(given.trace_id, 32),
             left(given.route, 200), given.source, given.place, given.installation_id,
@@ -114,7 +112,6 @@ BEGIN
     END LOOP;
     UPDATE mooring.access_log_ends SET
         last_number = ends.last_number,
-        last_recorded_at = ends.last_recorded_at,
         last_digest = ends.last_digest;
 END
 $$;
@@ -130,7 +127,6 @@ BEGIN
     SELECT * INTO STRICT ends FROM mooring.access_log_ends;
     FOR given IN SELECT * FROM mooring.credential_access ORDER BY id LOOP
         ends.last_number := ends.last_number + 1;
-        ends.last_recorded_at := greatest(given.accessed_at, ends.last_recorded_at);
         entry := ROW(
             ends.last_number, given.accessed_at, 'before 0.2', 'opened', 'credential', 200, 1,
             given.caller, NULL, NULL, NULL, NULL, given.source, given.place,
@@ -141,7 +137,6 @@ BEGIN
     END LOOP;
     UPDATE mooring.access_log_ends SET
         last_number = ends.last_number,
-        last_recorded_at = ends.last_recorded_at,
         last_digest = ends.last_digest;
 END
 $$;

@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
+use opentelemetry::{KeyValue, global};
+use service::clock;
 use service::config::{Resolver, Scope, TokenHash, watch};
 use service::identity::{Issuer, NotAccepted, claimed_issuer};
 use service::problem::Problem;
+use service::telemetry::names::{attribute, metric};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
@@ -262,6 +265,7 @@ impl Door {
     ) -> anyhow::Result<Self> {
         let register = Arc::new(Register::new(settings, &Register::default())?);
         let (sender, receiver) = channel::channel(register);
+        tell_ends(receiver.clone());
         tokio::spawn(async move {
             let kept = "callers whose settings are wrong are not let in";
             watch::watch(&path, kept, &shutdown, |config| {
@@ -324,6 +328,18 @@ impl Door {
             Some(Some(provider)) => provider.caller(token, now).await,
         }
     }
+}
+
+/// A token that ends unnoticed stops its app.
+fn tell_ends(register: channel::Receiver<Arc<Register>>) {
+    let meter = global::meter("mooring-worker");
+    metric::API_TOKEN_TIME_LEFT.observed(&meter, move |gauge| {
+        let now = clock::now();
+        for Held { entry, expires_at } in register.borrow().tokens.values() {
+            let left = expires_at.duration_since(now).as_secs_f64().max(0.0);
+            gauge.observe(left, &[KeyValue::new(attribute::CALLER, entry.name.clone())]);
+        }
+    });
 }
 
 /// RFC 6750, section 2.1.

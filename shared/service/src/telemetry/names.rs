@@ -235,6 +235,9 @@ pub mod metric {
         API_REFUSALS: "mooring.api.refusals", Kind::Counter, "{request}",
             [CALLER, REASON],
             "Requests to the read API that were answered 401, 403 or 429.";
+        API_TOKEN_TIME_LEFT: "mooring.api_token.time_left", Kind::Gauge, "s",
+            [CALLER],
+            "How long a token of `worker.api_tokens` is good for; 0 if it has ended.";
         TOKENS_EXPIRED: "mooring.tokens.expired", Kind::Gauge, "{installation}",
             [SOURCE],
             "Active installations whose access token has ended.";
