@@ -640,6 +640,13 @@ async fn running_workers_archive_one_at_a_time_before_the_log_is_full() {
     assert!(eventually(trimmed).await, "{}", world.worker_log());
     let log = world.worker_log();
     assert!(log.contains("archived ") && !log.contains("archiving failed"), "{log}");
+    let gaps = "SELECT count(*) FROM mooring.archived_segments AS one
+                WHERE first_sequence > 1 AND NOT EXISTS (
+                    SELECT FROM mooring.archived_segments AS other
+                    WHERE other.last_sequence = one.first_sequence - 1)";
+    let gaps: i64 =
+        sqlx::query_scalar(gaps).fetch_one(&mut world.connection().await).await.unwrap();
+    assert_eq!(gaps, 0, "two archived at a time");
     assert_eq!(world.operate(&["archive", "verify"]).await.code, 0);
     assert_eq!(world.operate(&["verify"]).await.code, 0);
     let metrics = async |index| {

@@ -16,6 +16,8 @@ use super::{Archiver, GATHER, Purpose, Report, Written, excess, releasable};
 use crate::store::archived::{self, Archived};
 use crate::store::{database, journal};
 
+/// Events that are deleted from the log under one lock: about a second.
+const TRIMMED_TOGETHER: u64 = 1_000;
 /// Rows of the journal that are written together.
 const RELIEVED_TOGETHER: i64 = 500;
 
@@ -163,15 +165,21 @@ impl Pass<'_> {
             return Ok(Some(why));
         }
         self.require_same(last).await?;
-        if !database::try_lock_trim(&mut self.postgres).await? {
-            return Ok(Some("a command reads old events of the log".to_owned()));
+        let mut first = status::log(connection).await?.first_sequence.max(1);
+        // Part by part, so that whoever wants to read does not wait for all of it.
+        while first <= last {
+            if !database::try_lock_trim(&mut self.postgres).await? {
+                return Ok(Some("a command reads old events of the log".to_owned()));
+            }
+            let end = last.min(first + TRIMMED_TOGETHER - 1);
+            let trimmed = trim::up_to(connection, StreamSequence(end), self.shutdown).await;
+            database::unlock_trim(&mut self.postgres).await?;
+            if trimmed? == Trimmed::Interrupted {
+                return Ok(Some("it was interrupted".to_owned()));
+            }
+            first = end + 1;
         }
-        let trimmed = trim::up_to(connection, StreamSequence(last), self.shutdown).await;
-        database::unlock_trim(&mut self.postgres).await?;
-        match trimmed? {
-            Trimmed::Done => Ok(None),
-            Trimmed::Interrupted => Ok(Some("it was interrupted".to_owned())),
-        }
+        Ok(None)
     }
 
     /// The last of what is to go is what the archive has.
