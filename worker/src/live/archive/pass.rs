@@ -4,22 +4,23 @@ use anyhow::{Context as _, bail};
 use domain::event::without_payload;
 use domain::id::StreamSequence;
 use eventlog::archive::{Archive, Chain, Draft, Manifest, Segment, SegmentWriter};
+use eventlog::delivery::Delivery;
 use eventlog::status;
 use eventlog::trim::{self, Place, Places, Trimmed};
 use jiff::Timestamp;
 use service::clock;
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::proof::prove;
 use super::{Archiver, GATHER, Purpose, Report, Written, excess, releasable};
 use crate::store::archived::{self, Archived};
-use crate::store::{database, journal};
+use crate::store::database;
+use crate::store::journal::{self, Relieved};
 
 /// Events that are deleted from the log under one lock: about a second.
 const TRIMMED_TOGETHER: u64 = 1_000;
-/// Rows of the journal that are written together.
-const RELIEVED_TOGETHER: i64 = 500;
 
 /// One pass, under the lock of archivers.
 pub(super) struct Pass<'a> {
@@ -148,7 +149,7 @@ impl Pass<'_> {
             }
             archived::record_trimmed(&mut self.postgres, first_sequence).await?;
         }
-        if self.relieve(first_sequence, last_sequence).await? {
+        if self.relieve(&segment.manifest).await? {
             archived::record_relieved(&mut self.postgres, first_sequence).await?;
             return Ok(true);
         }
@@ -193,22 +194,28 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// False if it was interrupted.
-    async fn relieve(&mut self, first: u64, last: u64) -> anyhow::Result<bool> {
-        let mut after = first.saturating_sub(1);
-        loop {
-            let postgres = &mut self.postgres;
-            let events = journal::whole(postgres, after, last, RELIEVED_TOGETHER).await?;
-            let Some(end) = events.last().map(|event| event.sequence) else { return Ok(true) };
-            let relieved = events.into_iter().filter_map(|whole| {
-                let left = without_payload(&whole.event)?;
-                Some((whole, left))
-            });
-            journal::relieve(postgres, &relieved.collect::<Vec<_>>()).await?;
-            after = end;
+    /// Of the events that are in the segment, each found by its ID: what else stands at these
+    /// sequences in the journal is not proven. False if it was interrupted.
+    async fn relieve(&mut self, manifest: &Manifest) -> anyhow::Result<bool> {
+        let mut segment = self.archive.open(manifest).await?;
+        while let Some(events) = segment.next_frame()? {
+            let relieved: Vec<Relieved> = events.iter().filter_map(relieved).collect();
+            journal::relieve(&mut self.postgres, &relieved).await?;
             if self.shutdown.is_cancelled() {
                 return Ok(false);
             }
         }
+        Ok(true)
     }
+}
+
+/// `None` if the event has no payload that could be left out.
+fn relieved(archived: &Delivery) -> Option<Relieved> {
+    let event = without_payload(std::str::from_utf8(&archived.body).ok()?)?;
+    Some(Relieved {
+        message_id: archived.message_id()?.to_owned(),
+        position: archived.position(),
+        sha256: Sha256::digest(&archived.body).to_vec(),
+        event,
+    })
 }
