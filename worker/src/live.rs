@@ -16,13 +16,14 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eventlog::connect::Connection;
-use eventlog::keys::DataKeyPool;
+use eventlog::keys::{CurrentRing, DataKeyPool};
 use service::config::reload;
 use service::server::Ports;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::access::record::Recorder;
 use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::archived_payloads::ArchivedPayloads;
@@ -60,23 +61,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     }
     let renewal = match settings.token_renewal {
         None => None,
-        Some(TokenRenewalSettings { nats, apps, before_expiry, every }) => {
-            let appender = Connection::open(&nats, "token-renewal").await?;
-            let (ring, shutdown) = (ring.clone(), shutdown.clone());
-            let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown);
-            let (pool, connection) = (pool.clone(), connection.clone());
-            Some(TokenRenewal {
-                pool,
-                connection,
-                appender,
-                ring,
-                recorder: recorder.clone(),
-                data_keys,
-                apps,
-                before_expiry,
-                every,
-            })
-        }
+        Some(of) => Some(renewal(of, &connection, &pool, &ring, &recorder, &shutdown).await?),
     };
     let renewing = async {
         if let Some(renewal) = renewal {
@@ -89,7 +74,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             archiving.run(shutdown.clone()).await;
         }
     };
-    let archived = ArchivedPayloads::new(connection.clone(), settings.archive);
+    let archived = ArchivedPayloads::new(settings.archive);
     let readiness = Readiness::start(connection.clone(), pool.clone(), shutdown.clone());
     let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });
     let in_flight = TaskTracker::new();
@@ -118,6 +103,31 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     }
     tracing::info!("worker has stopped");
     Ok(())
+}
+
+async fn renewal(
+    settings: TokenRenewalSettings,
+    connection: &Connection,
+    pool: &PgPool,
+    ring: &CurrentRing,
+    recorder: &Recorder,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<TokenRenewal> {
+    let TokenRenewalSettings { nats, apps, before_expiry, every } = settings;
+    let appender = Connection::open(&nats, "token-renewal").await?;
+    let ring = ring.clone();
+    let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown.clone());
+    Ok(TokenRenewal {
+        pool: pool.clone(),
+        connection: connection.clone(),
+        appender,
+        ring,
+        recorder: recorder.clone(),
+        data_keys,
+        apps,
+        before_expiry,
+        every,
+    })
 }
 
 /// `None` where workers are not to archive.
