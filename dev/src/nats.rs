@@ -175,7 +175,9 @@ impl NatsServer {
     pub fn stage_batches(&mut self) -> Result<()> {
         let batches = self.options.dir.join(BATCHES);
         let has_stream = batches.parent().is_some_and(Path::is_dir);
-        if self.options.staging == Staging::Disk || !has_stream || !Path::new(MEMORY).is_dir() {
+        // The nodes of a cluster stage in memory by themselves.
+        let is_asked = self.options.staging == Staging::Memory && self.options.cluster.is_none();
+        if !is_asked || !has_stream || !Path::new(MEMORY).is_dir() {
             return Ok(());
         }
         let memory = tempfile::Builder::new().prefix("mooring-batches-").tempdir_in(MEMORY)?;

@@ -409,5 +409,9 @@ async fn only_one_rebuild_runs_at_a_time() {
     assert!(locked);
     let refused = world.operate(&["rebuild"]).await;
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("another rebuild or verify is running"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("another rebuild, verify or restore is running"),
+        "{}",
+        refused.stderr
+    );
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use eventlog::status;
 use sqlx::{Connection as _, PgConnection};
@@ -227,12 +227,22 @@ async fn abandon(backends: &Backends) -> anyhow::Result<bool> {
     Ok(was_there)
 }
 
+/// How long a lock may outlive the command that held it.
+const LOCKED_FOR: Duration = Duration::from_secs(3);
+const LOCKED_POLL: Duration = Duration::from_millis(100);
+
 /// Two at a time would build the same schema. The lock ends with the connection.
 pub(crate) async fn alone_or_bail(connection: &mut PgConnection) -> anyhow::Result<()> {
-    if database::try_lock_rebuild(connection).await? {
-        return Ok(());
+    let asked = Instant::now();
+    while !database::try_lock_rebuild(connection).await? {
+        // Postgres may not have noticed yet that the command before this one has ended.
+        ensure!(
+            asked.elapsed() < LOCKED_FOR,
+            "another rebuild, verify or restore is running on this database"
+        );
+        tokio::time::sleep(LOCKED_POLL).await;
     }
-    bail!("another rebuild or verify is running on this database")
+    Ok(())
 }
 
 async fn begin(
