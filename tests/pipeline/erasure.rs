@@ -7,7 +7,8 @@ use std::path::Path;
 use domain::data_key::{DataKey, Page};
 use domain::event::{Event, Fact};
 use domain::id::{InstallationId, MessageId, PageId, SourceName};
-use domain::seal::{AssociatedData, KeyRing, Sealed};
+use domain::seal::{AssociatedData, KeyRing, Sealed, SealedUnder};
+use eventlog::keys;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use service::config::{Config, Resolver};
@@ -28,16 +29,27 @@ fn ring(world: &World) -> KeyRing {
 
 /// Every version of every page that is stored.
 async fn pages(world: &World) -> Vec<(PageId, Sealed)> {
-    let stream = world.jetstream().await.get_stream("DATA_KEYS").await.unwrap();
     let mut found = Vec::new();
-    for sequence in 1..=stream.cached_info().state.last_sequence {
-        // A gap is a page that was replaced.
-        let Ok(message) = stream.direct_get(sequence).await else { continue };
-        let id = PageId::parse(message.subject.rsplit('.').next().unwrap()).unwrap();
-        let sealed = String::from_utf8(message.payload.to_vec()).unwrap();
-        found.push((id, Sealed::from_stored(sealed)));
+    for name in [keys::NEW_STREAM, keys::STREAM] {
+        let stream = world.jetstream().await.get_stream(name).await.unwrap();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            // A gap is a page that was replaced.
+            let Ok(message) = stream.direct_get(sequence).await else { continue };
+            let id = PageId::parse(message.subject.rsplit('.').next().unwrap()).unwrap();
+            let sealed = String::from_utf8(message.payload.to_vec()).unwrap();
+            found.push((id, Sealed::from_stored(sealed)));
+        }
     }
     found
+}
+
+/// The page that holds the data key of an installation's credential.
+pub(crate) async fn page_of(world: &World, id: &str) -> PageId {
+    let copies = copies(world, id).await;
+    match copies[0].sealed.under().unwrap() {
+        SealedUnder::DataKey(key) => PageId::clone(&key.page),
+        other => panic!("sealed under {other}"),
+    }
 }
 
 async fn remaining_keys(world: &World) -> Vec<DataKey> {
@@ -112,7 +124,7 @@ fn on_disk(world: &World, sealed: &Sealed) -> bool {
     files.iter().any(|file| memchr::memmem::find(file, sealed.as_str().as_bytes()).is_some())
 }
 
-async fn erase(world: &World, id: &str) -> Value {
+pub(crate) async fn erase(world: &World, id: &str) -> Value {
     let args = erase_args(id);
     world.operate(&[&args[..], &["--by", "ann", "--yes", "--json"]].concat()).await.json(0)
 }
@@ -290,8 +302,8 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     let retirable = world.operate(&["keys", "retire", "k1", "--json"]).await.json(0);
     assert_eq!(retirable, json!({ "id": "k1", "needed": null }));
     let listed = world.operate(&["keys", "list", "--json"]).await.json(0);
-    assert_eq!(listed["k1"]["pages"], 0, "{listed}");
-    assert_eq!(listed["k2"]["active"], true);
+    assert_eq!(listed["keys"]["k1"]["pages"], 0, "{listed}");
+    assert_eq!(listed["keys"]["k2"]["active"], true);
     world.replace_in_config("k1 = {", "old = {");
     let changed = |log: String| log.matches("the key ring has changed").count() == 2;
     assert!(eventually(async || changed(world.worker_log())).await);

@@ -35,6 +35,7 @@ mod group_commit;
 mod held;
 mod hot_place;
 mod install_page;
+mod keys;
 mod load;
 mod oauth;
 mod operate;

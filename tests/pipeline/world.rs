@@ -17,6 +17,7 @@ use dev::temporary;
 use domain::event::{Event, Fact};
 use domain::fold::{Recorded, Retention, fold};
 use domain::id::StreamSequence;
+use eventlog::topology;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use service::http_client;
@@ -365,12 +366,14 @@ impl World {
         jetstream::new(options.connect(urls).await.unwrap())
     }
 
-    /// Makes a log of its own kind, and the stream of data keys as it is.
+    /// Makes a log of its own kind, and the streams of data keys as they are.
     pub(crate) async fn create_streams(&self, log: Config) {
         let jetstream = self.jetstream().await;
         jetstream.create_stream(log).await.unwrap();
-        let keys = eventlog::topology::keys_config(&Default::default());
-        jetstream.create_stream(keys).await.unwrap();
+        let settings = Default::default();
+        for keys in [topology::keys_config(&settings), topology::new_keys_config(&settings)] {
+            jetstream.create_stream(keys).await.unwrap();
+        }
     }
 
     /// The log, once a leader answers for it.

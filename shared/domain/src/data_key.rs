@@ -130,6 +130,13 @@ impl Page {
         (0..KEYS_IN_PAGE).filter_map(|slot| self.key(slot))
     }
 
+    /// Whether each slot of both holds the same key, or none.
+    pub fn has_keys_of(&self, other: &Self) -> bool {
+        let bytes =
+            |key: &Option<SecretSlice<u8>>| key.as_ref().map(|it| it.expose_secret().to_vec());
+        self.keys.iter().map(bytes).eq(other.keys.iter().map(bytes))
+    }
+
     /// Whether it was there. Nothing is erased before the page is stored again
     /// and what it was before is gone.
     pub fn destroy(&mut self, slot: u8) -> bool {

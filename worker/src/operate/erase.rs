@@ -20,7 +20,7 @@ use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
 use domain::seal::{KeyRing, Sealed, SealedUnder};
 use eventlog::append::Writer;
 use eventlog::archive::History;
-use eventlog::keys as data_keys;
+use eventlog::keys::{self as data_keys, Replaced};
 use eventlog::message::{LogMessage, header_subject, subjects_of};
 use eventlog::read::{Selection, Start};
 use eventlog::status;
@@ -56,8 +56,8 @@ or from a backup of any of them. What happened stays readable, and a rebuild equ
 projection.
 Names and e-mail addresses in payloads are not secrets, and stay.
 
-Not covered: a backup of the stream DATA_KEYS from before. Keep those no longer than you may keep
-the secrets, and run the erasures of mooring.erasures again after you restored one. What the
+Not covered: a backup of the streams DATA_KEYS and NEW_DATA_KEYS from before. Keep those no longer
+than you may keep the secrets, and run the erasures of mooring.erasures again after you restored one. What the
 platform sends about the installation afterwards is new, and not erased.
 
 It asks before it destroys anything. Without a terminal it needs --yes.
@@ -380,10 +380,10 @@ async fn destroy(
         let mut page = stored.open(ring)?;
         let destroyed = slots.iter().filter(|slot| page.destroy(**slot)).count();
         if destroyed == 0 {
-            data_keys::destroy_former(connection, id, stored.sequence).await?;
+            data_keys::destroy_former(connection, &stored, &page).await?;
             return Ok(0);
         }
-        if data_keys::replace(connection, ring, &page, stored.sequence).await? {
+        if data_keys::replace(connection, ring, &page, stored.version).await? == Replaced::Yes {
             let now = data_keys::page(connection, id).await?.open(ring)?;
             let is_gone = slots.iter().all(|slot| now.key(*slot).is_none());
             ensure!(is_gone, "page {id} was stored and holds a destroyed key still");

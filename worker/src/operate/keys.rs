@@ -26,15 +26,18 @@ use crate::operate::backends::Backends;
 use crate::operate::context::{self, Context};
 use crate::operate::exit::{Differs, Interrupted};
 use crate::operate::output::Format;
-use crate::operate::progress::Progress;
 use crate::store::database;
 use crate::store::journal;
+
+mod reseal;
+
+use reseal::reseal;
 
 /// The keys that seal: list, rotate, reseal, retire
 #[derive(Args)]
 #[command(after_help = "\
-Each secret is sealed under a data key of its own, in the stream DATA_KEYS. The keys of the ring
-(`sealing` in the configuration) seal the data keys. To rotate, under live traffic and without a
+Each secret is sealed under a data key of its own, in the streams NEW_DATA_KEYS and DATA_KEYS. The
+keys of the ring (`sealing` in the configuration) seal the data keys. To rotate, under live traffic and without a
 replay:
   1. worker keys rotate --id k2 --file /run/secrets/sealing-key-k2
      makes a key, and says what to put into the configuration; ingest and worker read it again
@@ -89,6 +92,16 @@ pub(crate) struct KeyUse {
     /// Events with secrets that it seals itself, from before there were data
     /// keys.
     pub(crate) events: u64,
+    /// Of those pages; not known of a key that is not configured.
+    pub(crate) newest_page_opens: Option<bool>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct KeysInUse {
+    /// Every key that is configured or needed.
+    pub(crate) keys: BTreeMap<String, KeyUse>,
+    /// What stands where a page should, and is none.
+    pub(crate) damaged_pages: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,14 +109,6 @@ struct Rotated {
     id: KeyId,
     /// Holds the new key.
     file: PathBuf,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Resealed {
-    active: String,
-    resealed: u64,
-    /// Sealed under the active key before.
-    up_to_date: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,7 +129,7 @@ impl context::Command for Arguments {
                 let Backends { connection, pool, .. } = context.backends().await?;
                 let found = list(&connection, &pool, &ring, shutdown).await?;
                 format.print(&found, render)?;
-                if found.values().any(|found| !found.configured) {
+                if found.keys.values().any(|found| !found.configured) {
                     bail!(Differs("a key that is needed is not in the configuration".to_owned()));
                 }
                 Ok(())
@@ -135,7 +140,8 @@ impl context::Command for Arguments {
             Command::Reseal { format } => {
                 let backends = context.backends().await?;
                 let report = reseal(&backends, &ring, shutdown).await?;
-                format.print(&report, render_resealed)
+                format.print(&report, reseal::render)?;
+                report.require_all_opened()
             }
             Command::Retire { id, format } => {
                 let backends = context.backends().await?;
@@ -148,16 +154,20 @@ impl context::Command for Arguments {
     }
 }
 
-fn render(found: &BTreeMap<String, KeyUse>) -> String {
+fn render(found: &KeysInUse) -> String {
     let line = |(id, found): (&String, &KeyUse)| {
         let state = match (found.active, found.configured) {
             (true, _) => "active",
             (false, true) => "retired",
             (false, false) => "MISSING",
         };
-        format!("{id:<32} {state:<8} {} pages, {} events", found.pages, found.events)
+        let opens = if found.newest_page_opens == Some(false) { ", DOES NOT OPEN" } else { "" };
+        format!("{id:<32} {state:<8} {} pages, {} events{opens}", found.pages, found.events)
     };
-    let lines: Vec<String> = found.iter().map(line).collect();
+    let mut lines: Vec<String> = found.keys.iter().map(line).collect();
+    if found.damaged_pages > 0 {
+        lines.push(format!("{} pages are damaged", found.damaged_pages));
+    }
     lines.join("\n")
 }
 
@@ -172,11 +182,6 @@ fn render_rotated(rotated: &Rotated) -> String {
     )
 }
 
-fn render_resealed(report: &Resealed) -> String {
-    let Resealed { active, resealed, up_to_date } = report;
-    format!("resealed {resealed} pages under {active}; {up_to_date} were up to date")
-}
-
 fn render_retirable(report: &Retirable) -> String {
     let Retirable { id, needed } = report;
     match needed {
@@ -185,36 +190,48 @@ fn render_retirable(report: &Retirable) -> String {
     }
 }
 
-/// Every key that is configured or needed.
 pub(crate) async fn list(
     connection: &Connection,
     pool: &PgPool,
     ring: &KeyRing,
     shutdown: &CancellationToken,
-) -> anyhow::Result<BTreeMap<String, KeyUse>> {
-    let mut found: BTreeMap<String, KeyUse> = BTreeMap::new();
+) -> anyhow::Result<KeysInUse> {
+    let mut found = KeysInUse::default();
     for id in ring.key_ids() {
         let active = id == ring.active();
-        found.insert(id.to_string(), KeyUse { configured: true, active, ..KeyUse::default() });
+        let key = KeyUse { configured: true, active, ..KeyUse::default() };
+        found.keys.insert(id.to_string(), key);
     }
+    let mut newest: BTreeMap<String, StoredPage> = BTreeMap::new();
     let mut pages = Pages::open(connection).await?;
     while let Some(page) = pages.next().await? {
-        found.entry(sealed_by(&page)?.to_string()).or_default().pages += 1;
+        match sealed_by(&page) {
+            Some(id) => {
+                found.keys.entry(id.to_string()).or_default().pages += 1;
+                newest.insert(id.to_string(), page);
+            }
+            None => found.damaged_pages += 1,
+        }
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
     }
+    for (id, page) in newest {
+        let key = found.keys.entry(id).or_default();
+        key.newest_page_opens = key.configured.then(|| page.open(ring).is_ok());
+    }
     let mut postgres = database::acquire(pool).await.context("connecting to Postgres")?;
     for (id, events) in journal::sealed_by_ring_keys(&mut postgres).await? {
-        found.entry(id).or_default().events = events;
+        found.keys.entry(id).or_default().events = events;
     }
     Ok(found)
 }
 
-fn sealed_by(page: &StoredPage) -> anyhow::Result<KeyId> {
+/// `None` of what is not a page.
+pub(crate) fn sealed_by(page: &StoredPage) -> Option<KeyId> {
     match page.sealed.under() {
-        Ok(SealedUnder::RingKey(id)) => Ok(id),
-        _ => bail!("page {} of data keys is damaged", page.id),
+        Ok(SealedUnder::RingKey(id)) => Some(id),
+        Ok(SealedUnder::DataKey(_)) | Err(_) => None,
     }
 }
 
@@ -230,52 +247,6 @@ fn write_new_key(file: &Path) -> anyhow::Result<()> {
     Ok(opened.sync_all()?)
 }
 
-/// Seals every page under the active key that is not. Run again it goes on.
-async fn reseal(
-    backends: &Backends,
-    ring: &KeyRing,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Resealed> {
-    let mut report = Resealed { active: ring.active().to_string(), ..Resealed::default() };
-    let mut pages = Pages::open(&backends.connection).await?;
-    let mut progress = Progress::new("resealing pages", pages.count());
-    // Of one that was interrupted.
-    let cleans_up = data_keys::former_versions(&backends.connection).await? > 0;
-    while let Some(stored) = pages.next().await? {
-        if shutdown.is_cancelled() {
-            bail!(Interrupted);
-        }
-        if sealed_by(&stored)? == *ring.active() {
-            report.up_to_date += 1;
-            if cleans_up {
-                data_keys::destroy_former(&backends.connection, &stored.id, stored.sequence)
-                    .await?;
-            }
-        } else {
-            reseal_page(backends, ring, stored).await?;
-            report.resealed += 1;
-        }
-        progress.add(1);
-    }
-    progress.finish();
-    Ok(report)
-}
-
-async fn reseal_page(
-    backends: &Backends,
-    ring: &KeyRing,
-    mut stored: StoredPage,
-) -> anyhow::Result<()> {
-    loop {
-        let page = stored.open(ring).with_context(|| format!("page {}", stored.id))?;
-        if data_keys::replace(&backends.connection, ring, &page, stored.sequence).await? {
-            return Ok(());
-        }
-        // An erasure came between.
-        stored = data_keys::page(&backends.connection, &stored.id).await?;
-    }
-}
-
 /// What still needs the key. An error if nobody knows the key.
 async fn needed(
     backends: &Backends,
@@ -285,8 +256,8 @@ async fn needed(
 ) -> anyhow::Result<Option<String>> {
     let Backends { connection, pool, .. } = backends;
     let found = list(connection, pool, ring, shutdown).await?;
-    let Some(KeyUse { active, pages, events, .. }) = found.get(id.as_str()) else {
-        let known: Vec<&str> = found.keys().map(String::as_str).collect();
+    let Some(KeyUse { active, pages, events, .. }) = found.keys.get(id.as_str()) else {
+        let known: Vec<&str> = found.keys.keys().map(String::as_str).collect();
         bail!("there is no key {id}: the keys are {}", known.join(", "));
     };
     let former_versions = data_keys::former_versions(connection).await?;
@@ -317,21 +288,25 @@ mod tests {
 
     #[test]
     fn keys_are_listed_with_what_they_seal() {
-        let used = |configured, active, pages| KeyUse { configured, active, pages, events: 0 };
-        let found = BTreeMap::from([
+        let used = |configured, active, pages| KeyUse {
+            configured,
+            active,
+            pages,
+            events: 0,
+            newest_page_opens: configured.then_some(active),
+        };
+        let keys = BTreeMap::from([
             ("k1".to_owned(), used(false, false, 2)),
             ("k2".to_owned(), used(true, false, 0)),
             ("k3".to_owned(), used(true, true, 40)),
         ]);
-        assert_view("keys-list", &render(&found));
+        assert_view("keys-list", &render(&KeysInUse { keys, damaged_pages: 1 }));
     }
 
     #[test]
     fn each_step_of_a_rotation_says_what_it_did() {
         let rotated = Rotated { id: key("k2"), file: "/run/secrets/sealing-key-k2".into() };
         assert_view("keys-rotate", &render_rotated(&rotated));
-        let resealed = Resealed { active: "k2".to_owned(), resealed: 40, up_to_date: 2 };
-        assert_view("keys-reseal", &render_resealed(&resealed));
         let retirable = |needed| render_retirable(&Retirable { id: key("k1"), needed });
         assert_view("keys-retire", &retirable(None));
         assert_view("keys-retire-needed", &retirable(Some("2 pages".to_owned())));

@@ -7,13 +7,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_STREAM;
 use async_nats::jetstream::Context;
 use domain::data_key::{DataKey, Page};
 use domain::id::KEYS_IN_PAGE;
+use domain::seal::{KeyRing, SealingNonce};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{CurrentRing, STREAM};
+use super::{CurrentRing, NEW_STREAM, new_subject};
 use crate::connect::Connection;
 
 /// Pages that are stored at a time.
@@ -113,6 +116,21 @@ impl DataKeyPool {
     }
 }
 
+/// Makes a page and stores it. Its keys may be used once this returns.
+pub async fn add_page(connection: &Connection, ring: &KeyRing) -> anyhow::Result<Page> {
+    store_new(&connection.jetstream, ring).await
+}
+
+async fn store_new(jetstream: &Context, ring: &KeyRing) -> anyhow::Result<Page> {
+    let page = Page::generate()?;
+    let sealed = page.seal(ring, &SealingNonce::random())?;
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_EXPECTED_STREAM, NEW_STREAM);
+    let (subject, body) = (new_subject(page.id()), sealed.as_str().to_owned().into());
+    jetstream.publish_with_headers(subject, headers, body).await?.await?;
+    Ok(page)
+}
+
 struct Maker {
     jetstream: Context,
     ring: CurrentRing,
@@ -126,14 +144,14 @@ impl Maker {
             while self.keys.missing_pages() > 0 {
                 let count = self.keys.missing_pages().min(PAGES_AT_ONCE);
                 let ring = self.ring.get();
-                let stored = (0..count).map(|_| super::store_new(&self.jetstream, &ring));
+                let stored = (0..count).map(|_| store_new(&self.jetstream, &ring));
                 for stored in futures_util::future::join_all(stored).await {
                     match stored {
                         Ok(page) => self.keys.add(&page),
                         Err(error) => {
                             let why = format!("{error:#}");
                             if why != last_problem {
-                                tracing::warn!(why, "no data keys could be stored in {STREAM}");
+                                tracing::warn!(why, "no data keys could be stored in {NEW_STREAM}");
                                 last_problem = why;
                             }
                             tokio::time::sleep(AGAIN_AFTER).await;
