@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use domain::fingerprint::FingerprintKeys;
 use domain::id::SourceName;
-use eventlog::keys::{CurrentRing, DataKeyPool};
+use domain::key_ring::SealingKey;
+use eventlog::keys::{Current, DataKeyPool};
 use service::problem::Problem;
 use tokio_util::task::TaskTracker;
 
@@ -15,7 +17,9 @@ use crate::settings::{Http, Source};
 
 pub(crate) struct App {
     pub(crate) sources: BTreeMap<SourceName, Source>,
-    pub(crate) ring: CurrentRing,
+    /// For metrics: what seals is the pool of data keys.
+    pub(crate) sealing_key: Current<SealingKey>,
+    pub(crate) fingerprints: FingerprintKeys,
     pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) audit: Audit,
     pub(crate) http: Http,

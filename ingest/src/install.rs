@@ -13,8 +13,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Fact, Grant, Payload, PlainCredential};
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{IdempotencyKey, InstallationId, InvalidId};
-use domain::seal::KeyRing;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 use service::clock;
@@ -102,7 +102,7 @@ pub(crate) async fn submit(
 
     let query = query.unwrap_or_default();
     let ticket = query.strip_prefix("ticket=").unwrap_or_default();
-    if !ticket::is_valid(&app.ring.get(), purpose(source, &found.id), &cookies, ticket) {
+    if !ticket::is_valid(&app.fingerprints, purpose(source, &found.id), &cookies, ticket) {
         let problem = "The page was open for too long, or cookies are refused. Nothing was saved; \
                        please type the secrets again.";
         return again(StatusCode::FORBIDDEN, problem);
@@ -117,7 +117,7 @@ pub(crate) async fn submit(
                        be typed again.";
         return again(StatusCode::UNPROCESSABLE_ENTITY, problem);
     }
-    let callback = callback(page, &found.id, &typed, &app.ring.get());
+    let callback = callback(page, &found.id, &typed, &app.fingerprints);
     let appended = match callback {
         Ok(callback) => oauth::append(&app, source, callback).await.is_ok(),
         Err(_) => false,
@@ -189,7 +189,7 @@ fn form(
     typed: &Typed,
 ) -> Response {
     let of = purpose(source, &installation.id);
-    let (ticket, cookies) = ticket::issue(&app.ring.get(), of, cookies);
+    let (ticket, cookies) = ticket::issue(&app.fingerprints, of, cookies);
     let form = Form {
         app_name: &page.app_name,
         problem: what_is_wrong,
@@ -221,12 +221,12 @@ fn callback(
     page: &InstallPage,
     installation: &InstallationId,
     typed: &Typed,
-    ring: &KeyRing,
+    keys: &FingerprintKeys,
 ) -> Result<Callback, InvalidId> {
-    let identity = (page.identity)(&page.app_id, installation, ring)?;
+    let identity = (page.identity)(&page.app_id, installation, keys)?;
     // What is typed again counts again, even if it is what was typed first.
     let now = clock::now().as_nanosecond().to_string();
-    let number = ring.fingerprint(&["form", identity.place.as_str(), &now]);
+    let number = keys.fingerprint(&["form", identity.place.as_str(), &now]);
     let given = typed.iter().filter(|(_, value)| !value.expose_secret().is_empty());
     let secrets: Map<String, Value> =
         given.clone().map(|(key, value)| (key.clone(), json!(value.expose_secret()))).collect();

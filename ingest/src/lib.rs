@@ -60,8 +60,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let contract = contract::watch(check, shutdown.clone());
     let publisher = Arc::new(Publisher::new(connection.clone(), contract));
     let audit = Audit(Recorder::start(connection.clone()));
-    let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
-    let data_keys = DataKeyPool::start(&connection, ring.clone(), DATA_KEYS_MAX, shutdown.clone());
+    let sealing_key = reload::follow(settings.path, settings.sealing_key, shutdown.clone());
+    let data_keys =
+        DataKeyPool::start(&connection, sealing_key.clone(), DATA_KEYS_MAX, shutdown.clone());
     gauges::observe(connection.clone(), Arc::clone(&publisher), Arc::clone(&data_keys));
     gauges::zero(settings.sources.values());
     let losses = loss::watch(connection.clone(), shutdown.clone());
@@ -72,7 +73,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let in_flight = TaskTracker::new();
     let (sources, http, notes) = (settings.sources, settings.http, in_flight.clone());
     let limits = http.limits;
-    let app = App { sources, ring, data_keys, audit, http, publisher, notes };
+    let fingerprints = settings.fingerprints;
+    let app = App { sources, sealing_key, fingerprints, data_keys, audit, http, publisher, notes };
     let router = router::router(Arc::new(app));
     server::serve(listener, router, limits, &in_flight, shutdown).await;
 

@@ -125,7 +125,7 @@ pub(crate) async fn authorize(
     cookies: CookieJar,
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
-    let (state, cookies) = ticket::issue(&app.ring.get(), purpose(source), cookies);
+    let (state, cookies) = ticket::issue(&app.fingerprints, purpose(source), cookies);
     match oauth.authorize_url(&state) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
         None => NO_START.page(),
@@ -177,7 +177,7 @@ async fn connect(
     cookies: &CookieJar,
 ) -> Result<(), Failed> {
     let is_ours = match (&state, oauth.state) {
-        (Some(state), _) => ticket::is_valid(&app.ring.get(), purpose(source), cookies, state),
+        (Some(state), _) => ticket::is_valid(&app.fingerprints, purpose(source), cookies, state),
         (None, StatePolicy::WhenPresent) => true,
         (None, StatePolicy::Required) => false,
     };
@@ -207,7 +207,7 @@ async fn connect(
         tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
-    let callback = issued.callback(owner, Grant::AuthorizationCode, &app.ring.get());
+    let callback = issued.callback(owner, Grant::AuthorizationCode, &app.fingerprints);
     let appended = append(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?).await;
     count(source, if appended.is_ok() { "issued" } else { "failed" });
     appended
@@ -217,11 +217,11 @@ async fn connect(
 pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Result<(), Failed> {
     let started = Instant::now();
     let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
-    let (name, ring) = (source.name.clone(), app.ring.get());
+    let (name, keys) = (source.name.clone(), &app.fingerprints);
     let (now, nonce) = (clock::now(), SealingNonce::random);
-    let event = callback.seal(name, source.platform.clone(), now, &ring, Some(&key), nonce);
+    let event = callback.seal(name, source.platform.clone(), now, keys, Some(&key), nonce);
     let message = event.map_err(|_| NOT_SAVED)?;
-    let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
+    let key_id = KeyValue::new(attribute::KEY_ID, app.sealing_key.get().id().to_string());
     METRICS.secrets_sealed.add(1, &[key_id]);
     let message = LogMessage::new(&message).map_err(|_| NOT_SAVED)?;
     let budget = APPEND_BUDGET.saturating_sub(started.elapsed());

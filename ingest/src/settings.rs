@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{AppId, PlatformName, SourceName};
+use domain::key_ring::SealingKey;
 use domain::platform::{AckContract, Adapter};
-use domain::seal::KeyRing;
 use domain::verify::Verification;
 use eventlog::breach::Breach;
 use eventlog::connect::Endpoint;
@@ -23,8 +24,10 @@ pub struct Settings {
     pub nats: Endpoint,
     pub monitor_url: Option<String>,
     pub accepted_breaches: Vec<Breach>,
-    pub ring: KeyRing,
-    /// Where the ring is read again.
+    /// It seals new pages of data keys. Ingest has nothing that opens one.
+    pub sealing_key: SealingKey,
+    pub fingerprints: FingerprintKeys,
+    /// Where the key is read again.
     pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
     pub http: Http,
@@ -69,7 +72,8 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
-        let ring = resolver.key_ring(&config.sealing);
+        let sealing_key = resolver.sealing_key(&config.sealing);
+        let fingerprints = resolver.fingerprint_keys(&config.sealing);
         let sources = sources(config, path, &mut resolver);
         let http = Http {
             listen: config.ingest.listen,
@@ -82,7 +86,8 @@ impl Settings {
                 shutdown_timeout: Duration::from_millis(config.ingest.shutdown_timeout_ms),
             },
         };
-        let settings = password.zip(ring).map(|(password, ring)| Self {
+        let keys = sealing_key.zip(fingerprints);
+        let settings = password.zip(keys).map(|(password, (sealing_key, fingerprints))| Self {
             nats: Endpoint {
                 url: config.nats.url.clone(),
                 user: config.nats.user.clone(),
@@ -90,7 +95,8 @@ impl Settings {
             },
             monitor_url: config.nats.monitor_url.clone(),
             accepted_breaches: config.stream.allow.clone(),
-            ring,
+            sealing_key,
+            fingerprints,
             path: path.to_owned(),
             sources,
             http,

@@ -8,8 +8,9 @@
 
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
+use domain::fingerprint::FingerprintKeys;
 use domain::id::SourceName;
-use domain::seal::{KeyRing, random_token};
+use domain::seal::random_token;
 use jiff::SignedDuration;
 use service::clock;
 use subtle::ConstantTimeEq as _;
@@ -28,11 +29,15 @@ pub(crate) struct Purpose<'a> {
 }
 
 /// A ticket, and the cookies with the browser's own.
-pub(crate) fn issue(ring: &KeyRing, of: Purpose<'_>, cookies: CookieJar) -> (String, CookieJar) {
+pub(crate) fn issue(
+    keys: &FingerprintKeys,
+    of: Purpose<'_>,
+    cookies: CookieJar,
+) -> (String, CookieJar) {
     let known = browser(&cookies).map(str::to_owned);
     let browser = known.unwrap_or_else(random_token);
     let ends = clock::now().as_second().saturating_add(VALID_FOR.as_secs());
-    let ticket = format!("{ends}.{}", digest(ring, of, &browser, ends));
+    let ticket = format!("{ends}.{}", digest(keys, of, &browser, ends));
     let cookie = Cookie::build((COOKIE, browser)).path("/").secure(true).http_only(true);
     // The redirect back from a platform is a navigation from another site.
     let cookie = cookie.same_site(SameSite::Lax);
@@ -40,11 +45,16 @@ pub(crate) fn issue(ring: &KeyRing, of: Purpose<'_>, cookies: CookieJar) -> (Str
 }
 
 /// Whether `ticket` was given to this browser, for this, and has not ended.
-pub(crate) fn is_valid(ring: &KeyRing, of: Purpose<'_>, cookies: &CookieJar, ticket: &str) -> bool {
+pub(crate) fn is_valid(
+    keys: &FingerprintKeys,
+    of: Purpose<'_>,
+    cookies: &CookieJar,
+    ticket: &str,
+) -> bool {
     let check = || {
         let (ends, given) = ticket.split_once('.')?;
         let ends: i64 = ends.parse().ok()?;
-        let expected = digest(ring, of, browser(cookies)?, ends);
+        let expected = digest(keys, of, browser(cookies)?, ends);
         Some(
             ends > clock::now().as_second()
                 && bool::from(given.as_bytes().ct_eq(expected.as_bytes())),
@@ -57,55 +67,50 @@ fn browser(cookies: &CookieJar) -> Option<&str> {
     cookies.get(COOKIE).map(Cookie::value).filter(|value| value.len() == COOKIE_BYTES)
 }
 
-fn digest(ring: &KeyRing, of: Purpose<'_>, browser: &str, ends: i64) -> String {
+fn digest(keys: &FingerprintKeys, of: Purpose<'_>, browser: &str, ends: i64) -> String {
     let parts = ["ticket", of.step, of.source.as_str(), of.about, browser, &ends.to_string()];
-    ring.fingerprint(&parts).to_string()
+    keys.ticket(&parts).to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use domain::id::KeyId;
     use domain::seal::{new_key, parse_key};
 
     use super::*;
 
-    fn ring() -> KeyRing {
-        let key = || parse_key(&new_key()).unwrap();
-        let id = KeyId::parse("k1").unwrap();
-        KeyRing::new(id.clone(), &BTreeMap::from([(id, key())]), key()).unwrap()
+    fn keys() -> FingerprintKeys {
+        FingerprintKeys::of(parse_key(&new_key()).unwrap())
     }
 
     #[test]
     fn a_ticket_is_valid_for_its_browser_and_its_purpose_alone() {
-        let (ring, source) = (ring(), SourceName::parse("hl").unwrap());
+        let (keys, source) = (keys(), SourceName::parse("hl").unwrap());
         let of = Purpose { step: "form", source: &source, about: "i1" };
-        let (ticket, cookies) = issue(&ring, of, CookieJar::new());
-        assert!(is_valid(&ring, of, &cookies, &ticket));
-        let (second, cookies) = issue(&ring, of, cookies);
-        assert!(is_valid(&ring, of, &cookies, &ticket), "another page of the same browser");
+        let (ticket, cookies) = issue(&keys, of, CookieJar::new());
+        assert!(is_valid(&keys, of, &cookies, &ticket));
+        let (second, cookies) = issue(&keys, of, cookies);
+        assert!(is_valid(&keys, of, &cookies, &ticket), "another page of the same browser");
 
-        let (_, other_browser) = issue(&ring, of, CookieJar::new());
-        assert!(!is_valid(&ring, of, &other_browser, &ticket));
-        assert!(!is_valid(&ring, of, &CookieJar::new(), &ticket));
+        let (_, other_browser) = issue(&keys, of, CookieJar::new());
+        assert!(!is_valid(&keys, of, &other_browser, &ticket));
+        assert!(!is_valid(&keys, of, &CookieJar::new(), &ticket));
         for other in [Purpose { step: "state", ..of }, Purpose { about: "i2", ..of }] {
-            assert!(!is_valid(&ring, other, &cookies, &second));
+            assert!(!is_valid(&keys, other, &cookies, &second));
         }
         let ended = ticket.replacen(&ticket[..10], "1700000000", 1);
         let prolonged = ticket.replacen(&ticket[..10], "9700000000", 1);
         for bad in [ended.as_str(), prolonged.as_str(), "", ".", "1.x", "x.1"] {
-            assert!(!is_valid(&ring, of, &cookies, bad), "{bad}");
+            assert!(!is_valid(&keys, of, &cookies, bad), "{bad}");
         }
     }
 
     #[test]
     fn a_ticket_that_has_ended_is_not_valid() {
-        let (ring, source) = (ring(), SourceName::parse("hl").unwrap());
+        let (keys, source) = (keys(), SourceName::parse("hl").unwrap());
         let of = Purpose { step: "form", source: &source, about: "" };
-        let (_, cookies) = issue(&ring, of, CookieJar::new());
+        let (_, cookies) = issue(&keys, of, CookieJar::new());
         let ended = clock::now().as_second() - 1;
-        let digest = digest(&ring, of, browser(&cookies).unwrap(), ended);
-        assert!(!is_valid(&ring, of, &cookies, &format!("{ended}.{digest}")));
+        let digest = digest(&keys, of, browser(&cookies).unwrap(), ended);
+        assert!(!is_valid(&keys, of, &cookies, &format!("{ended}.{digest}")));
     }
 }

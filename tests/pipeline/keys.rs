@@ -1,15 +1,27 @@
 //! Who may write the pages of data keys, and what becomes of a page that
 //! somebody forged.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use dev::ports::free_port;
+use dev::services::Service;
+use domain::data_key::Page;
+use domain::id::KeyId;
+use domain::key_pair::{NewPair, PrivateKey};
+use domain::key_ring::{KeyRing, SealingKey};
+use domain::seal::{SealingNonce, SymmetricKey, parse_key};
 use eventlog::keys::NEW_STREAM;
 use serde_json::json;
+use service::config::{Config, Resolver};
 
-use crate::erasure::{erase, page_of};
+use crate::erasure::{copies, erase, opened_by, page_of, pages, ring};
 use crate::payload::{api_key, install};
-use crate::world::{Setup, World};
+use crate::world::{DEADLINE, Setup, World, eventually, post};
 
 /// As long as a server that refuses says nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,7 +65,7 @@ async fn no_page_is_written_over_with_the_password_of_ingest_or_the_renewer() {
 
 /// What looks like a page that `key` seals.
 fn forged(key: &str) -> String {
-    format!("v1.{key}.AAAAAAAAAAAAAAAA.{}", "A".repeat(64))
+    format!("v3.{key}.{}.{}", "A".repeat(43), "A".repeat(64))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +84,7 @@ async fn a_forged_page_displaces_no_good_one() {
 
     // The name is free again where new pages are stored, and what stands there does not count.
     let ingest = thief(&world, "ingest").await;
-    assert!(publish(&ingest, format!("new_data_keys.{page}"), &forged("k1")).await);
+    assert!(publish(&ingest, format!("new_data_keys.{page}"), &forged("p1")).await);
     assert!(opens().await);
     assert_eq!(reseal(0).await["not_opened"], 0);
     let made = world.jetstream().await.get_stream(NEW_STREAM).await.unwrap();
@@ -81,7 +93,7 @@ async fn a_forged_page_displaces_no_good_one() {
 
     // Nor does rubbish under another name.
     assert!(publish(&ingest, "new_data_keys.rubbish".to_owned(), "rubbish").await);
-    assert!(publish(&ingest, "new_data_keys.forged".to_owned(), &forged("k1")).await);
+    assert!(publish(&ingest, "new_data_keys.forged".to_owned(), &forged("p1")).await);
     let report = reseal(3).await;
     assert_eq!((&report["not_opened"], &report["mended"]), (&json!(2), &json!(0)), "{report}");
     let listed = world.operate(&["keys", "list", "--json"]).await.json(0);
@@ -90,7 +102,7 @@ async fn a_forged_page_displaces_no_good_one() {
 
     // With an operator's rights, as ingest's were once: the good one is found again.
     let operator = world.jetstream().await;
-    assert!(publish(&operator, format!("data_keys.{page}"), &forged("k1")).await);
+    assert!(publish(&operator, format!("data_keys.{page}"), &forged("p1")).await);
     assert!(!opens().await);
     let doctor = world.operate(&["doctor", "--json"]).await.json(3).to_string();
     assert!(doctor.contains("the newest page of data keys does not open"), "{doctor}");
@@ -103,20 +115,120 @@ async fn a_forged_page_displaces_no_good_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_from_before_there_were_two_streams_open_and_are_resealed() {
+async fn pages_from_before_key_pairs_and_two_streams_open_and_are_resealed() {
     let world = World::start(Setup::default()).await;
     world.acknowledged(&install("a")).await;
     world.wait_applied().await;
-    let operator = world.jetstream().await;
+    let (operator, ring) = (world.jetstream().await, ring(&world));
+    let key = SymmetricKey::new(KeyId::parse("k1").unwrap(), &vec![7; 32].into()).unwrap();
     let made = operator.get_stream(NEW_STREAM).await.unwrap();
+    for (id, sealed) in pages(&world).await {
+        let page = Page::open(&ring, id.clone(), &sealed).unwrap();
+        let before = page.seal_symmetric(&key, &SealingNonce::random()).unwrap();
+        assert!(publish(&operator, format!("data_keys.{id}"), before.as_str()).await);
+    }
     for sequence in 1..=made.cached_info().state.last_sequence {
-        let page = made.direct_get(sequence).await.unwrap();
-        let subject = page.subject.trim_start_matches("new_").to_owned();
-        assert!(operator.publish(subject, page.payload).await.unwrap().await.is_ok());
         made.delete_message(sequence).await.unwrap();
     }
     world.migrate();
-    assert_eq!(world.credential("a").await.body["credential"], api_key("a").as_str());
-    assert_eq!(world.operate(&["keys", "reseal", "--json"]).await.json(0)["not_opened"], 0);
+    assert_eq!(world.credential("a").await.status, 500, "k1 is not in the ring");
+    let missing = world.operate(&["keys", "list"]).await;
+    assert!(missing.code == 3 && missing.stdout.contains("MISSING"), "{missing:?}");
+    let file = world.folder.path().join("k1");
+    fs::write(&file, BASE64_STANDARD.encode([7; 32])).unwrap();
+    world.configure(&format!("[sealing.keys]\nk1 = {{ file = {file:?} }}"));
+
+    let opens = async || world.credential("a").await.body["credential"] == api_key("a").as_str();
+    assert!(eventually(opens).await, "{}", world.worker_log());
+    let resealed = world.operate(&["keys", "reseal", "--json"]).await.json(0);
+    assert!(resealed["resealed"].as_u64().unwrap() > 0, "{resealed}");
+    assert!(opens().await);
+    assert_eq!(world.operate(&["keys", "retire", "k1"]).await.code, 0);
     assert_eq!(erase(&world, "a").await["keys_destroyed"], 1);
+}
+
+/// What ingest is given in its whole life.
+const OF_INGEST: [&str; 4] =
+    ["nats-ingest-password", "fingerprint-key", "sealing-public-key", "blnk-path-token"];
+
+/// An ingest with a folder of its own, in which is only what it needs.
+async fn lone_ingest(world: &World) -> (Service, PathBuf, String) {
+    let folder = world.folder.path().join("of-ingest");
+    fs::create_dir(&folder).unwrap();
+    for name in OF_INGEST {
+        fs::copy(world.secrets.path(name), folder.join(name)).unwrap();
+    }
+    let all = world.secrets.path("").to_string_lossy().trim_end_matches('/').to_owned();
+    let config = fs::read_to_string(world.config()).unwrap();
+    let path = folder.join("mooring.toml");
+    fs::write(&path, config.replace(&all, &folder.to_string_lossy())).unwrap();
+    let (listen, log) = (format!("127.0.0.1:{}", free_port().unwrap()), folder.join("ingest.log"));
+    let args = ["run", "--config", &path.to_string_lossy()];
+    let envs = [("MOORING__INGEST__LISTEN", &*listen)];
+    let mut ingest = Service::start("ingest", &args, &envs, &log).unwrap();
+    ingest.wait_ready(&format!("http://{listen}/readyz"), DEADLINE).unwrap();
+    let token = world.secrets.read("blnk-path-token").unwrap();
+    (ingest, folder, format!("http://{listen}/callbacks/blnk/{token}"))
+}
+
+/// Every key ring that a thief could try to make of a text.
+fn rings_of(text: &str, public: &SealingKey) -> Vec<KeyRing> {
+    let id = public.id();
+    let mut found = Vec::new();
+    let bytes = text.rsplit('.').next().unwrap().trim();
+    let as_private = |text: String| PrivateKey::parse(&text.into()).ok();
+    let base64url = bytes.replace('+', "-").replace('/', "_").replace('=', "");
+    for private in [as_private(text.to_owned()), as_private(format!("x25519-private.{base64url}"))]
+    {
+        found.extend(private.map(|key| KeyRing::new(id.clone(), [(id.clone(), key)], []).unwrap()));
+    }
+    if let Ok(key) = parse_key(&bytes.to_owned().into()) {
+        let pair = PrivateKey::parse(&NewPair::generate().private).unwrap();
+        let symmetric = SymmetricKey::new(KeyId::parse("k1").unwrap(), &key).unwrap();
+        found.push(KeyRing::new(id.clone(), [(id.clone(), pair)], [symmetric]).unwrap());
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_ingest_has_opens_no_credential() {
+    let world = World::start(Setup { ingests: 0, ..Setup::default() }).await;
+    let (_ingest, folder, url) = lone_ingest(&world).await;
+    assert_eq!(post(&world.http, &url, &install("a")).await.unwrap().status, 200);
+    world.wait_applied().await;
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a").as_str());
+
+    // Its configuration makes no ring, and none of its secrets is a key that opens.
+    let config = Config::load(&folder.join("mooring.toml")).unwrap();
+    let no_variable = |_: &str| None;
+    assert!(Resolver::new(&no_variable).key_ring(&config.sealing).is_none());
+    let public = Resolver::new(&no_variable).sealing_key(&config.sealing).unwrap();
+    let copies = copies(&world, "a").await;
+    assert_eq!(opened_by(&ring(&world), &world, "a", &copies).await.len(), 2, "the worker's opens");
+    let mut tried = 0;
+    for name in OF_INGEST {
+        let secret = world.secrets.read(name).unwrap();
+        for ring in rings_of(&secret, &public) {
+            tried += 1;
+            let opened = opened_by(&ring, &world, "a", &copies).await;
+            assert_eq!(opened, Vec::<String>::new(), "{name}");
+        }
+    }
+    assert!(tried >= 3, "{tried}");
+
+    // Nor does its password read a page or an event.
+    let ingest = thief(&world, "ingest").await;
+    let page = page_of(&world, "a").await;
+    for request in [
+        format!("$JS.API.DIRECT.GET.NEW_DATA_KEYS.new_data_keys.{page}"),
+        format!("$JS.API.DIRECT.GET.DATA_KEYS.data_keys.{page}"),
+        "$JS.API.STREAM.MSG.GET.NEW_DATA_KEYS".to_owned(),
+        "$JS.API.STREAM.MSG.GET.INSTALLATIONS".to_owned(),
+        "$JS.API.CONSUMER.CREATE.NEW_DATA_KEYS".to_owned(),
+        "$JS.API.STREAM.CREATE.COPY".to_owned(),
+        "$JS.API.STREAM.SNAPSHOT.NEW_DATA_KEYS".to_owned(),
+    ] {
+        let answer = ingest.publish(request.clone(), "{\"seq\":1}".into()).await.unwrap().await;
+        assert!(answer.is_err(), "{request}: {answer:?}");
+    }
 }

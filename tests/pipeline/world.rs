@@ -12,7 +12,7 @@ use dev::nats::{ClusterNode, NatsOptions, NatsServer, Staging};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
-use dev::services::{self, Service};
+use dev::services::{self, Profile, Service};
 use dev::temporary;
 use domain::event::{Event, Fact};
 use domain::fold::{Recorded, Retention, fold};
@@ -136,7 +136,9 @@ impl World {
             nats_monitor: port(),
             postgres: port(),
         };
-        fs::write(folder.path().join("mooring.toml"), config::render(&ports, &secrets)).unwrap();
+        services::write_public_key(&secrets, Profile::Own).unwrap();
+        let text = config::render(&ports, &secrets, None);
+        fs::write(folder.path().join("mooring.toml"), text).unwrap();
         let postgres = Postgres::start(PostgresOptions {
             dir: folder.path().join("postgres"),
             port: ports.postgres,

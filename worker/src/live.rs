@@ -53,22 +53,31 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         retention: settings.retention,
         place_events_max: settings.place_events_max,
     };
-    let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
+    let ring = reload::follow(settings.path.clone(), settings.ring, shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
     }
     let renewal = match settings.token_renewal {
         None => None,
-        Some(TokenRenewalSettings { nats, apps, before_expiry, every }) => {
+        Some(TokenRenewalSettings {
+            nats,
+            sealing_key,
+            fingerprints,
+            apps,
+            before_expiry,
+            every,
+        }) => {
             let appender = Connection::open(&nats, "token-renewal").await?;
             let (ring, shutdown) = (ring.clone(), shutdown.clone());
-            let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown);
+            let key = reload::follow(settings.path, sealing_key, shutdown.clone());
+            let data_keys = DataKeyPool::start(&appender, key, DATA_KEYS_MAX, shutdown);
             let (pool, connection) = (pool.clone(), connection.clone());
             Some(TokenRenewal {
                 pool,
                 connection,
                 appender,
                 ring,
+                fingerprints,
                 data_keys,
                 apps,
                 before_expiry,

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use domain::fingerprint::FingerprintKeys;
 use domain::fold::Retention;
 use domain::id::SourceName;
-use domain::seal::KeyRing;
+use domain::key_ring::{KeyRing, SealingKey};
 use eventlog::archive::Location;
 use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
@@ -52,6 +53,8 @@ pub(crate) struct RunSettings {
 pub(crate) struct TokenRenewalSettings {
     /// A user that may append events.
     pub(crate) nats: Endpoint,
+    pub(crate) sealing_key: SealingKey,
+    pub(crate) fingerprints: FingerprintKeys,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
     pub(crate) before_expiry: Duration,
     pub(crate) every: Duration,
@@ -232,8 +235,12 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
     let at = "worker.token_renewal.nats_password";
     let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
     let user = settings.nats_user.clone();
+    let sealing_key = resolver.sealing_key(&config.sealing)?;
+    let fingerprints = resolver.fingerprint_keys(&config.sealing)?;
     Some(TokenRenewalSettings {
         nats: Endpoint { url: config.nats.url.clone(), user, password },
+        sealing_key,
+        fingerprints,
         apps,
         before_expiry: Duration::from_secs(settings.before_expiry_s),
         every: Duration::from_millis(settings.every_ms.max(1)),

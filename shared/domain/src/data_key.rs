@@ -2,7 +2,7 @@
 //! destroy that key is to erase them wherever their ciphertext was copied to.
 //!
 //! Keys are made ahead of their use, in pages, so that a callback waits for
-//! none: a page is stored, sealed by the active key of the ring, before the
+//! none: a page is stored, sealed to the active key pair, before the
 //! first of its keys is used. What a page holds is its keys and nothing about
 //! who uses them; the envelope of a secret names its page and slot.
 
@@ -13,11 +13,13 @@ use aes_gcm_siv::aead::{Generate, Key};
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
+use secrecy::zeroize::{Zeroize as _, Zeroizing};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use crate::id::{DataKeyId, InvalidId, KEYS_IN_PAGE, PageId};
+use crate::key_ring::{KeyRing, SealingKey};
 use crate::seal::{
-    AssociatedData, KeyRing, OpenError, SealError, Sealed, SealedUnder, SealingNonce,
+    AssociatedData, OpenError, SealError, Sealed, SealedUnder, SealingNonce, SymmetricKey,
 };
 use crate::seal::{open_under, seal_under};
 
@@ -81,8 +83,10 @@ impl fmt::Debug for Page {
 impl Page {
     pub fn generate() -> Result<Self, InvalidId> {
         let key = |_| {
-            let key = Key::<Aes256GcmSiv>::generate();
-            Some(SecretSlice::from(key.to_vec()))
+            let mut key = Key::<Aes256GcmSiv>::generate();
+            let kept = SecretSlice::from(key.to_vec());
+            key.as_mut_slice().zeroize();
+            Some(kept)
         };
         let id = Arc::new(PageId::parse(SealingNonce::random().to_hex())?);
         Ok(Self { id, keys: (0..KEYS_IN_PAGE).map(key).collect() })
@@ -92,14 +96,29 @@ impl Page {
         &self.id
     }
 
-    /// As it is stored. The key of the ring is bound to the page's id.
-    pub fn seal(&self, ring: &KeyRing, nonce: &SealingNonce) -> Result<Sealed, SealError> {
+    /// As it is stored. It is bound to the page's id.
+    pub fn seal(&self, key: &SealingKey) -> Result<Sealed, SealError> {
+        key.seal_parts(&self.text(), &Self::bound_to(&self.id))
+    }
+
+    /// As versions from before key pairs did. None does any more, but tests of
+    /// what those stored.
+    pub fn seal_symmetric(
+        &self,
+        key: &SymmetricKey,
+        nonce: &SealingNonce,
+    ) -> Result<Sealed, SealError> {
+        key.seal_parts(&self.text(), &Self::bound_to(&self.id), nonce)
+    }
+
+    fn text(&self) -> SecretString {
         let text = |key: &Option<SecretSlice<u8>>| match key {
-            Some(key) => BASE64_STANDARD_NO_PAD.encode(key.expose_secret()),
-            None => DESTROYED.to_owned(),
+            Some(key) => Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(key.expose_secret())),
+            None => Zeroizing::new(DESTROYED.to_owned()),
         };
-        let keys = self.keys.iter().map(text).collect::<Vec<_>>().join(" ");
-        ring.seal_parts(&SecretString::from(keys), &Self::bound_to(&self.id), nonce)
+        let keys: Vec<Zeroizing<String>> = self.keys.iter().map(text).collect();
+        let keys: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
+        SecretString::from(keys.join(" "))
     }
 
     pub fn open(ring: &KeyRing, id: PageId, sealed: &Sealed) -> Result<Self, OpenError> {
@@ -146,20 +165,20 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::id::{KeyId, MessageId, SourceName};
+    use crate::key_pair::{NewPair, PrivateKey};
 
     fn ring(id: &str) -> KeyRing {
         let id = KeyId::parse(id).unwrap();
-        let keys = BTreeMap::from([(id.clone(), SecretSlice::from(vec![7; 32]))]);
-        KeyRing::new(id, &keys, SecretSlice::from(vec![9; 32])).unwrap()
+        let key = PrivateKey::parse(&NewPair::generate().private).unwrap();
+        KeyRing::new(id.clone(), [(id, key)], []).unwrap()
     }
 
     fn reopened(page: &Page) -> Page {
-        let sealed = page.seal(&ring("k1"), &SealingNonce::random()).unwrap();
-        Page::open(&ring("k1"), page.id().clone(), &sealed).unwrap()
+        let ring = ring("k1");
+        let sealed = page.seal(ring.sealing_key()).unwrap();
+        Page::open(&ring, page.id().clone(), &sealed).unwrap()
     }
 
     #[test]
@@ -192,12 +211,30 @@ mod tests {
 
     #[test]
     fn a_page_opens_only_under_its_own_id() {
-        let page = Page::generate().unwrap();
-        let sealed = page.seal(&ring("k1"), &SealingNonce::random()).unwrap();
+        let (page, ring_one) = (Page::generate().unwrap(), ring("k1"));
+        let sealed = page.seal(ring_one.sealing_key()).unwrap();
+        assert!(sealed.as_str().starts_with("v3.k1."), "{}", sealed.as_str());
+        assert!(Page::open(&ring_one, page.id().clone(), &sealed).unwrap().has_keys_of(&page));
         let other = Page::generate().unwrap();
-        assert!(Page::open(&ring("k1"), other.id().clone(), &sealed).is_err());
+        assert!(Page::open(&ring_one, other.id().clone(), &sealed).is_err());
+        assert!(Page::open(&ring("k1"), page.id().clone(), &sealed).is_err(), "another pair");
         let refused = Page::open(&ring("k2"), page.id().clone(), &sealed).unwrap_err();
         assert!(matches!(refused, OpenError::UnknownKey(_)), "{refused}");
+    }
+
+    #[test]
+    fn a_page_from_before_key_pairs_opens_and_is_sealed_to_one() {
+        let key = SymmetricKey::new(KeyId::parse("k1").unwrap(), &vec![7; 32].into()).unwrap();
+        let page = Page::generate().unwrap();
+        let before = page.seal_symmetric(&key, &SealingNonce::random()).unwrap();
+        assert!(before.as_str().starts_with("v1.k1."), "{}", before.as_str());
+        let pair = PrivateKey::parse(&NewPair::generate().private).unwrap();
+        let active = KeyId::parse("k2").unwrap();
+        let ring = KeyRing::new(active.clone(), [(active, pair)], [key]).unwrap();
+        let opened = Page::open(&ring, page.id().clone(), &before).unwrap();
+        assert!(opened.has_keys_of(&page));
+        let now = opened.seal(ring.sealing_key()).unwrap();
+        assert!(Page::open(&ring, page.id().clone(), &now).unwrap().has_keys_of(&page));
     }
 
     #[test]

@@ -16,11 +16,12 @@ use serde_json::value::RawValue;
 
 use crate::data_key::DataKey;
 use crate::details::Details;
+use crate::fingerprint::FingerprintKeys;
 use crate::id::{
     AppId, Fingerprint, IdempotencyKey, InstallationId, InvalidId, MessageId, Place, PlatformName,
     SourceName,
 };
-use crate::seal::{AssociatedData, KeyRing, SealError, Sealed, SealingNonce};
+use crate::seal::{AssociatedData, SealError, Sealed, SealingNonce};
 
 /// Version of the JSON form in the log. Older versions are upcast in
 /// [`Event::decode`]; a newer one is refused, which makes it a dead letter that
@@ -273,16 +274,16 @@ impl Callback {
         source: SourceName,
         platform: PlatformName,
         received_at: Timestamp,
-        ring: &KeyRing,
+        keys: &FingerprintKeys,
         data_key: Option<&DataKey>,
         mut next_nonce: impl FnMut() -> SealingNonce,
     ) -> Result<Event, SealError> {
         let secret = self.secret().map(ExposeSecret::expose_secret);
-        let secret_fingerprint = secret.map(|secret| ring.fingerprint(&["secret", secret]));
+        let secret_fingerprint = secret.map(|secret| keys.fingerprint(&["secret", secret]));
         let content = self.content()?;
         // The kind and the installation may have been read from outside the body.
         let identity = self.fact.identity();
-        let content = ring.fingerprint(&[
+        let content = keys.fingerprint(&[
             "content",
             self.fact.kind(),
             identity.map_or("", |found| found.installation_id.as_str()),

@@ -14,7 +14,8 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Info, LastRawMessageErrorKind, Stream};
 use domain::data_key::{DataKey, Page};
 use domain::id::{DataKeyId, PageId};
-use domain::seal::{KeyRing, OpenError, Sealed};
+use domain::key_ring::KeyRing;
+use domain::seal::{OpenError, Sealed};
 use jiff::Timestamp;
 
 use crate::connect::Connection;
@@ -22,12 +23,12 @@ use crate::delivery::Delivery;
 use crate::read::{Reader, Selection, Start};
 
 mod change;
+mod current;
 mod pool;
-mod ring;
 
 pub use change::{Replaced, destroy_former, remove, replace, versions};
+pub use current::Current;
 pub use pool::{DataKeyPool, add_page};
-pub use ring::CurrentRing;
 
 /// The stream of changed pages, and of all pages from before there were two.
 pub const STREAM: &str = "DATA_KEYS";

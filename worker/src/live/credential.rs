@@ -2,7 +2,8 @@
 //! `mooring.credential_access` before the secret is answered.
 
 use domain::id::{InstallationId, InvalidId, SourceName};
-use domain::seal::{AssociatedData, KeyRing, OpenError, SealedUnder};
+use domain::key_ring::KeyRing;
+use domain::seal::{AssociatedData, OpenError, SealedUnder};
 use eventlog::connect::Connection;
 use eventlog::keys;
 use secrecy::SecretString;
@@ -56,7 +57,9 @@ pub(crate) async fn open(
         field: &stored.field,
     };
     match under {
-        SealedUnder::RingKey(_) => Ok(ring.open(&stored.sealed, bound_to)?),
+        SealedUnder::SymmetricKey(_) | SealedUnder::KeyPair(_) => {
+            Ok(ring.open(&stored.sealed, bound_to)?)
+        }
         SealedUnder::DataKey(id) => {
             let key = keys::key(connection, ring, &id).await.map_err(CredentialError::DataKey)?;
             Ok(key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?)

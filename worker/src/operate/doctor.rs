@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::Args;
-use domain::seal::KeyRing;
+use domain::key_ring::KeyRing;
 use eventlog::breach::Breach;
 use eventlog::connect::Connection;
 use eventlog::contract::ServerStatus;

@@ -16,8 +16,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use domain::event::Event;
+use domain::fingerprint;
 use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
-use domain::seal::{KeyRing, Sealed, SealedUnder};
+use domain::key_ring::KeyRing;
+use domain::seal::{Sealed, SealedUnder};
 use eventlog::append::Writer;
 use eventlog::archive::History;
 use eventlog::keys::{self as data_keys, Replaced};
@@ -218,7 +220,7 @@ async fn erase(
     let of = chosen.events();
     let places: Vec<&Place> = known.iter().map(|known| &known.identity.place).collect();
     let erasure = erasures::begin(&mut connection, order, of.source, &places).await?;
-    let sequence = append(backends, ring, &known).await?;
+    let sequence = append(backends, &known).await?;
     wait_for_workers(backends, sequence, shutdown).await?;
 
     // What came after that is new, and is not erased.
@@ -277,13 +279,12 @@ async fn find(
 }
 
 /// The sequence of the last event that says it.
-async fn append(backends: &Backends, ring: &KeyRing, known: &[Known]) -> anyhow::Result<u64> {
+async fn append(backends: &Backends, known: &[Known]) -> anyhow::Result<u64> {
     let writer = Writer::new(backends.connection.clone());
     let now = clock::now();
     let mut last = 0;
     for Known { source, platform, identity } in known {
-        let what = ["erased", identity.installation_id.as_str(), identity.place.as_str()];
-        let number = ring.fingerprint(&[&what[..], &[&now.to_string()]].concat());
+        let number = fingerprint::random();
         let event =
             Event::erased(source.clone(), platform.clone(), identity.clone(), now, &number)?;
         let message = LogMessage::new(&event)?;
@@ -358,7 +359,7 @@ fn keys_of(envelopes: &[Sealed]) -> (BTreeMap<PageId, BTreeSet<u8>>, BTreeSet<St
                 let slots: &mut BTreeSet<u8> = pages.entry(PageId::clone(&page)).or_default();
                 slots.insert(slot);
             }
-            Ok(SealedUnder::RingKey(id)) => {
+            Ok(SealedUnder::SymmetricKey(id) | SealedUnder::KeyPair(id)) => {
                 ring_keys.insert(id.to_string());
             }
             Err(_) => {}

@@ -5,7 +5,7 @@
 //! before there were data keys; so to rotate is to seal the pages again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,21 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 use domain::id::KeyId;
-use domain::seal::{KeyRing, SealedUnder, new_key};
+use domain::key_pair::{NewPair, PrivateKey, PublicKey};
+use domain::key_ring::KeyRing;
+use domain::seal::SealedUnder;
 use eventlog::connect::Connection;
 use eventlog::keys::{self as data_keys, Pages, StoredPage};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use service::config::SealingSettings;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::Backends;
 use crate::operate::context::{self, Context};
 use crate::operate::exit::{Differs, Interrupted};
-use crate::operate::output::Format;
+use crate::operate::output::{Format, print};
 use crate::store::database;
 use crate::store::journal;
 
@@ -36,14 +39,16 @@ use reseal::reseal;
 /// The keys that seal: list, rotate, reseal, retire
 #[derive(Args)]
 #[command(after_help = "\
-Each secret is sealed under a data key of its own, in the streams NEW_DATA_KEYS and DATA_KEYS. The
-keys of the ring (`sealing` in the configuration) seal the data keys. To rotate, under live traffic and without a
-replay:
+Each secret is sealed under a data key of its own, in the streams NEW_DATA_KEYS and DATA_KEYS. Data
+keys are sealed to a key pair of the ring (`sealing` in the configuration): ingest has the public
+half and can open nothing, the worker has the private half. To rotate, under live traffic and
+without a replay:
   1. worker keys rotate --id k2 --file /run/secrets/sealing-key-k2
-     makes a key, and says what to put into the configuration; ingest and worker read it again
-     by themselves
-  2. worker keys reseal
-  3. worker keys retire k1, and take k1 out of the configuration")]
+     makes a pair, and says what to append to the configuration on every host; ingest and worker
+     read it by themselves
+  2. when all of them have read it, set sealing.active to k2 on every host
+  3. worker keys reseal
+  4. worker keys retire k1, and take k1 out of the configuration")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -56,12 +61,27 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Make a new key, and say how to make it the active one
+    /// Make a key pair for a first configuration, and print its public half
+    Generate {
+        /// Where to write the private half; must not exist
+        #[arg(long)]
+        file: PathBuf,
+    },
+    /// Print the public half of a key pair
+    Public {
+        /// The file with the private half
+        #[arg(long)]
+        file: PathBuf,
+        /// Write it to this file instead, which is replaced
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
+    /// Make a key pair, and say how to make it the active one
     Rotate {
-        /// The id of the new key
+        /// The id of the new pair
         #[arg(long, value_parser = |text: &str| KeyId::parse(text))]
         id: KeyId,
-        /// Where to write it; must not exist
+        /// Where to write the private half; must not exist
         #[arg(long)]
         file: PathBuf,
         #[command(flatten)]
@@ -107,7 +127,8 @@ pub(crate) struct KeysInUse {
 #[derive(Debug, Serialize)]
 struct Rotated {
     id: KeyId,
-    /// Holds the new key.
+    public: String,
+    /// Holds the private half.
     file: PathBuf,
 }
 
@@ -121,10 +142,31 @@ struct Retirable {
 impl context::Command for Arguments {
     const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
+    fn without_configuration(&self) -> Option<anyhow::Result<()>> {
+        let print_it = |public: PublicKey| print(&public.to_string());
+        Some(match &self.command {
+            Command::Generate { file } => write_new_pair(file).and_then(print_it),
+            Command::Public { file, to: None } => public_half(file).and_then(print_it),
+            Command::Public { file, to: Some(to) } => public_half(file).and_then(|public| {
+                fs::write(to, format!("{public}\n")).with_context(|| to.display().to_string())
+            }),
+            Command::List { .. }
+            | Command::Rotate { .. }
+            | Command::Reseal { .. }
+            | Command::Retire { .. } => return None,
+        })
+    }
+
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let ring = context.key_ring()?;
         let shutdown = &context.shutdown;
+        if let Command::Rotate { id, file, format } = self.command {
+            // The ring need not be usable: perhaps its first pair is made now.
+            let rotated = rotate(&context.config.sealing, id, file)?;
+            return format.print(&rotated, render_rotated);
+        }
+        let ring = context.key_ring()?;
         match self.command {
+            Command::Generate { .. } | Command::Public { .. } | Command::Rotate { .. } => Ok(()),
             Command::List { format } => {
                 let Backends { connection, pool, .. } = context.backends().await?;
                 let found = list(&connection, &pool, &ring, shutdown).await?;
@@ -133,9 +175,6 @@ impl context::Command for Arguments {
                     bail!(Differs("a key that is needed is not in the configuration".to_owned()));
                 }
                 Ok(())
-            }
-            Command::Rotate { id, file, format } => {
-                format.print(&rotate(&ring, id, file)?, render_rotated)
             }
             Command::Reseal { format } => {
                 let backends = context.backends().await?;
@@ -172,13 +211,15 @@ fn render(found: &KeysInUse) -> String {
 }
 
 fn render_rotated(rotated: &Rotated) -> String {
-    let Rotated { id, file } = rotated;
+    let Rotated { id, public, file } = rotated;
     format!(
-        "a new key is in {path} (mode 0600). Put into the configuration, on every host:\n\n\
-         [sealing]\nactive = \"{id}\"\n\n[sealing.keys]\n{id} = {{ file = \"{path}\" }}\n\n\
-         and keep the other keys. Ingest and worker read it within seconds; then run\n\
-         `worker keys reseal`.",
+        "# The private half of a new key pair is in {path} (mode 0600).\n\
+         # Append this to the configuration on every host. Ingest does not read `private`: do not\n\
+         # give it that file. Ingest and worker read the configuration again within seconds.\n\
+         # When all of them have, set `active = \"{id}\"` in [sealing], and run `worker keys reseal`.\n\n\
+         [sealing.keys.{id}]\npublic = \"{public}\"\nprivate = {{ file = {quoted} }}",
         path = file.display(),
+        quoted = serde_json::Value::from(file.to_string_lossy()),
     )
 }
 
@@ -230,21 +271,32 @@ pub(crate) async fn list(
 /// `None` of what is not a page.
 pub(crate) fn sealed_by(page: &StoredPage) -> Option<KeyId> {
     match page.sealed.under() {
-        Ok(SealedUnder::RingKey(id)) => Some(id),
+        Ok(SealedUnder::SymmetricKey(id) | SealedUnder::KeyPair(id)) => Some(id),
         Ok(SealedUnder::DataKey(_)) | Err(_) => None,
     }
 }
 
-fn rotate(ring: &KeyRing, id: KeyId, file: PathBuf) -> anyhow::Result<Rotated> {
-    ensure!(ring.key_ids().all(|known| *known != id), "there is a key {id} in the ring already");
-    write_new_key(&file).with_context(|| format!("making {}", file.display()))?;
-    Ok(Rotated { id, file })
+fn rotate(sealing: &SealingSettings, id: KeyId, file: PathBuf) -> anyhow::Result<Rotated> {
+    ensure!(!sealing.keys.contains_key(&id), "there is a key {id} in the ring already");
+    let public = write_new_pair(&file)?.to_string();
+    Ok(Rotated { id, public, file })
 }
 
-fn write_new_key(file: &Path) -> anyhow::Result<()> {
-    let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
-    writeln!(opened, "{}", new_key().expose_secret())?;
-    Ok(opened.sync_all()?)
+/// The private half, in a file that only its owner can read.
+fn write_new_pair(file: &Path) -> anyhow::Result<PublicKey> {
+    let NewPair { public, private } = NewPair::generate();
+    let write = || -> anyhow::Result<()> {
+        let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
+        writeln!(opened, "{}", private.expose_secret())?;
+        Ok(opened.sync_all()?)
+    };
+    write().with_context(|| format!("making {}", file.display()))?;
+    Ok(public)
+}
+
+fn public_half(file: &Path) -> anyhow::Result<PublicKey> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(PrivateKey::parse(&SecretString::from(text))?.public())
 }
 
 /// What still needs the key. An error if nobody knows the key.
@@ -305,7 +357,11 @@ mod tests {
 
     #[test]
     fn each_step_of_a_rotation_says_what_it_did() {
-        let rotated = Rotated { id: key("k2"), file: "/run/secrets/sealing-key-k2".into() };
+        let rotated = Rotated {
+            id: key("k2"),
+            public: "x25519-public.AAAA".to_owned(),
+            file: "/run/secrets/sealing-key-k2".into(),
+        };
         assert_view("keys-rotate", &render_rotated(&rotated));
         let retirable = |needed| render_retirable(&Retirable { id: key("k1"), needed });
         assert_view("keys-retire", &retirable(None));

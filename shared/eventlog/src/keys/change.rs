@@ -9,7 +9,7 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
 use domain::data_key::Page;
 use domain::id::PageId;
-use domain::seal::{KeyRing, SealingNonce};
+use domain::key_ring::KeyRing;
 
 use super::{
     NEW_STREAM, STREAM, StoredPage, Version, changed_subject, last, new_subject, page, stream,
@@ -39,7 +39,7 @@ pub async fn replace(
         Version::New { .. } => NONE_BEFORE,
         Version::Changed { sequence } => sequence,
     };
-    let sealed = new.seal(ring, &SealingNonce::random())?;
+    let sealed = new.seal(ring.sealing_key())?;
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_STREAM, STREAM);
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, before.to_string());

@@ -12,11 +12,11 @@ use async_nats::header::NATS_EXPECTED_STREAM;
 use async_nats::jetstream::Context;
 use domain::data_key::{DataKey, Page};
 use domain::id::KEYS_IN_PAGE;
-use domain::seal::{KeyRing, SealingNonce};
+use domain::key_ring::SealingKey;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{CurrentRing, NEW_STREAM, new_subject};
+use super::{Current, NEW_STREAM, new_subject};
 use crate::connect::Connection;
 
 /// Pages that are stored at a time.
@@ -37,7 +37,7 @@ impl DataKeyPool {
     /// ends at `shutdown`, when those that are ready have to do.
     pub fn start(
         connection: &Connection,
-        ring: CurrentRing,
+        key: Current<SealingKey>,
         ready_max: usize,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
@@ -49,7 +49,7 @@ impl DataKeyPool {
         });
         let maker = Maker {
             jetstream: connection.with_timeout(STORE_TIMEOUT),
-            ring,
+            key,
             keys: Arc::clone(&keys),
         };
         tokio::spawn(async move {
@@ -117,13 +117,13 @@ impl DataKeyPool {
 }
 
 /// Makes a page and stores it. Its keys may be used once this returns.
-pub async fn add_page(connection: &Connection, ring: &KeyRing) -> anyhow::Result<Page> {
-    store_new(&connection.jetstream, ring).await
+pub async fn add_page(connection: &Connection, key: &SealingKey) -> anyhow::Result<Page> {
+    store_new(&connection.jetstream, key).await
 }
 
-async fn store_new(jetstream: &Context, ring: &KeyRing) -> anyhow::Result<Page> {
+async fn store_new(jetstream: &Context, key: &SealingKey) -> anyhow::Result<Page> {
     let page = Page::generate()?;
-    let sealed = page.seal(ring, &SealingNonce::random())?;
+    let sealed = page.seal(key)?;
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_STREAM, NEW_STREAM);
     let (subject, body) = (new_subject(page.id()), sealed.as_str().to_owned().into());
@@ -133,7 +133,7 @@ async fn store_new(jetstream: &Context, ring: &KeyRing) -> anyhow::Result<Page> 
 
 struct Maker {
     jetstream: Context,
-    ring: CurrentRing,
+    key: Current<SealingKey>,
     keys: Arc<DataKeyPool>,
 }
 
@@ -143,8 +143,8 @@ impl Maker {
         loop {
             while self.keys.missing_pages() > 0 {
                 let count = self.keys.missing_pages().min(PAGES_AT_ONCE);
-                let ring = self.ring.get();
-                let stored = (0..count).map(|_| store_new(&self.jetstream, &ring));
+                let key = self.key.get();
+                let stored = (0..count).map(|_| store_new(&self.jetstream, &key));
                 for stored in futures_util::future::join_all(stored).await {
                     match stored {
                         Ok(page) => self.keys.add(&page),
