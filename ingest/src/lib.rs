@@ -24,10 +24,10 @@ use anyhow::Context as _;
 use eventlog::audit::Recorder;
 use eventlog::connect::Connection;
 use eventlog::contract::{self, Check};
-use eventlog::keys::DataKeyPool;
+use eventlog::keys::{DataKeyPool, PoolSettings};
 use eventlog::loss::{self, Losses};
 use service::config::reload;
-use service::{http_client, server};
+use service::{clock, http_client, server};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,9 +60,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let contract = contract::watch(check, shutdown.clone());
     let publisher = Arc::new(Publisher::new(connection.clone(), contract));
     let audit = Audit(Recorder::start(connection.clone()));
+    let pool = PoolSettings {
+        ready_max: DATA_KEYS_MAX,
+        unused_max: settings.data_key_unused_max,
+        now: clock::now,
+    };
     let sealing_key = reload::follow(settings.path, settings.sealing_key, shutdown.clone());
-    let data_keys =
-        DataKeyPool::start(&connection, sealing_key.clone(), DATA_KEYS_MAX, shutdown.clone());
+    let data_keys = DataKeyPool::start(&connection, sealing_key.clone(), pool, shutdown.clone());
     gauges::observe(connection.clone(), Arc::clone(&publisher), Arc::clone(&data_keys));
     gauges::zero(settings.sources.values());
     let losses = loss::watch(connection.clone(), shutdown.clone());

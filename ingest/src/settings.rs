@@ -27,6 +27,7 @@ pub struct Settings {
     /// It seals new pages of data keys. Ingest has nothing that opens one.
     pub sealing_key: SealingKey,
     pub fingerprints: FingerprintKeys,
+    pub data_key_unused_max: Duration,
     /// Where the key is read again.
     pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
@@ -97,6 +98,7 @@ impl Settings {
             accepted_breaches: config.stream.allow.clone(),
             sealing_key,
             fingerprints,
+            data_key_unused_max: config.sealing.data_key_unused_max(),
             path: path.to_owned(),
             sources,
             http,

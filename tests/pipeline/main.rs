@@ -20,6 +20,7 @@ mod bad_input;
 mod callbacks;
 mod canary;
 mod cluster;
+mod collect;
 mod command_line;
 mod confirmation;
 mod contracts;

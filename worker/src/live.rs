@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eventlog::connect::Connection;
-use eventlog::keys::DataKeyPool;
+use eventlog::keys::{DataKeyPool, PoolSettings};
+use service::clock;
 use service::config::reload;
 use service::server;
 use sqlx::PgPool;
@@ -63,6 +64,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             nats,
             sealing_key,
             fingerprints,
+            data_key_unused_max,
             apps,
             before_expiry,
             every,
@@ -70,7 +72,12 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             let appender = Connection::open(&nats, "token-renewal").await?;
             let (ring, shutdown) = (ring.clone(), shutdown.clone());
             let key = reload::follow(settings.path, sealing_key, shutdown.clone());
-            let data_keys = DataKeyPool::start(&appender, key, DATA_KEYS_MAX, shutdown);
+            let keys = PoolSettings {
+                ready_max: DATA_KEYS_MAX,
+                unused_max: data_key_unused_max,
+                now: clock::now,
+            };
+            let data_keys = DataKeyPool::start(&appender, key, keys, shutdown);
             let (pool, connection) = (pool.clone(), connection.clone());
             Some(TokenRenewal {
                 pool,

@@ -144,6 +144,12 @@ impl Page {
         Some(DataKey { id: DataKeyId { page: Arc::clone(&self.id), slot }, key })
     }
 
+    /// The slots whose keys are left.
+    pub fn slots(&self) -> impl Iterator<Item = u8> {
+        (0..KEYS_IN_PAGE)
+            .filter(|slot| self.keys.get(usize::from(*slot)).is_some_and(Option::is_some))
+    }
+
     /// Every key that is left.
     pub fn keys(&self) -> impl Iterator<Item = DataKey> {
         (0..KEYS_IN_PAGE).filter_map(|slot| self.key(slot))
@@ -166,7 +172,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{KeyId, MessageId, SourceName};
+    use crate::id::{KeyId, MessageId, SourceName, data_keys_in};
     use crate::key_pair::{NewPair, PrivateKey};
 
     fn ring(id: &str) -> KeyRing {
@@ -202,8 +208,12 @@ mod tests {
         assert!(again.open(&sealed, elsewhere).is_err());
         assert!(page.key(6).unwrap().open(&sealed, bound_to).is_err(), "another key");
 
+        let text = format!("{{\"a\":\"{}\",\"b\":\"v2.x\"}}", sealed.as_str());
+        assert_eq!(data_keys_in(&text).collect::<Vec<_>>(), [id]);
+        assert!(page.slots().any(|slot| slot == 5));
         assert!(page.destroy(5));
         assert!(!page.destroy(5));
+        assert!(page.slots().all(|slot| slot != 5));
         let page = reopened(&page);
         assert!(page.key(5).is_none());
         assert_eq!(page.keys().count(), usize::from(KEYS_IN_PAGE) - 1);

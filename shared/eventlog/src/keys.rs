@@ -28,7 +28,7 @@ mod pool;
 
 pub use change::{Replaced, destroy_former, remove, replace, versions};
 pub use current::Current;
-pub use pool::{DataKeyPool, add_page};
+pub use pool::{DataKeyPool, PoolSettings, add_page};
 
 /// The stream of changed pages, and of all pages from before there were two.
 pub const STREAM: &str = "DATA_KEYS";

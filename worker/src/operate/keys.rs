@@ -26,12 +26,14 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::Backends;
+use crate::operate::consent::Consent;
 use crate::operate::context::{self, Context};
 use crate::operate::exit::{Differs, Interrupted};
 use crate::operate::output::{Format, print};
 use crate::store::database;
 use crate::store::journal;
 
+mod collect;
 mod reseal;
 
 use reseal::reseal;
@@ -89,6 +91,14 @@ enum Command {
     },
     /// Seal every data key under the active key; if interrupted, run it again
     Reseal {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Destroy data keys that no event needs and that are too old to be used
+    #[command(after_help = collect::AFTER_HELP)]
+    Collect {
+        #[command(flatten)]
+        consent: Consent,
         #[command(flatten)]
         format: Format,
     },
@@ -153,6 +163,7 @@ impl context::Command for Arguments {
             Command::List { .. }
             | Command::Rotate { .. }
             | Command::Reseal { .. }
+            | Command::Collect { .. }
             | Command::Retire { .. } => return None,
         })
     }
@@ -181,6 +192,9 @@ impl context::Command for Arguments {
                 let report = reseal(&backends, &ring, shutdown).await?;
                 format.print(&report, reseal::render)?;
                 report.require_all_opened()
+            }
+            Command::Collect { consent, format } => {
+                collect::run(context, &ring, &consent, &format).await
             }
             Command::Retire { id, format } => {
                 let backends = context.backends().await?;

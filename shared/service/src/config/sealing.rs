@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use domain::fingerprint::FingerprintKeys;
 use domain::id::KeyId;
@@ -29,6 +30,21 @@ pub struct SealingSettings {
     /// one. Ingest needs it, and a worker that renews tokens.
     /// [What a change of it does](operations.md#the-fingerprint-key).
     pub fingerprint_key: SecretRef,
+    /// How long a data key waits for a callback that uses it; then it is never used. `worker keys
+    /// collect` leaves pages alone that are younger than twice this.
+    #[serde(default = "default_data_key_unused_max_s")]
+    #[schemars(range(min = 1))]
+    pub data_key_unused_max_s: u32,
+}
+
+fn default_data_key_unused_max_s() -> u32 {
+    86_400
+}
+
+impl SealingSettings {
+    pub fn data_key_unused_max(&self) -> Duration {
+        Duration::from_secs(self.data_key_unused_max_s.max(1).into())
+    }
 }
 
 /// One key of the ring.
