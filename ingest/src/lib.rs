@@ -24,6 +24,7 @@ use anyhow::Context as _;
 use eventlog::audit::Recorder;
 use eventlog::connect::Connection;
 use eventlog::contract::{self, Check};
+use eventlog::keys::report::{self, Held};
 use eventlog::keys::{DataKeyPool, PoolSettings};
 use eventlog::loss::{self, Losses};
 use service::config::reload;
@@ -67,6 +68,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     };
     let sealing_key = reload::follow(settings.path, settings.sealing_key, shutdown.clone());
     let data_keys = DataKeyPool::start(&connection, sealing_key.clone(), pool, shutdown.clone());
+    let held = {
+        let key = sealing_key.clone();
+        move || {
+            let key = key.get();
+            Held { active: key.id().clone(), public: key.public().to_string(), opens: vec![] }
+        }
+    };
+    report::start(connection.clone(), "ingest", held, shutdown.clone());
     gauges::observe(connection.clone(), Arc::clone(&publisher), Arc::clone(&data_keys));
     gauges::zero(settings.sources.values());
     let losses = loss::watch(connection.clone(), shutdown.clone());

@@ -21,7 +21,7 @@ use service::config::{Config, Resolver};
 
 use crate::erasure::{copies, erase, opened_by, page_of, pages, ring};
 use crate::payload::{api_key, install};
-use crate::world::{DEADLINE, Setup, World, eventually, post};
+use crate::world::{Answer, DEADLINE, Setup, World, eventually, post};
 
 /// As long as a server that refuses says nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -231,4 +231,137 @@ async fn all_that_ingest_has_opens_no_credential() {
         let answer = ingest.publish(request.clone(), "{\"seq\":1}".into()).await.unwrap().await;
         assert!(answer.is_err(), "{request}: {answer:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_activated_and_retired_when_every_service_is_ready_for_it() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    let file = world.folder.path().join("k2").to_string_lossy().into_owned();
+    let rotated = world.operate(&["keys", "rotate", "--id", "k2", "--file", &file]).await;
+    let unknown = world.operate(&["keys", "activate", "k2"]).await;
+    assert!(unknown.code == 1 && unknown.stderr.contains("there is no key k2"), "{unknown:?}");
+    world.configure(&rotated.stdout);
+
+    // A worker on a host that has not got it yet.
+    let report = async |service: &str, active: &str, opens: &[&str]| {
+        let report = json!({ "service": service, "instance": "late", "active": active,
+                             "public": "x25519-public.", "opens": opens });
+        let subject = format!("key_rings.{service}.late");
+        assert!(publish(&thief(&world, service).await, subject, &report.to_string()).await);
+    };
+    report("worker", "p1", &["p1"]).await;
+    let late = world.operate(&["keys", "activate", "k2", "--wait-s", "1"]).await;
+    assert!(late.code == 3 && late.stderr.contains("worker late cannot open with k2"), "{late:?}");
+    report("worker", "p1", &["p1", "k2"]).await;
+    let ready = world.operate(&["keys", "activate", "k2", "--json"]).await.json(0);
+    assert_eq!(ready, json!({ "id": "k2", "workers": 2 }));
+
+    world.replace_in_config("active = \"p1\"", "active = \"k2\"");
+    report("ingest", "p1", &[]).await;
+    report("worker", "k2", &["p1", "k2"]).await;
+    assert_eq!(world.operate(&["keys", "reseal"]).await.code, 0);
+    let late = world.operate(&["keys", "retire", "p1", "--wait-s", "10"]).await;
+    let says = "ingest late still seals with p1: has its configuration been changed?";
+    assert!(late.code == 3 && late.stderr.contains(says), "{late:?}");
+    let doctor = world.operate(&["doctor", "--json"]).await.json(3).to_string();
+    assert!(doctor.contains("worker late has another public half of k2"), "{doctor}");
+    report("ingest", "k2", &[]).await;
+    assert_eq!(world.operate(&["keys", "reseal"]).await.code, 0);
+    let retired = world.operate(&["keys", "retire", "p1"]).await;
+    assert_eq!(retired.code, 0, "{retired:?}");
+}
+
+/// What the worker says of its keys, and with which status.
+async fn readiness(world: &World) -> (u16, String) {
+    let request = world.http.get(world.worker_url(0, "/readyz"));
+    // It may not listen yet.
+    let Ok(response) = request.send().await else { return (0, String::new()) };
+    let answer = Answer::of(response).await.unwrap();
+    (answer.status, answer.body["keys"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn becomes_ready(world: &World) -> bool {
+    eventually(async || readiness(world).await == (200, "ready".to_owned())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lacks_a_key_that_was_active_is_not_ready() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    let before = fs::read_to_string(world.config()).unwrap();
+    let file = world.folder.path().join("k2").to_string_lossy().into_owned();
+    let rotated = world.operate(&["keys", "rotate", "--id", "k2", "--file", &file]).await;
+    world.configure(&rotated.stdout);
+    world.replace_in_config("active = \"p1\"", "active = \"k2\"");
+    let sql = "SELECT count(*) FROM mooring.sealing_keys WHERE id = 'k2'";
+    let is_remembered = async || {
+        let mut postgres = world.connection().await;
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut postgres).await.unwrap() == 1
+    };
+    assert!(eventually(is_remembered).await);
+    assert_eq!(world.operate(&["keys", "reseal"]).await.code, 0);
+
+    // As an environment that forgets what was added to its configuration.
+    let after = fs::read_to_string(world.config()).unwrap();
+    fs::write(world.config(), before).unwrap();
+    world.stop_workers();
+    world.start_workers_again();
+    let lacks_it = async || {
+        let (status, keys) = readiness(&world).await;
+        status == 503 && keys.contains("sealed with k2, which is not in the key ring")
+    };
+    assert!(eventually(lacks_it).await, "{:?}", readiness(&world).await);
+    assert_eq!(world.operate(&["keys", "retire", "k2", "--wait-s", "1"]).await.code, 3);
+
+    fs::write(world.config(), after).unwrap();
+    assert!(becomes_ready(&world).await, "{:?}", readiness(&world).await);
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a").as_str());
+    // One that was retired is not missed.
+    let retired = world.operate(&["keys", "retire", "p1"]).await;
+    assert_eq!(retired.code, 0, "{retired:?}");
+    world.replace_in_config("keys.p1]", "keys.p0]");
+    world.stop_workers();
+    world.start_workers_again();
+    assert!(becomes_ready(&world).await, "{:?}", readiness(&world).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_may_come_from_a_command_and_no_core_is_dumped() {
+    let mut world = World::servers(Setup::default());
+    let path = world.secrets.path("fingerprint-key").to_string_lossy().into_owned();
+    let file = format!("{{ file = {path:?} }}");
+    world.replace_in_config(&file, &format!("{{ command = [\"cat\", {path:?}] }}"));
+    world = world.with_services().await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    for pid in [world.ingests[0].pid(), world.workers[0].pid()] {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", pid.unwrap())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_fingerprint_key_changes_no_state() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    assert!(world.acknowledged(&install("a")).await, "a repeated callback");
+    let before = world.installation("a").await;
+    fs::write(world.secrets.path("fingerprint-key"), BASE64_STANDARD.encode([5; 32])).unwrap();
+    world.ingests[0].stop(DEADLINE).unwrap();
+    world.ingests[0].start_again().unwrap();
+    world.wait_ingest_ready(0);
+    assert!(!world.acknowledged(&install("a")).await, "it is new content by the new key");
+    assert!(world.acknowledged(&install("a")).await, "and repeated from then on");
+    world.wait_applied().await;
+    let after = world.installation("a").await;
+    for field in ["status", "generation", "installed_at", "granted_permissions"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    assert_eq!(world.callbacks_in_journal().await, 2);
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a").as_str());
+    assert_eq!(world.operate(&["verify"]).await.code, 0);
 }

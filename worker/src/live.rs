@@ -1,5 +1,6 @@
 //! What a worker does all the time.
 
+pub(crate) mod active_key;
 pub(crate) mod api;
 pub(crate) mod archive;
 pub(crate) mod archived_payloads;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eventlog::connect::Connection;
+use eventlog::keys::report::{self, Held};
 use eventlog::keys::{DataKeyPool, PoolSettings};
 use service::clock;
 use service::config::reload;
@@ -55,6 +57,16 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         place_events_max: settings.place_events_max,
     };
     let ring = reload::follow(settings.path.clone(), settings.ring, shutdown.clone());
+    let held = {
+        let ring = ring.clone();
+        move || {
+            let ring = ring.get();
+            let key = ring.sealing_key();
+            let opens = ring.key_ids().cloned().collect();
+            Held { active: key.id().clone(), public: key.public().to_string(), opens }
+        }
+    };
+    report::start(connection.clone(), "worker", held, shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
     }
@@ -72,6 +84,18 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             let appender = Connection::open(&nats, "token-renewal").await?;
             let (ring, shutdown) = (ring.clone(), shutdown.clone());
             let key = reload::follow(settings.path, sealing_key, shutdown.clone());
+            let held = {
+                let key = key.clone();
+                move || {
+                    let key = key.get();
+                    Held {
+                        active: key.id().clone(),
+                        public: key.public().to_string(),
+                        opens: vec![],
+                    }
+                }
+            };
+            report::start(appender.clone(), "renewer", held, shutdown.clone());
             let keys = PoolSettings {
                 ready_max: DATA_KEYS_MAX,
                 unused_max: data_key_unused_max,
@@ -97,6 +121,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             renewal.run(shutdown.clone()).await;
         }
     };
+    tokio::spawn(active_key::remember(pool.clone(), ring.clone(), shutdown.clone()));
     let archiving = archiving(settings.archive.as_ref(), &pool).await?;
     let archiving = async {
         if let Some(archiving) = archiving {

@@ -29,6 +29,10 @@ impl SealingKey {
         &self.id
     }
 
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
     pub(crate) fn seal_parts(
         &self,
         secret: &SecretString,

@@ -25,6 +25,7 @@ use crate::read::{Reader, Selection, Start};
 mod change;
 mod current;
 mod pool;
+pub mod report;
 
 pub use change::{Replaced, destroy_former, remove, replace, versions};
 pub use current::Current;

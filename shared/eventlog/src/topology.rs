@@ -80,6 +80,7 @@ pub async fn migrate(
         }
     }
     create_or_update(&jetstream, &audit_config(settings)).await?;
+    create_or_update(&jetstream, &rings_config(settings)).await?;
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(ack_wait)).await?;
     tracing::info!("consumer {CONSUMER} is up to date");
@@ -208,6 +209,23 @@ fn audit_config(settings: &StreamSettings) -> StreamConfig {
         storage: StorageType::Memory,
         discard: DiscardPolicy::Old,
         max_age: 7 * DAY,
+        max_bytes: BYTES_MAX,
+        num_replicas: settings.replicas,
+        ..StreamConfig::default()
+    }
+}
+
+/// The last report of each running service; what it holds is of the moment.
+fn rings_config(settings: &StreamSettings) -> StreamConfig {
+    const BYTES_MAX: i64 = 1 << 20;
+    StreamConfig {
+        name: keys::report::STREAM.to_owned(),
+        description: Some("What each running service has of the key ring".to_owned()),
+        subjects: vec![keys::report::subjects()],
+        storage: StorageType::Memory,
+        discard: DiscardPolicy::Old,
+        max_age: keys::report::FORGOTTEN_AFTER,
+        max_messages_per_subject: 1,
         max_bytes: BYTES_MAX,
         num_replicas: settings.replicas,
         ..StreamConfig::default()

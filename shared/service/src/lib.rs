@@ -6,6 +6,7 @@ pub mod config;
 pub mod http_client;
 pub mod oauth;
 pub mod problem;
+pub mod process;
 pub mod secret_ref;
 pub mod server;
 pub mod shutdown;

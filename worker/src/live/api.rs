@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 use subtle::ConstantTimeEq as _;
 
+use crate::live::active_key;
 use crate::live::archived_payloads::{ArchivedPayloads, Unread};
 use crate::live::commit::chain;
 use crate::live::credential::{self, CredentialError};
@@ -273,11 +274,27 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
         Ok(Err(error)) => Err(why_unreadable(&error)),
         Err(_elapsed) => Err("no answer in time".to_owned()),
     };
-    let ready = nats.is_ok() && postgres.is_ok();
+    let keys = match &postgres {
+        Ok(()) => lacks_no_key(&api).await,
+        Err(_) => Err("not known".to_owned()),
+    };
+    let ready = nats.is_ok() && postgres.is_ok() && keys.is_ok();
     let say = |state: Result<(), String>| state.map_or_else(|why| why, |()| "ready".to_owned());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres) });
+    let body =
+        json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres), "keys": say(keys) });
     (status, Json(body)).into_response()
+}
+
+async fn lacks_no_key(api: &Api) -> Result<(), String> {
+    let ring = api.ring.get();
+    let missing = active_key::missing(&api.pool, &ring);
+    match tokio::time::timeout(READINESS_TIMEOUT, missing).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(missing))) => Err(missing),
+        Ok(Err(error)) => Err(why_unreadable(&error)),
+        Err(_elapsed) => Err("no answer in time".to_owned()),
+    }
 }
 
 async fn can_read(pool: &PgPool) -> Result<(), sqlx::Error> {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use service::config::Config;
 use service::{shutdown, telemetry};
@@ -45,6 +45,7 @@ pub(crate) struct Context {
 }
 
 pub(crate) fn execute<C: Command>(command: C, path: PathBuf, env: Env) -> anyhow::Result<()> {
+    service::process::forbid_core_dumps().context("forbidding core dumps")?;
     if let Some(done) = command.without_configuration() {
         return done;
     }

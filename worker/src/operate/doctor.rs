@@ -140,6 +140,7 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
                 findings.push(identity(nats, &pool).await);
                 findings.extend(archive::check(nats, archived.as_ref(), &mut connection).await);
                 findings.push(sealing(nats, &pool, &ring, context).await);
+                findings.push(rings(nats, &ring).await);
             }
         }
         Err(error) => findings.push(Finding::error("postgres", &error.into())),
@@ -367,6 +368,24 @@ async fn sealing(
         Ok(found) => judge_keys(&found),
         Err(error) => Finding::error("keys", &error),
     }
+}
+
+/// What the running services have of the ring.
+async fn rings(connection: &Connection, ring: &KeyRing) -> Finding {
+    const CHECK: &str = "key rings";
+    let running = match in_time(data_keys::report::reports(connection)).await {
+        Ok(running) => running,
+        Err(error) => return Finding::error(CHECK, &error),
+    };
+    let wrong = keys::disagreements(&running, ring);
+    if wrong.is_empty() {
+        return Finding::ok(
+            CHECK,
+            format!("{} running services seal with known keys", running.len()),
+        );
+    }
+    let fix = "at once, give every host the same sealing.keys: what is sealed so may never open";
+    Finding::failed(CHECK, wrong.join("; "), fix)
 }
 
 fn judge_keys(found: &KeysInUse) -> Finding {

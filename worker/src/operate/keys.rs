@@ -32,11 +32,15 @@ use crate::operate::exit::{Differs, Interrupted};
 use crate::operate::output::{Format, print};
 use crate::store::database;
 use crate::store::journal;
+use crate::store::sealing_keys;
 
 mod collect;
 mod reseal;
+mod running;
 
 use reseal::reseal;
+use running::Patience;
+pub(crate) use running::disagreements;
 
 /// The keys that seal: list, rotate, reseal, retire
 #[derive(Args)]
@@ -48,9 +52,11 @@ without a replay:
   1. worker keys rotate --id k2 --file /run/secrets/sealing-key-k2
      makes a pair, and says what to append to the configuration on every host; ingest and worker
      read it by themselves
-  2. when all of them have read it, set sealing.active to k2 on every host
+  2. worker keys activate k2
+     waits until every worker can open with it; then set sealing.active to k2 on every host
   3. worker keys reseal
-  4. worker keys retire k1, and take k1 out of the configuration")]
+  4. worker keys retire k1
+     waits until no service seals with it; then take k1 out of the configuration")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -89,6 +95,16 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Wait until every worker can open with a key pair, and say how to make it the active one
+    Activate {
+        /// The id of the pair
+        #[arg(value_parser = |text: &str| KeyId::parse(text))]
+        id: KeyId,
+        #[command(flatten)]
+        patience: Patience,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Seal every data key under the active key; if interrupted, run it again
     Reseal {
         #[command(flatten)]
@@ -102,11 +118,13 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Say whether anything needs a key; exit code 3 if so
+    /// Say whether anything needs a key, once no service seals with it; exit code 3 if so
     Retire {
         /// The id of the key
         #[arg(value_parser = |text: &str| KeyId::parse(text))]
         id: KeyId,
+        #[command(flatten)]
+        patience: Patience,
         #[command(flatten)]
         format: Format,
     },
@@ -143,6 +161,13 @@ struct Rotated {
 }
 
 #[derive(Debug, Serialize)]
+struct Activable {
+    id: KeyId,
+    /// That can open with it: all that run.
+    workers: usize,
+}
+
+#[derive(Debug, Serialize)]
 struct Retirable {
     id: KeyId,
     /// What still needs the key, if anything does.
@@ -162,6 +187,7 @@ impl context::Command for Arguments {
             }),
             Command::List { .. }
             | Command::Rotate { .. }
+            | Command::Activate { .. }
             | Command::Reseal { .. }
             | Command::Collect { .. }
             | Command::Retire { .. } => return None,
@@ -196,8 +222,19 @@ impl context::Command for Arguments {
             Command::Collect { consent, format } => {
                 collect::run(context, &ring, &consent, &format).await
             }
-            Command::Retire { id, format } => {
+            Command::Activate { id, patience, format } => {
+                ensure!(ring.key_ids().any(|known| *known == id), no_such_key(&id, ring.key_ids()));
+                let connection = context.backends().await?.connection;
+                let workers =
+                    running::every_worker_opens_with(&id, &connection, &patience, shutdown).await?;
+                format.print(&Activable { id, workers }, render_activable)
+            }
+            Command::Retire { id, patience, format } => {
                 let backends = context.backends().await?;
+                if ring.active() != &id {
+                    let connection = &backends.connection;
+                    running::nobody_seals_with(&id, connection, &patience, shutdown).await?;
+                }
                 let needed = needed(&backends, &ring, &id, shutdown).await?;
                 let report = Retirable { id, needed };
                 format.print(&report, render_retirable)?;
@@ -230,10 +267,17 @@ fn render_rotated(rotated: &Rotated) -> String {
         "# The private half of a new key pair is in {path} (mode 0600).\n\
          # Append this to the configuration on every host. Ingest does not read `private`: do not\n\
          # give it that file. Ingest and worker read the configuration again within seconds.\n\
-         # When all of them have, set `active = \"{id}\"` in [sealing], and run `worker keys reseal`.\n\n\
+         # Then run `worker keys activate {id}`.\n\n\
          [sealing.keys.{id}]\npublic = \"{public}\"\nprivate = {{ file = {quoted} }}",
         path = file.display(),
         quoted = serde_json::Value::from(file.to_string_lossy()),
+    )
+}
+
+fn render_activable(Activable { id, workers }: &Activable) -> String {
+    format!(
+        "each of {workers} running workers can open with {id}: set `active = \"{id}\"` in [sealing] on \
+         every host, then `worker keys reseal`"
     )
 }
 
@@ -313,6 +357,11 @@ fn public_half(file: &Path) -> anyhow::Result<PublicKey> {
     Ok(PrivateKey::parse(&SecretString::from(text))?.public())
 }
 
+fn no_such_key(id: &KeyId, known: impl Iterator<Item = impl ToString>) -> String {
+    let known: Vec<String> = known.map(|id| id.to_string()).collect();
+    format!("there is no key {id}: the keys are {}", known.join(", "))
+}
+
 /// What still needs the key. An error if nobody knows the key.
 async fn needed(
     backends: &Backends,
@@ -322,23 +371,27 @@ async fn needed(
 ) -> anyhow::Result<Option<String>> {
     let Backends { connection, pool, .. } = backends;
     let found = list(connection, pool, ring, shutdown).await?;
-    let Some(KeyUse { active, pages, events, .. }) = found.keys.get(id.as_str()) else {
-        let known: Vec<&str> = found.keys.keys().map(String::as_str).collect();
-        bail!("there is no key {id}: the keys are {}", known.join(", "));
+    let mut postgres = database::acquire(pool).await.context("connecting to Postgres")?;
+    let was_active = sealing_keys::needed(&mut postgres).await?.iter().any(|it| it == id.as_str());
+    let used = found.keys.get(id.as_str()).cloned();
+    let Some(KeyUse { active, pages, events, .. }) = used.or(was_active.then(KeyUse::default))
+    else {
+        bail!(no_such_key(id, found.keys.keys()));
     };
     let former_versions = data_keys::former_versions(connection).await?;
-    Ok(if *active {
+    Ok(if active {
         Some(format!("{id} is the active key: make another one active first"))
-    } else if *pages > 0 {
+    } else if pages > 0 {
         Some(format!("{pages} pages of data keys are sealed with {id}: `worker keys reseal`"))
     } else if former_versions > 0 {
         let why = "former versions of pages are still stored: `worker keys reseal` destroys them";
         Some(why.to_owned())
-    } else if *events > 0 {
+    } else if events > 0 {
         Some(format!(
             "{events} events hold a secret sealed with {id} itself, from before there were data keys"
         ))
     } else {
+        sealing_keys::retired(&mut postgres, id).await?;
         None
     })
 }
@@ -377,6 +430,7 @@ mod tests {
             file: "/run/secrets/sealing-key-k2".into(),
         };
         assert_view("keys-rotate", &render_rotated(&rotated));
+        assert_view("keys-activate", &render_activable(&Activable { id: key("k2"), workers: 2 }));
         let retirable = |needed| render_retirable(&Retirable { id: key("k1"), needed });
         assert_view("keys-retire", &retirable(None));
         assert_view("keys-retire-needed", &retirable(Some("2 pages".to_owned())));

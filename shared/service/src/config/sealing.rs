@@ -83,6 +83,8 @@ struct Fields {
     env: Option<String>,
     /// The same, in a file.
     file: Option<PathBuf>,
+    /// The same, printed by a command.
+    command: Option<Vec<String>>,
 }
 
 impl<'de> Deserialize<'de> for KeySettings {

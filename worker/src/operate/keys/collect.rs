@@ -14,7 +14,7 @@ use domain::id::{DataKeyId, KEYS_IN_PAGE, PageId, data_keys_in};
 use domain::key_ring::KeyRing;
 use eventlog::keys::{self as data_keys, NoSuchPage, Pages, Replaced};
 use eventlog::message::all_subjects;
-use eventlog::read::{Reader, Selection, Start};
+use eventlog::read::{Selection, Start};
 use eventlog::status;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -30,10 +30,10 @@ use crate::operate::progress::{Progress, note};
 use crate::store::{database, dead_letters, installations, journal, log_identity};
 
 pub(super) const AFTER_HELP: &str = "\
-A key is needed by an event in the log, the journal or the dead letters, and by a credential in the
-projection. It is safe beside running services: pages that a service may still use are too young.
-It refuses to start if the log is not the one that the journal was filled from, or does not begin
-with its first event.
+A key is needed by an event in the log, the archive, the journal or the dead letters, and by a
+credential in the projection. It is safe beside running services: pages that a service may still
+use are too young. It refuses to go on if the log is not the one that the journal was filled from,
+or if archive and log together do not begin with the first event.
 
 It asks before it destroys anything. Without a terminal it needs --yes.";
 
@@ -80,7 +80,7 @@ pub(super) async fn run(
     consent.can_be_given()?;
     let shutdown = &context.shutdown;
     let backends = context.backends().await?;
-    require_whole_history(&backends).await?;
+    log_identity::check(&backends.connection, &backends.pool).await?;
     let spared = context.config.sealing.data_key_unused_max() * 2;
     let before = clock::now().checked_sub(SignedDuration::try_from(spared)?)?;
     let (mut needed, young_pages) = old_pages(&backends, before, shutdown).await?;
@@ -123,18 +123,6 @@ fn render(report: &Collected, would: &str) -> String {
     text
 }
 
-/// An event that is not here may need a key that seems to be needed by none.
-async fn require_whole_history(backends: &Backends) -> anyhow::Result<()> {
-    log_identity::check(&backends.connection, &backends.pool).await?;
-    let first = status::log(&backends.connection).await?.first_sequence;
-    ensure!(
-        first <= 1,
-        "the log begins at sequence {first}: events before it may be in an archive, which this \
-         command does not read; nothing was destroyed"
-    );
-    Ok(())
-}
-
 /// Pages that were stored before this time, with nothing marked as needed, and how
 /// many others there are.
 async fn old_pages(
@@ -164,10 +152,13 @@ async fn mark_all(
     needed: &mut Needed,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let untrimmed = backends.history().await?;
+    // An event that is not here may need a key that seems to be needed by none.
+    untrimmed.history.require_whole().context("nothing was destroyed")?;
     let end = status::log(&backends.connection).await?.last_sequence;
     let all = Selection::of_log(all_subjects(), Start::Sequence(1), end);
-    let mut reader = Reader::open(&backends.connection, all).await?;
-    let mut progress = Progress::new("reading events", reader.count);
+    let mut reader = untrimmed.history.read(&backends.connection, all).await?;
+    let mut progress = Progress::new("reading events", end);
     while let Some(delivery) = reader.next().await? {
         if shutdown.is_cancelled() {
             bail!(Interrupted);
