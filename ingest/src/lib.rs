@@ -70,10 +70,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let data_keys = DataKeyPool::start(&connection, sealing_key.clone(), pool, shutdown.clone());
     let held = {
         let key = sealing_key.clone();
-        move || {
-            let key = key.get();
-            Held { active: key.id().clone(), public: key.public().to_string(), opens: vec![] }
-        }
+        move || Held::of(&key.get(), Vec::new())
     };
     report::start(connection.clone(), "ingest", held, shutdown.clone());
     gauges::observe(connection.clone(), Arc::clone(&publisher), Arc::clone(&data_keys));

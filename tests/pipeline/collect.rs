@@ -1,6 +1,7 @@
 //! Data keys that nothing needs are destroyed, and never one that an event needs.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use domain::data_key::Page;
@@ -9,6 +10,7 @@ use domain::id::PageId;
 use domain::seal::SealedUnder;
 use serde_json::Value;
 
+use crate::archive;
 use crate::erasure::{copies, opened_by, pages, ring};
 use crate::load::Load;
 use crate::operate::WRONG_ARGUMENTS;
@@ -124,4 +126,30 @@ async fn keys_are_collected_under_load_and_every_credential_opens() {
     let (open, all) = credentials(&world).await;
     assert!(open == all && all > 500, "{open} of {all} open; {removed} pages were removed");
     assert!(removed > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_only_an_archived_event_needs_is_not_collected() {
+    let setup = Setup::default().env("MOORING__SEALING__DATA_KEY_UNUSED_MAX_S", UNUSED_MAX_S);
+    let mut world = archive::start(setup, archive::AT_ONCE).await;
+    archive::some_installations(&world, "x").await;
+    // It was superseded, and the projection holds its secret no more.
+    let of_superseded = copies(&world, "x0").await;
+    assert_eq!(of_superseded.len(), 1);
+    let archived = archive::run(&world, &[]).await;
+    assert!(archive::first_sequence(&world).await > 30, "{archived:?}");
+    world.ingests[0].kill().unwrap();
+    let all_are_old = async || collect(&world, "--dry-run").await["young_pages"] == 0;
+    assert!(eventually(all_are_old).await);
+
+    let (folder, away) = (archive::folder(&world), world.folder.path().join("away"));
+    fs::rename(&folder, &away).unwrap();
+    let refused = world.operate(&["keys", "collect", "--yes"]).await;
+    assert!(refused.code == 1, "{refused:?}");
+    fs::rename(&away, &folder).unwrap();
+
+    let done = collect(&world, "--yes").await;
+    assert!(done["pages_removed"].as_u64().unwrap() > 0, "{done}");
+    let opened = opened_by(&ring(&world), &world, "x0", &of_superseded).await;
+    assert_eq!(opened, [api_key("x0")]);
 }

@@ -116,7 +116,8 @@ pub(crate) async fn opened_by(
 fn files_below(folder: &Path) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
+        // Batches are staged in memory, behind a link.
+        if entry.path().is_dir() {
             found.extend(files_below(&entry.path()));
         } else {
             found.push(fs::read(entry.path()).unwrap());

@@ -11,12 +11,14 @@ pub(crate) mod credential;
 pub(crate) mod measure;
 pub(crate) mod token_renewal;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use domain::key_ring::KeyRing;
 use eventlog::connect::Connection;
 use eventlog::keys::report::{self, Held};
-use eventlog::keys::{DataKeyPool, PoolSettings};
+use eventlog::keys::{Current, DataKeyPool, PoolSettings};
 use service::clock;
 use service::config::reload;
 use service::server;
@@ -57,63 +59,16 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         place_events_max: settings.place_events_max,
     };
     let ring = reload::follow(settings.path.clone(), settings.ring, shutdown.clone());
-    let held = {
-        let ring = ring.clone();
-        move || {
-            let ring = ring.get();
-            let key = ring.sealing_key();
-            let opens = ring.key_ids().cloned().collect();
-            Held { active: key.id().clone(), public: key.public().to_string(), opens }
-        }
-    };
-    report::start(connection.clone(), "worker", held, shutdown.clone());
+    report::start(connection.clone(), "worker", held_by(ring.clone()), shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
     }
     let renewal = match settings.token_renewal {
         None => None,
-        Some(TokenRenewalSettings {
-            nats,
-            sealing_key,
-            fingerprints,
-            data_key_unused_max,
-            apps,
-            before_expiry,
-            every,
-        }) => {
-            let appender = Connection::open(&nats, "token-renewal").await?;
-            let (ring, shutdown) = (ring.clone(), shutdown.clone());
-            let key = reload::follow(settings.path, sealing_key, shutdown.clone());
-            let held = {
-                let key = key.clone();
-                move || {
-                    let key = key.get();
-                    Held {
-                        active: key.id().clone(),
-                        public: key.public().to_string(),
-                        opens: vec![],
-                    }
-                }
-            };
-            report::start(appender.clone(), "renewer", held, shutdown.clone());
-            let keys = PoolSettings {
-                ready_max: DATA_KEYS_MAX,
-                unused_max: data_key_unused_max,
-                now: clock::now,
-            };
-            let data_keys = DataKeyPool::start(&appender, key, keys, shutdown);
-            let (pool, connection) = (pool.clone(), connection.clone());
-            Some(TokenRenewal {
-                pool,
-                connection,
-                appender,
-                ring,
-                fingerprints,
-                data_keys,
-                apps,
-                before_expiry,
-                every,
-            })
+        Some(renewal) => {
+            let (pool, connection, ring) = (pool.clone(), connection.clone(), ring.clone());
+            let beside = Beside { pool, connection, ring };
+            Some(token_renewal(renewal, settings.path, beside, &shutdown).await?)
         }
     };
     let renewing = async {
@@ -172,6 +127,52 @@ async fn archiving(
         policy: access.policy,
         every: access.every,
     }))
+}
+
+fn held_by(ring: Current<KeyRing>) -> impl Fn() -> Held {
+    move || {
+        let ring = ring.get();
+        Held::of(ring.sealing_key(), ring.key_ids().cloned().collect())
+    }
+}
+
+/// What a worker has anyhow.
+struct Beside {
+    pool: PgPool,
+    connection: Connection,
+    ring: Current<KeyRing>,
+}
+
+/// As a user of NATS of its own, with data keys of its own.
+async fn token_renewal(
+    settings: TokenRenewalSettings,
+    path: PathBuf,
+    Beside { pool, connection, ring }: Beside,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<TokenRenewal> {
+    let appender = Connection::open(&settings.nats, "token-renewal").await?;
+    let key = reload::follow(path, settings.sealing_key, shutdown.clone());
+    let held = {
+        let key = key.clone();
+        move || Held::of(&key.get(), Vec::new())
+    };
+    report::start(appender.clone(), "renewer", held, shutdown.clone());
+    let keys = PoolSettings {
+        ready_max: DATA_KEYS_MAX,
+        unused_max: settings.data_key_unused_max,
+        now: clock::now,
+    };
+    Ok(TokenRenewal {
+        pool,
+        connection,
+        data_keys: DataKeyPool::start(&appender, key, keys, shutdown.clone()),
+        appender,
+        ring,
+        fingerprints: settings.fingerprints,
+        apps: settings.apps,
+        before_expiry: settings.before_expiry,
+        every: settings.every,
+    })
 }
 
 async fn ending<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> T {

@@ -47,7 +47,7 @@ impl SealingKey {
 
 enum OpeningKey {
     Pair(PrivateKey),
-    Symmetric(SymmetricKey),
+    Symmetric(Box<SymmetricKey>),
 }
 
 /// The active pair, the retired ones, and symmetric keys from before there were
@@ -79,7 +79,8 @@ impl KeyRing {
     ) -> Result<Self, RingError> {
         let pairs = pairs.into_iter().map(|(id, key)| (id, OpeningKey::Pair(key)));
         let symmetric = symmetric.into_iter();
-        let symmetric = symmetric.map(|key| (key.id().clone(), OpeningKey::Symmetric(key)));
+        let symmetric =
+            symmetric.map(|key| (key.id().clone(), OpeningKey::Symmetric(Box::new(key))));
         let mut keys = BTreeMap::new();
         for (id, key) in pairs.chain(symmetric) {
             if keys.insert(id.clone(), key).is_some() {

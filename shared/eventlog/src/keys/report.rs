@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use domain::id::KeyId;
+use domain::key_ring::SealingKey;
 use domain::seal::random_token;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -36,6 +37,12 @@ pub struct Held {
     pub public: String,
     /// What it can open with: nothing, if it is ingest.
     pub opens: Vec<KeyId>,
+}
+
+impl Held {
+    pub fn of(sealing: &SealingKey, opens: Vec<KeyId>) -> Self {
+        Self { active: sealing.id().clone(), public: sealing.public().to_string(), opens }
+    }
 }
 
 /// One running service.
