@@ -43,7 +43,13 @@ pub(crate) async fn run(args: &Fill) -> Result<()> {
     let keys = Keys::resolve(&mut resolver, &config);
     let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
     let (keys, password) = resolver.finish(&args.config, keys.zip(password))?;
-    let nats = Endpoint { url: config.nats.url, user: config.nats.user, password };
+    let nats = Endpoint {
+        url: config.nats.url,
+        user: config.nats.user,
+        password,
+        nkey_seed: None,
+        tls: None,
+    };
     fill(&Connection::open(&nats, "fill").await?, &keys, args.events).await
 }
 

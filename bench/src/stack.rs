@@ -172,6 +172,8 @@ impl Stack {
             url: self.nats_url(),
             user: Some("ingest".into()),
             password: Some(password),
+            nkey_seed: None,
+            tls: None,
         };
         Ok(Connection::open(&to, "fill").await?)
     }

@@ -36,6 +36,8 @@ make_all() {
   make fingerprint-key "$(random)"
   make blnk-path-token "$(random | tr '+/' '-_' | tr -d '=')" # base64url: it is put into a URL
   make read-token "$(random | tr '+/' '-_' | tr -d '=')"
+  # The worker knows its callers by the hashes of their tokens.
+  printf %s "$(cat /master/read-token)" | sha256sum | cut -d ' ' -f 1 > /master/read-token-sha256
   # An acknowledged event is on disk at once; the key that opens it must not come later.
   sync
 }
@@ -68,7 +70,7 @@ hand_out() {
   give postgres "$postgres_user" postgres-superuser-password postgres-owner-password postgres-worker-password
   give migrate "$services_user" nats-admin-password postgres-owner-password
   give ingest "$services_user" nats-ingest-password fingerprint-key blnk-path-token
-  give worker "$services_user" nats-worker-password nats-renewer-password postgres-worker-password sealing-private-key fingerprint-key read-token
+  give worker "$services_user" nats-worker-password nats-renewer-password postgres-worker-password sealing-private-key fingerprint-key read-token-sha256
   [ ! -e /master/sealing-key-k1 ] || give worker "$services_user" sealing-key-k1
   # What was there before key pairs, and must not be any more.
   rm -f /for/ingest/sealing-key-k1

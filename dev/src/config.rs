@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::secrets::{PRIVATE_KEY, PUBLIC_KEY, Secrets};
+use crate::secrets::{PRIVATE_KEY, PUBLIC_KEY, READ_TOKEN_HASH, Secrets};
 
 /// Where everything listens, on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +60,11 @@ listen = "127.0.0.1:{ingest}"
 listen = "127.0.0.1:{worker}"
 
 [worker.api_tokens.dev]
-token = {read_token}
-scopes = ["installations:read", "credentials:open"]
+sha256_file = {read_token_hash}
+scopes = ["installations:read", "credentials:open", "refresh_tokens:open"]
+sources = ["*"]
+expires_at = "2100-01-01T00:00:00Z" # it is good on this machine only
+requests_per_second = 100000
 
 [sources.blnk]
 platform = "blnk"
@@ -77,7 +80,7 @@ path_tokens = [{path_token}]
         sealing = sealing(before, secrets),
         ingest = ports.ingest,
         worker = ports.worker,
-        read_token = file("read-token"),
+        read_token_hash = quoted(&secrets.path(READ_TOKEN_HASH)),
         path_token = file("blnk-path-token"),
     )
 }
@@ -145,6 +148,10 @@ verification.path_tokens = [{securityscorecard}]
 
 [sources.github]
 platform = "generic"
+
+# GitHub does not sign its headers, so the URL holds a token; here it is the signing secret, too.
+[sources.github.verification]
+path_tokens = [{github}]
 
 [sources.github.verification.hmac]
 headers = ["X-Hub-Signature-256"]

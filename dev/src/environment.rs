@@ -24,6 +24,13 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// public half of the key that it signs HighLevel's callbacks with.
 pub const PROGRAMS: [&str; 3] = ["ingest", "worker", "simulate"];
 
+/// Where the services tell those who run them why they are not ready, on 127.0.0.1.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminPorts {
+    pub ingest: u16,
+    pub worker: u16,
+}
+
 /// The running environment. Fields are dropped in this order, which is the order to stop in: those
 /// that write come before those that store.
 pub struct Environment {
@@ -36,7 +43,13 @@ pub struct Environment {
 
 impl Environment {
     /// Starts everything, and returns when both services report that they are ready.
-    pub fn start(data: &DataDir, ports: &Ports, profile: Profile, observe: bool) -> Result<Self> {
+    pub fn start(
+        data: &DataDir,
+        ports: &Ports,
+        admin: AdminPorts,
+        profile: Profile,
+        observe: bool,
+    ) -> Result<Self> {
         let secrets = Secrets::ensure(data.secrets(), data.holds_data()?)?;
         services::write_public_key(&secrets, profile)?;
         let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
@@ -56,7 +69,11 @@ impl Environment {
         };
         let mut worker_envs = config::worker_envs(&secrets);
         worker_envs.extend(observers.iter().flat_map(|it| it.worker_envs.clone()));
-        let ingest_envs: Vec<_> = observers.iter().flat_map(|it| it.ingest_envs.clone()).collect();
+        let mut ingest_envs: Vec<_> =
+            observers.iter().flat_map(|it| it.ingest_envs.clone()).collect();
+        let on_loopback = |port: u16| format!("127.0.0.1:{port}");
+        worker_envs.push(("MOORING__WORKER__ADMIN_LISTEN", on_loopback(admin.worker)));
+        ingest_envs.push(("MOORING__INGEST__ADMIN_LISTEN", on_loopback(admin.ingest)));
         // Both start at once, and then we wait for each.
         let mut worker = launch.service("worker", &worker_envs)?;
         let mut ingest = launch.service("ingest", &ingest_envs)?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
 
 use crate::credentials::{NatsCredentials, PostgresPasswords, new_password};
 use crate::durable;
@@ -27,13 +28,16 @@ const ALL: [Kind; 16] = [
     ("postgres-owner-password", new_password),
     ("postgres-worker-password", new_password),
     ("blnk-path-token", new_token),
-    ("read-token", new_token),
+    (READ_TOKEN, new_token),
     ("highlevel-signing-seed", new_key),
     ("securityscorecard-path-token", new_token),
     ("github-webhook-secret", new_token),
     ("whop-webhook-secret", new_webhook_secret),
 ];
 
+const READ_TOKEN: &str = "read-token";
+/// What the worker has of it.
+pub(crate) const READ_TOKEN_HASH: &str = "read-token-sha256";
 /// The private half of the key pair that data keys are sealed to.
 pub const PRIVATE_KEY: &str = "sealing-private-key";
 /// Its public half: no secret, but made from one.
@@ -66,6 +70,8 @@ impl Secrets {
                 durable::write(&secrets.path(name), &generate())?;
             }
         }
+        let hash = hex::encode(Sha256::digest(secrets.read(READ_TOKEN)?));
+        durable::write(&secrets.path(READ_TOKEN_HASH), &hash)?;
         Ok(secrets)
     }
 

@@ -14,6 +14,7 @@ impl Audit {
     pub(crate) fn record(&self, source: &SourceName, outcome: Outcome) {
         let trace_id = telemetry::trace_id(&Span::current());
         let received_at = clock::now();
-        self.0.record(Record { source: source.clone(), received_at, trace_id, outcome });
+        let source = source.clone();
+        self.0.record(Record { source, received_at, trace_id, outcome, omitted: 0 });
     }
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
 use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
-use domain::verify::{Delivery, Unauthentic};
+use domain::verify::{Delivery, Unauthentic, Verification, Verified};
 use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ use tracing::Span;
 
 use crate::app::{App, internal_error};
 use crate::confirmation::{self, Receipt};
+use crate::door::Closed;
 use crate::metrics::METRICS;
 use crate::publish::{NotAppended, Published};
 use crate::settings::Source;
@@ -74,15 +75,25 @@ pub(crate) async fn receive(
 
     let client = request.extensions().get::<ClientGone>().cloned();
     let read = read(app, request, path_token).await;
+    let bytes = read.as_ref().map_or(0, |received| received.body.len());
     // What was received is dropped here: many wait for the log at once.
-    let parsed = read.and_then(|received| parse(source, &received)).transpose();
-    let Some(parsed) = parsed else {
+    let mut verified = false;
+    let parsed = read.and_then(|received| {
+        let proven = source.verification.verify(received.delivery());
+        let proven = proven.map_err(|why| unauthentic(&why))?;
+        verified = true;
+        parse(source, &proven, received.received_at)
+    });
+    let Some(parsed) = parsed.transpose() else {
         METRICS.ignored.add(1, std::slice::from_ref(&source.attribute));
         return success(source, r#"{"ok":true,"ignored":true}"#);
     };
     let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
-        Ok(parsed) => seal(app, source, parsed, started).await,
+        Ok(parsed) => match admit(app, source, bytes, started).await {
+            Ok(()) => seal(app, source, parsed, started).await,
+            Err(problem) => Err(problem),
+        },
         Err(problem) => Err(problem),
     };
     let result = match sealed {
@@ -95,7 +106,7 @@ pub(crate) async fn receive(
         && problem.is_refusal()
     {
         let (status, reason) = (problem.status().as_u16(), problem.name.to_owned());
-        app.audit.record(&source.name, Outcome::Refused { status, reason });
+        app.audit.record(&source.name, Outcome::Refused { status, reason, verified });
     }
     match result {
         Ok(appended) => acknowledgement(source, appended),
@@ -128,15 +139,35 @@ type Parsed = (Box<Callback>, Timestamp);
 
 /// `None` for what is none of the source's business. Boxed, because what many callbacks
 /// hold while they wait is to be small.
-fn parse(source: &Source, received: &Received) -> Result<Option<Parsed>, Problem> {
-    let delivery = received.delivery();
-    let verified = source.verification.verify(delivery).map_err(|why| unauthentic(&why))?;
-    let callback = source.adapter.parse(&verified).map_err(|why| refused(&why))?;
+fn parse(
+    source: &Source,
+    verified: &Verified<'_>,
+    received_at: Timestamp,
+) -> Result<Option<Parsed>, Problem> {
+    let callback = source.adapter.parse(verified).map_err(|why| refused(&why))?;
     if is_ignored(&callback, &*source.adapter, &source.app_ids, &source.ignore) {
         return Ok(None);
     }
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    Ok(Some((Box::new(callback), received.received_at)))
+    Ok(Some((Box::new(callback), received_at)))
+}
+
+/// Where anybody may send callbacks, so many are taken. What has to prove that it
+/// is the platform's is never counted.
+async fn admit(app: &App, source: &Source, bytes: usize, started: Instant) -> Result<(), Problem> {
+    let Verification::Unverified = source.verification else { return Ok(()) };
+    let within = source.ack.budget.saturating_sub(started.elapsed());
+    app.doors.enter(&source.name, &source.quota, bytes, within).await.map_err(|closed| {
+        let status = match closed {
+            Closed::QuotaUsed { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Closed::ShareUsed => source.ack.unavailable,
+            Closed::Uncounted => return not_appended(source, &NotAppended::BudgetSpent),
+        };
+        app.refused(source, status, closed.reason());
+        let detail = "anybody may send callbacks of this source, and it takes no more for now; the \
+                      callback was not acknowledged and may be sent again";
+        Problem::new(status, closed.reason(), detail).retry_after(closed.retry_after_s())
+    })
 }
 
 /// Turns it into an event that holds only ciphertext, with one of the source's
@@ -163,7 +194,12 @@ async fn seal(
         let key_id = KeyValue::new(attribute::KEY_ID, app.sealing_key.get().id().to_string());
         METRICS.secrets_sealed.add(1, &[key_id]);
     }
-    sealed.map(|event| (Box::new(event), slot)).map_err(|_| internal_error())
+    let event = sealed.map_err(|_| internal_error())?;
+    if let Some(claimed) = event.occurred_at_claimed {
+        let (source, key) = (source.name.as_str(), event.idempotency_key.as_str());
+        tracing::warn!(source, key, %claimed, "a time far in the future was not believed");
+    }
+    Ok((Box::new(event), slot))
 }
 
 async fn append(

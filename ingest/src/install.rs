@@ -17,14 +17,14 @@ use domain::fingerprint::FingerprintKeys;
 use domain::id::{IdempotencyKey, InstallationId, InvalidId};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
-use service::clock;
 use service::config::{DeclaredSecret, InstallPage};
 
 use crate::app::App;
-use crate::oauth;
+use crate::door::COUNT_BUDGET;
+use crate::oauth::{self, Failed};
 use crate::page::{self, InPath};
 use crate::settings::Source;
-use crate::ticket::{self, Purpose};
+use crate::ticket::{self, Purpose, Use};
 
 const FORM: &str = "install";
 const FIELD: &str = "secrets";
@@ -99,14 +99,19 @@ pub(crate) async fn submit(
     let again = |status, problem| {
         form(&app, source, page, &found, cookies.clone(), status, Some(problem), &typed)
     };
+    let refused = |status, reason, problem| {
+        app.refused(source, status, reason);
+        again(status, problem)
+    };
 
     let query = query.unwrap_or_default();
     let ticket = query.strip_prefix("ticket=").unwrap_or_default();
-    if !ticket::is_valid(&app.fingerprints, purpose(source, &found.id), &cookies, ticket) {
+    let of = purpose(source, &found.id);
+    let Some(ticket) = ticket::check(&app.fingerprints, of, &cookies, ticket) else {
         let problem = "The page was open for too long, or cookies are refused. Nothing was saved; \
                        please type the secrets again.";
-        return again(StatusCode::FORBIDDEN, problem);
-    }
+        return refused(StatusCode::FORBIDDEN, "invalid-ticket", problem);
+    };
     let is_declared = |key: &String| page.secrets.iter().any(|secret| secret.key == *key);
     if !typed.keys().all(is_declared) {
         let problem = "The form holds a field that this app does not ask for.";
@@ -117,17 +122,61 @@ pub(crate) async fn submit(
                        be typed again.";
         return again(StatusCode::UNPROCESSABLE_ENTITY, problem);
     }
-    let callback = callback(page, &found.id, &typed, &app.fingerprints);
-    let appended = match callback {
-        Ok(callback) => oauth::append(&app, source, callback).await.is_ok(),
-        Err(_) => false,
-    };
-    if !appended {
-        let problem = "Your secrets could not be saved. Please try again in a moment.";
-        return again(StatusCode::SERVICE_UNAVAILABLE, problem);
+    let (quota, bytes) = (&source.quota, body.len());
+    if let Err(closed) = app.doors.enter(&source.name, quota, bytes, COUNT_BUDGET).await {
+        let failed = Failed::closed(closed);
+        oauth::note(&app, source, &failed);
+        let closed_for = Some(closed.retry_after_s());
+        return page::retry_after(again(failed.status(), failed.text()), closed_for);
     }
-    // The browser posts what it posted here.
-    (page::private(), Redirect::temporary(page.complete_url.as_str())).into_response()
+    match save(&app, source, page, &found.id, &typed, &ticket).await {
+        // The browser posts what it posted here.
+        Saved::Yes => {
+            (page::private(), Redirect::temporary(page.complete_url.as_str())).into_response()
+        }
+        Saved::BeforeWithOther => {
+            let problem = "This form was sent before, and what was sent first is saved. To change \
+                           it, please type the secrets again.";
+            refused(StatusCode::CONFLICT, "ticket-used", problem)
+        }
+        Saved::No => {
+            let problem = "Your secrets could not be saved. Please try again in a moment.";
+            again(StatusCode::SERVICE_UNAVAILABLE, problem)
+        }
+    }
+}
+
+enum Saved {
+    Yes,
+    No,
+    /// With the same ticket came something else, or nobody knows what.
+    BeforeWithOther,
+}
+
+async fn save(
+    app: &App,
+    source: &Source,
+    page: &InstallPage,
+    installation: &InstallationId,
+    typed: &Typed,
+    ticket: &ticket::Number,
+) -> Saved {
+    let keys = &app.fingerprints;
+    let Ok(callback) = callback(page, installation, typed, keys, ticket) else { return Saved::No };
+    let parts = typed.iter().flat_map(|(key, value)| [key.as_str(), value.expose_secret()]);
+    let content = keys.fingerprint(&parts.collect::<Vec<_>>());
+    let used = app.used_tickets.note(ticket, &content);
+    if used == Use::Other {
+        return Saved::BeforeWithOther;
+    }
+    match oauth::append(app, source, callback).await {
+        Ok(appended) if appended.duplicate && used == Use::First => {
+            app.used_tickets.forget(ticket);
+            Saved::BeforeWithOther
+        }
+        Ok(_) => Saved::Yes,
+        Err(_) => Saved::No,
+    }
 }
 
 async fn read(app: &App, request: Request) -> Option<Bytes> {
@@ -189,7 +238,8 @@ fn form(
     typed: &Typed,
 ) -> Response {
     let of = purpose(source, &installation.id);
-    let (ticket, cookies) = ticket::issue(&app.fingerprints, of, cookies);
+    let (ticket, _, cookies) =
+        ticket::issue(&app.fingerprints, of, app.http.ticket_valid_for, cookies);
     let form = Form {
         app_name: &page.app_name,
         problem: what_is_wrong,
@@ -198,10 +248,8 @@ fn form(
         installation: installation.id.as_str(),
         fields: page.secrets.iter().map(|it| field(it, typed, what_is_wrong.is_some())).collect(),
     };
-    // The platform may send the browser on to another of its hosts, which browsers hold against
-    // `form-action`, too.
-    let complete_at = format!("{}:", page.complete_url.scheme());
-    (cookies, page::html(status, &form, Some(&complete_at))).into_response()
+    // Where the platform sends the browser on to, browsers hold against `form-action`, too.
+    (cookies, page::html(status, &form, Some(&page.form_hosts))).into_response()
 }
 
 fn field<'a>(declared: &'a DeclaredSecret, typed: &'a Typed, checked: bool) -> FormField<'a> {
@@ -222,11 +270,11 @@ fn callback(
     installation: &InstallationId,
     typed: &Typed,
     keys: &FingerprintKeys,
+    ticket: &ticket::Number,
 ) -> Result<Callback, InvalidId> {
     let identity = (page.identity)(&page.app_id, installation, keys)?;
-    // What is typed again counts again, even if it is what was typed first.
-    let now = clock::now().as_nanosecond().to_string();
-    let number = keys.fingerprint(&["form", identity.place.as_str(), &now]);
+    // What is typed into a page that was opened anew counts again, even if it is the same.
+    let number = keys.fingerprint(&["form ticket", identity.place.as_str(), ticket.as_str()]);
     let given = typed.iter().filter(|(_, value)| !value.expose_secret().is_empty());
     let secrets: Map<String, Value> =
         given.clone().map(|(key, value)| (key.clone(), json!(value.expose_secret()))).collect();

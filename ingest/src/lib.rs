@@ -8,6 +8,7 @@ mod audit;
 mod callback;
 mod commit;
 mod confirmation;
+mod door;
 mod gauges;
 mod install;
 mod metrics;
@@ -27,9 +28,10 @@ use eventlog::contract::{self, Check};
 use eventlog::keys::report::{self, Held};
 use eventlog::keys::{DataKeyPool, PoolSettings};
 use eventlog::loss::{self, Losses};
+use service::clock;
 use service::config::reload;
-use service::{clock, http_client, server};
-use tokio::net::TcpListener;
+use service::http_client;
+use service::server::Ports;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,18 +39,18 @@ pub use settings::Settings;
 
 use crate::app::App;
 use crate::audit::Audit;
+use crate::door::Doors;
 use crate::metrics::METRICS;
 use crate::publish::Publisher;
+use crate::ticket::UsedTickets;
 
 /// Data keys that are kept ready, for a burst of callbacks.
 const DATA_KEYS_MAX: usize = 8_192;
 
 /// Serves until `shutdown` is cancelled, then finishes what is in flight.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listen = settings.http.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("listening on {listen} (ingest.listen): is it taken by another process?")
-    })?;
+    let shutdown_timeout = settings.server.limits.shutdown_timeout;
+    let ports = Ports::bind(settings.server, "ingest", &shutdown).await?;
     let connection = Connection::open(&settings.nats, "ingest").await;
     let connection = connection.context("connecting to NATS")?;
     let monitor = settings.monitor_url.as_deref().unwrap_or_default();
@@ -59,6 +61,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         accepted: settings.accepted_breaches,
     };
     let contract = contract::watch(check, shutdown.clone());
+    let doors = Doors::new(connection.clone(), contract.clone(), settings.open_log_percent_max);
     let publisher = Arc::new(Publisher::new(connection.clone(), contract));
     let audit = Audit(Recorder::start(connection.clone()));
     let pool = PoolSettings {
@@ -77,20 +80,30 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     gauges::zero(settings.sources.values());
     let losses = loss::watch(connection.clone(), shutdown.clone());
     tokio::spawn(relearn(losses, Arc::clone(&publisher), Arc::clone(&data_keys)));
-    tracing::info!(listen = %listen, sources = settings.sources.len(), "ingest is listening");
-
     // Requests, and notes about their answers.
     let in_flight = TaskTracker::new();
     let (sources, http, notes) = (settings.sources, settings.http, in_flight.clone());
-    let limits = http.limits;
     let fingerprints = settings.fingerprints;
-    let app = App { sources, sealing_key, fingerprints, data_keys, audit, http, publisher, notes };
-    let router = router::router(Arc::new(app));
-    server::serve(listener, router, limits, &in_flight, shutdown).await;
+    let used_tickets = UsedTickets::new();
+    let app = App {
+        sources,
+        sealing_key,
+        fingerprints,
+        data_keys,
+        audit,
+        http,
+        publisher,
+        doors,
+        used_tickets,
+        notes,
+    };
+    let app = Arc::new(app);
+    let (public, admin) = (router::public(Arc::clone(&app)), router::admin(app));
+    ports.serve(public, admin, &in_flight, shutdown).await;
 
     // Callbacks whose client has gone are still on their way to the log.
     in_flight.close();
-    if tokio::time::timeout(limits.shutdown_timeout, in_flight.wait()).await.is_err() {
+    if tokio::time::timeout(shutdown_timeout, in_flight.wait()).await.is_err() {
         anyhow::bail!(
             "{} callbacks were not finished in time; none was acknowledged",
             in_flight.len()

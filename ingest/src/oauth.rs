@@ -10,23 +10,27 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Grant};
+use domain::fingerprint::FingerprintKeys;
 use domain::seal::SealingNonce;
-use eventlog::audit::Outcome;
 use eventlog::message::LogMessage;
 use opentelemetry::KeyValue;
 use secrecy::SecretString;
 use serde::Deserialize;
 use service::clock;
-use service::oauth::{OAuth, StatePolicy, TokenError};
+use service::oauth::{OAuth, Pkce, StatePolicy, TokenError};
 use service::telemetry::names::attribute;
 
 use crate::app::App;
+use crate::door::{COUNT_BUDGET, Closed};
 use crate::metrics::METRICS;
 use crate::page::{self, InPath};
+use crate::publish::Published;
 use crate::settings::Source;
 use crate::ticket::{self, Purpose};
 
 const STATE: &str = "oauth";
+/// Of a grant, whose size only the platform knows: what it counts as.
+const GRANT_BYTES: usize = 8 * 1_024;
 /// A user waits for it; the platform does not.
 const APPEND_BUDGET: Duration = Duration::from_secs(10);
 
@@ -37,6 +41,8 @@ pub(crate) struct Failed {
     reason: &'static str,
     title: &'static str,
     text: &'static str,
+    /// Where a door is closed.
+    closed: Option<Closed>,
 }
 
 impl Failed {
@@ -46,11 +52,29 @@ impl Failed {
         title: &'static str,
         text: &'static str,
     ) -> Self {
-        Self { status, reason, title, text }
+        Self { status, reason, title, text, closed: None }
+    }
+
+    /// Said to whoever finds a door closed.
+    pub(crate) fn closed(closed: Closed) -> Self {
+        let failed = match closed {
+            Closed::QuotaUsed { .. } => QUOTA_USED,
+            Closed::ShareUsed | Closed::Uncounted => NO_ROOM,
+        };
+        Self { reason: closed.reason(), closed: Some(closed), ..failed }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn text(&self) -> &'static str {
+        self.text
     }
 
     pub(crate) fn page(&self) -> Response {
-        page::message(self.status, self.title, self.text)
+        let seconds = self.closed.map(Closed::retry_after_s);
+        page::retry_after(page::message(self.status, self.title, self.text), seconds)
     }
 }
 
@@ -110,6 +134,18 @@ pub(crate) const BUSY: Failed = Failed::new(
     "Please try again in a moment",
     "Too many people are here at once. Nothing was changed.",
 );
+const QUOTA_USED: Failed = Failed::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "quota-exceeded",
+    "Please try again later",
+    "More people have come in this hour than this app takes. Nothing was changed.",
+);
+const NO_ROOM: Failed = Failed::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "log-share-used",
+    "Please try again later",
+    "There is no room to save it at the moment. Nothing was changed.",
+);
 const NOT_SAVED: Failed = Failed::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "log-unavailable",
@@ -125,8 +161,10 @@ pub(crate) async fn authorize(
     cookies: CookieJar,
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
-    let (state, cookies) = ticket::issue(&app.fingerprints, purpose(source), cookies);
-    match oauth.authorize_url(&state) {
+    let (of, valid_for) = (purpose(source), app.http.ticket_valid_for);
+    let (state, number, cookies) = ticket::issue(&app.fingerprints, of, valid_for, cookies);
+    let pkce = oauth.pkce.then(|| verifier(&app.fingerprints, &number));
+    match oauth.authorize_url(&state, pkce.as_ref()) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
         None => NO_START.page(),
     }
@@ -176,14 +214,15 @@ async fn connect(
     Granted { code, state, error }: Granted,
     cookies: &CookieJar,
 ) -> Result<(), Failed> {
-    let is_ours = match (&state, oauth.state) {
-        (Some(state), _) => ticket::is_valid(&app.fingerprints, purpose(source), cookies, state),
-        (None, StatePolicy::WhenPresent) => true,
-        (None, StatePolicy::Required) => false,
+    let ticket = match (&state, oauth.state) {
+        (Some(state), _) => {
+            let ticket = ticket::check(&app.fingerprints, purpose(source), cookies, state);
+            let unused = ticket.filter(|ticket| !app.used_tickets.contains(ticket));
+            Some(unused.ok_or(BAD_STATE)?)
+        }
+        (None, StatePolicy::WhenPresent) => None,
+        (None, StatePolicy::Required) => return Err(BAD_STATE),
     };
-    if !is_ours {
-        return Err(BAD_STATE);
-    }
     if error.is_some() {
         return Err(DENIED);
     }
@@ -193,7 +232,10 @@ async fn connect(
     if !publisher.is_connected() || !publisher.contract().is_met() || !app.data_keys.are_ready() {
         return Err(NOT_SAVED);
     }
-    let exchanged = oauth.exchange(&code).await;
+    app.doors.are_open(&source.quota).map_err(Failed::closed)?;
+    let pkce = ticket.as_ref().filter(|_| oauth.pkce);
+    let pkce = pkce.map(|number| verifier(&app.fingerprints, number));
+    let exchanged = oauth.exchange(&code, pkce.as_ref()).await;
     let issued = exchanged.map_err(|error| {
         count(source, error.result());
         tracing::warn!(source = source.name.as_str(), %error, "a code was not exchanged");
@@ -207,14 +249,49 @@ async fn connect(
         tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
-    let callback = issued.callback(owner, Grant::AuthorizationCode, &app.fingerprints);
-    let appended = append(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?).await;
+    let (grant, keys) = (Grant::AuthorizationCode, &app.fingerprints);
+    let callback = match &ticket {
+        Some(ticket) => issued.callback_with_ticket(owner, grant, keys, ticket.as_str()),
+        None => issued.callback(owner, grant, keys),
+    };
+    let appended = append_grant(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?, ticket).await;
     count(source, if appended.is_ok() { "issued" } else { "failed" });
     appended
 }
 
+/// Nothing is stored: the verifier follows from the ticket, by a key that only we have.
+fn verifier(keys: &FingerprintKeys, ticket: &ticket::Number) -> Pkce {
+    let half = |name| keys.fingerprint(&["pkce", name, ticket.as_str()]);
+    Pkce::new(format!("{}{}", half("first"), half("second")).into())
+}
+
+/// A state is good for one grant. Another one with it is not in the log.
+async fn append_grant(
+    app: &App,
+    source: &Source,
+    callback: Callback,
+    ticket: Option<ticket::Number>,
+) -> Result<(), Failed> {
+    // Only the platform gives codes: what comes without one has cost nothing so far.
+    let entered = app.doors.enter(&source.name, &source.quota, GRANT_BYTES, COUNT_BUDGET).await;
+    entered.map_err(Failed::closed)?;
+    let appended = append(app, source, callback).await?;
+    if let Some(ticket) = ticket {
+        if appended.duplicate {
+            return Err(BAD_STATE);
+        }
+        let content = app.fingerprints.fingerprint(&[ticket.as_str()]);
+        app.used_tickets.note(&ticket, &content);
+    }
+    Ok(())
+}
+
 /// Seals what a user brought and appends it.
-pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Result<(), Failed> {
+pub(crate) async fn append(
+    app: &App,
+    source: &Source,
+    callback: Callback,
+) -> Result<Published, Failed> {
     let started = Instant::now();
     let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
     let (name, keys) = (source.name.clone(), &app.fingerprints);
@@ -233,18 +310,16 @@ pub(crate) async fn append(app: &App, source: &Source, callback: Callback) -> Re
     tracing::info!(
         source = source.name.as_str(),
         sequence = appended.sequence.0,
+        duplicate = appended.duplicate,
         "a grant was appended"
     );
-    Ok(())
+    Ok(appended)
 }
 
 /// Refusals stand beside those of callbacks.
-fn note(app: &App, source: &Source, failed: &Failed) {
-    if failed.status.is_client_error() {
-        let (status, reason) = (failed.status.as_u16(), failed.reason.to_owned());
-        app.audit.record(&source.name, Outcome::Refused { status, reason });
-        let reason = KeyValue::new(attribute::REASON, failed.reason);
-        METRICS.refusals.add(1, &[source.attribute.clone(), reason]);
+pub(crate) fn note(app: &App, source: &Source, failed: &Failed) {
+    if failed.status.is_client_error() || failed.closed.is_some() {
+        app.refused(source, failed.status, failed.reason);
     }
 }
 

@@ -40,6 +40,13 @@ pub(crate) fn html(status: StatusCode, page: &impl Template, form_to: Option<&st
     (status, headers, private(), html).into_response()
 }
 
+pub(crate) fn retry_after(mut page: Response, seconds: Option<u32>) -> Response {
+    if let Some(seconds) = seconds {
+        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    page
+}
+
 /// What every answer to such a browser carries.
 pub(crate) fn private() -> [(HeaderName, HeaderValue); 3] {
     [

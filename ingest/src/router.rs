@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use eventlog::contract::{Contract, Room};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use service::problem::Problem;
 use service::telemetry::{self, names::attribute};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -26,7 +26,12 @@ use crate::app::{App, internal_error};
 use crate::metrics::METRICS;
 use crate::{callback, install, oauth, page};
 
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// For those who run it. It says why.
+pub(crate) fn admin(app: Arc<App>) -> Router {
+    Router::new().route("/livez", get(livez)).route("/readyz", get(explained)).with_state(app)
+}
+
+pub(crate) fn public(app: Arc<App>) -> Router {
     let callback = || get(probe).post(receive);
     Router::new()
         .route("/callbacks/{source}", callback())
@@ -76,12 +81,23 @@ async fn livez() -> &'static str {
     "ok\n"
 }
 
+/// Whoever comes is told whether, and no more.
 async fn readyz(State(app): State<Arc<App>>) -> Response {
+    let (status, _) = readiness(&app);
+    (status, Json(json!({ "ready": status == StatusCode::OK }))).into_response()
+}
+
+async fn explained(State(app): State<Arc<App>>) -> Response {
+    let (status, state) = readiness(&app);
+    (status, Json(state)).into_response()
+}
+
+fn readiness(app: &App) -> (StatusCode, Value) {
     let connected = app.publisher.is_connected();
     let nats = if connected { "connected" } else { "not connected" };
     let (log, fit) = match app.publisher.contract() {
-        Contract::Met { accepted, commit, room } => {
-            let (room, fit) = match room {
+        Contract::Met { accepted, commit, fill } => {
+            let (room, fit) = match fill.room() {
                 Room::Enough => ("enough", true),
                 Room::Scarce => ("scarce: raise stream.max_bytes and run `worker migrate`", true),
                 Room::Full => ("none: raise stream.max_bytes and run `worker migrate`", false),
@@ -100,8 +116,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     let data_keys = if has_keys { "ready" } else { "none could be stored yet" };
     let ready = connected && fit && has_keys;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let state = json!({ "ready": ready, "nats": nats, "log": log, "data_keys": data_keys });
-    (status, Json(state)).into_response()
+    (status, json!({ "ready": ready, "nats": nats, "log": log, "data_keys": data_keys }))
 }
 
 async fn not_found() -> Response {
@@ -123,12 +138,12 @@ async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route =
         request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
-    let method = request.method().clone();
+    let method = known_method(request.method().as_str());
     let span = info_span!(
         "request",
-        otel.name = format!("{method} {route}"),
+        otel.name = format!("{} {route}", if method == OTHER_METHOD { "HTTP" } else { method }),
         otel.kind = "server",
-        http.request.method = %method,
+        http.request.method = method,
         http.route = route,
         http.response.status_code = field::Empty,
         mooring.source = field::Empty,
@@ -147,7 +162,7 @@ async fn observe(request: Request, next: Next) -> Response {
     METRICS.request_duration.record(
         started.elapsed().as_secs_f64(),
         &[
-            KeyValue::new(attribute::HTTP_REQUEST_METHOD, known_method(method.as_str())),
+            KeyValue::new(attribute::HTTP_REQUEST_METHOD, method),
             KeyValue::new(attribute::HTTP_ROUTE, route),
             KeyValue::new(attribute::HTTP_RESPONSE_STATUS_CODE, i64::from(status)),
         ],
@@ -155,9 +170,12 @@ async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
-/// A caller can invent methods; a metric must not grow with them.
+/// Of the semantic conventions.
+const OTHER_METHOD: &str = "_OTHER";
+
+/// A caller can invent methods; neither metrics nor traces may grow with them.
 fn known_method(method: &str) -> &'static str {
     const KNOWN: [&str; 9] =
         ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    KNOWN.into_iter().find(|known| *known == method).unwrap_or("_OTHER")
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or(OTHER_METHOD)
 }

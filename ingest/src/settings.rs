@@ -1,7 +1,6 @@
 //! What ingest takes from the configuration, with its secrets read.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +12,15 @@ use domain::platform::{AckContract, Adapter};
 use domain::verify::Verification;
 use eventlog::breach::Breach;
 use eventlog::connect::Endpoint;
+use jiff::SignedDuration;
 use opentelemetry::KeyValue;
-use service::config::{Config, ConfigError, InstallPage, Resolver};
+use service::config::{CALLBACKS_MAX, Config, ConfigError, InstallPage, Resolver, ServerConfig};
 use service::oauth::OAuth;
-use service::server::Limits;
 use service::telemetry::names::attribute;
 use tokio::sync::Semaphore;
+
+use crate::door::Quota;
+use crate::ticket::VALID_FOR_MAX;
 
 pub struct Settings {
     pub nats: Endpoint,
@@ -32,6 +34,9 @@ pub struct Settings {
     pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
     pub http: Http,
+    pub server: ServerConfig,
+    /// The share of the log that is for whoever comes.
+    pub open_log_percent_max: u64,
 }
 
 /// One configured callback endpoint.
@@ -52,17 +57,19 @@ pub struct Source {
     pub slots: Arc<Semaphore>,
     /// Users who come back from a platform, or send a form, at once: anybody can.
     pub visits: Semaphore,
+    /// What whoever comes may write.
+    pub quota: Quota,
 }
 
 const VISITS_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct Http {
-    pub listen: SocketAddr,
     pub body_bytes_max: usize,
+    /// Of tickets.
+    pub ticket_valid_for: SignedDuration,
     /// For the body of a request.
     pub read_timeout: Duration,
-    pub limits: Limits,
 }
 
 impl Settings {
@@ -72,39 +79,41 @@ impl Settings {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
-        let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
+        let nats = resolver.nats(config);
         let sealing_key = resolver.sealing_key(&config.sealing);
-        let fingerprints = resolver.fingerprint_keys(&config.sealing);
+        let keys = sealing_key.zip(resolver.fingerprint_keys(&config.sealing));
         let sources = sources(config, path, &mut resolver);
+        if !(1..=100).contains(&config.ingest.open_log_percent_max) {
+            resolver.problem("ingest.open_log_percent_max", "must be 1 to 100");
+        }
         let http = Http {
-            listen: config.ingest.listen,
             body_bytes_max: config.ingest.body_bytes_max,
+            ticket_valid_for: ticket_valid_for(config),
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
-            limits: Limits {
-                connections_max: config.ingest.connections_max,
-                head_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
-                idle_timeout: Duration::from_millis(config.ingest.idle_timeout_ms),
-                shutdown_timeout: Duration::from_millis(config.ingest.shutdown_timeout_ms),
-            },
         };
-        let keys = sealing_key.zip(fingerprints);
-        let settings = password.zip(keys).map(|(password, (sealing_key, fingerprints))| Self {
-            nats: Endpoint {
-                url: config.nats.url.clone(),
-                user: config.nats.user.clone(),
-                password,
-            },
-            monitor_url: config.nats.monitor_url.clone(),
-            accepted_breaches: config.stream.allow.clone(),
-            sealing_key,
-            fingerprints,
-            data_key_unused_max: config.sealing.data_key_unused_max(),
-            path: path.to_owned(),
-            sources,
-            http,
-        });
+        let server = resolver.ingest_server(&config.ingest);
+        let settings =
+            nats.zip(keys).zip(server).map(|((nats, (sealing_key, fingerprints)), server)| Self {
+                nats,
+                monitor_url: config.nats.monitor_url.clone(),
+                accepted_breaches: config.stream.allow.clone(),
+                sealing_key,
+                fingerprints,
+                data_key_unused_max: config.sealing.data_key_unused_max(),
+                path: path.to_owned(),
+                sources,
+                http,
+                server,
+                open_log_percent_max: config.ingest.open_log_percent_max,
+            });
         resolver.finish(path, settings)
     }
+}
+
+/// Not longer than the log remembers that one was used.
+fn ticket_valid_for(config: &Config) -> SignedDuration {
+    let remembered = i64::try_from(config.stream.duplicate_window_ms).unwrap_or(i64::MAX);
+    SignedDuration::from_millis(remembered).min(VALID_FOR_MAX)
 }
 
 fn sources(
@@ -127,6 +136,8 @@ fn sources(
         else {
             continue;
         };
+        let at = format!("sources.{name}.callbacks_max");
+        resolver.in_range(&at, settings.callbacks_max, &(1..=CALLBACKS_MAX));
         let source = Source {
             name: name.clone(),
             attribute: KeyValue::new(attribute::SOURCE, Arc::<str>::from(name.as_str())),
@@ -138,8 +149,9 @@ fn sources(
             ack,
             oauth,
             install_page,
-            slots: Arc::new(Semaphore::new(settings.callbacks_max)),
+            slots: Arc::new(Semaphore::new(settings.callbacks_max.min(CALLBACKS_MAX))),
             visits: Semaphore::new(VISITS_MAX),
+            quota: Quota::new(settings.open),
         };
         sources.insert(name.clone(), source);
     }

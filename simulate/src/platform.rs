@@ -118,6 +118,8 @@ impl Sender {
                 headers.push(("x-ghl-signature", signature));
             }
             Proof::Hmac(secret) => {
+                // Its headers are not signed, so the source asks for a token in the URL, too.
+                path_token = Some(secret.clone());
                 let mac = Hmac::<Sha256>::new_from_slice(exposed(secret))?;
                 let mac = mac.chain_update(signed).finalize().into_bytes();
                 headers.push(("x-hub-signature-256", format!("sha256={}", hex::encode(mac))));

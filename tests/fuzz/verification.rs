@@ -70,6 +70,7 @@ fn check(name: &str) -> Check {
             encoding,
             prefix: prefix.to_owned(),
             secrets: vec!["the one before".into(), TOKEN.into()],
+            timestamp: None,
         })
     };
     match name {
@@ -80,7 +81,7 @@ fn check(name: &str) -> Check {
         "ed25519" => {
             let keys = vec![PublicKey::Ed25519(ed25519().public_key().as_ref().to_vec())];
             let scheme = Scheme { header: header("x-signature"), encoding: Encoding::Base64, keys };
-            Check::PublicKey(PublicKeySignature { schemes: vec![scheme] })
+            Check::PublicKey(PublicKeySignature { schemes: vec![scheme], timestamp: None })
         }
         _ => {
             let secrets = vec![Webhook::new(STANDARD_SECRET).unwrap()];

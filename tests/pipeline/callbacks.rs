@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::payload::{
     api_key, install, install_in, uninstall, uninstall_in, with, with_key, without,
 };
-use crate::world::{Setup, World, eventually};
+use crate::world::{Setup, World, eventually, post};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_install_becomes_active_and_an_uninstall_ends_it() {
@@ -30,7 +30,7 @@ async fn an_install_becomes_active_and_an_uninstall_ends_it() {
 
     assert!(!world.acknowledged(&uninstall("a")).await);
     let found = world.wait_for_status("a", "inactive").await;
-    assert_eq!(found["uninstalled_at"], crate::payload::ENDED_AT);
+    assert_eq!(found["uninstalled_at"], crate::payload::ENDED_AT.as_str());
     assert_eq!(found["last_event"]["type"], "uninstalled");
     // The sealed secret is gone; what it began with stays.
     assert_eq!(found["credential_prefix"], "blnk_key");
@@ -176,7 +176,7 @@ async fn a_stopping_ingest_finishes_what_it_has_begun() {
     // The log is away, so the callback waits inside its ack budget.
     world.nats.kill().unwrap();
     let (http, url) = (world.http.clone(), world.callback_url(0));
-    let sending = tokio::spawn(async move { crate::world::post(&http, &url, &install("a")).await });
+    let sending = tokio::spawn(async move { post(&http, &url, &install("a")).await });
     let log = || world.ingests[0].log().unwrap();
     assert!(eventually(async || log().contains("disconnected")).await);
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -200,4 +200,61 @@ async fn a_field_that_is_optional_may_be_absent() {
     world.acknowledged(&without(install("a"), "api_key_prefix")).await;
     let found = world.wait_for_status("a", "active").await;
     assert_eq!(found["credential_prefix"], Value::Null);
+}
+
+/// The record of a refusal that the platform should hear of, and what became of it.
+async fn refusals(world: &World) -> Vec<Value> {
+    let found = world.operate(&["callbacks", "--refused", "--json"]).await.json(0);
+    found.as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_forged_callbacks_pushes_out_no_record_of_others() {
+    const FLOOD: usize = 400_000;
+    let world = World::start(Setup::default()).await;
+    let mut malformed = install("a");
+    malformed.as_object_mut().unwrap().remove("instance_id");
+    let refused = world.send(&malformed).await;
+    assert_eq!((refused.status, refused.problem()), (422, "missing-field"));
+    world.acknowledged(&install("b")).await;
+    assert!(world.acknowledged(&install("b")).await);
+    let forged = world.ingest_url(0, "/callbacks/blnk/guess");
+    for _ in 0..500 {
+        assert_eq!(post(&world.http, &forged, &install("c")).await.unwrap().status, 401);
+    }
+    let of = |found: &[Value], reason: &str| {
+        let of_reason = found.iter().filter(|it| it["reason"] == reason).cloned();
+        of_reason.collect::<Vec<Value>>()
+    };
+    assert!(eventually(async || !of(&refusals(&world).await, "unauthentic").is_empty()).await);
+    let found = refusals(&world).await;
+    let records = of(&found, "unauthentic");
+    let told = |it: &Value| 1 + it["omitted"].as_u64().unwrap_or_default();
+    let told: u64 = records.iter().map(told).sum();
+    assert!(told <= 500, "{told}");
+    assert_eq!(of(&found, "missing-field").len(), 1);
+
+    // As many ingests would, for a long time.
+    let body = records[0].to_string();
+    let options = async_nats::ConnectOptions::new()
+        .user_and_password("ingest".to_owned(), world.nats.credentials().ingest.clone())
+        .custom_inbox_prefix("_INBOX_ingest");
+    let client = options.connect(world.nats.url()).await.unwrap();
+    let acknowledging = async_nats::jetstream::new(client.clone());
+    let subject = "callbacks.blnk.unverified";
+    for number in 0..FLOOD {
+        client.publish(subject, body.clone().into()).await.unwrap();
+        if number % 5_000 == 0 {
+            // The server drops what comes faster than it stores.
+            let stored = acknowledging.publish(subject, body.clone().into()).await.unwrap();
+            stored.await.unwrap();
+        }
+    }
+    acknowledging.publish(subject, body.into()).await.unwrap().await.unwrap();
+    let found = world.operate(&["callbacks", "--json"]).await.json(0);
+    let found = found.as_array().unwrap();
+    assert_eq!(of(found, "missing-field").len(), 1, "the real refusal is gone");
+    assert_eq!(found.iter().filter(|it| it["outcome"] == "duplicate").count(), 1);
+    let unverified = of(found, "unauthentic").len();
+    assert!((1..=2_000).contains(&unverified), "{unverified}");
 }

@@ -46,7 +46,7 @@ fn node<'a>(world: &'a mut World, name: &str) -> &'a mut NatsServer {
 async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged() {
     let setup = Setup { nodes: 3, workers: 2, ..Setup::default() };
     let mut world = World::start(setup.env("MOORING__WORKER__ACK_WAIT_MS", 2_000)).await;
-    let ready = world.http.get(world.ingest_url(0, "/readyz")).send().await.unwrap();
+    let ready = world.http.get(world.admin_url("ingest", 0, "/readyz")).send().await.unwrap();
     let ready: serde_json::Value = ready.json().await.unwrap();
     assert_eq!(ready["log"]["commit"], "single", "the servers group by themselves");
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::payload::{api_key, install, uninstall, with};
+use crate::payload::{api_key, ended_after, install, uninstall, with};
 use crate::world::{Setup, World, eventually};
 
 /// A connection on which the first bytes of a callback were sent.
@@ -76,10 +76,10 @@ async fn an_uninstall_that_is_tried_again_with_another_time_is_settled() {
     hang_up_on(&world, &uninstall("a")).await;
     world.wait_for_status("a", "unconfirmed").await;
 
-    let again = with(uninstall("a"), "uninstalled_at", "2100-01-02T00:00:00Z");
+    let again = with(uninstall("a"), "uninstalled_at", ended_after(2));
     assert!(!world.acknowledged(&again).await, "it is another event");
     let settled = world.wait_for_status("a", "inactive").await;
-    assert_eq!(settled["uninstalled_at"], "2100-01-02T00:00:00Z");
+    assert_eq!(settled["uninstalled_at"], ended_after(2));
     assert_eq!(settled["has_credential"], false);
     let events = world.read("/v1/installations/a/events").await.body["events"].clone();
     let conflicts: Vec<(&str, bool)> = events.as_array().unwrap().iter().map(conflict).collect();
@@ -91,10 +91,10 @@ async fn an_uninstall_that_is_tried_again_with_another_time_is_settled() {
     ];
     assert_eq!(conflicts, expected);
 
-    let third = with(uninstall("a"), "uninstalled_at", "2100-01-03T00:00:00Z");
+    let third = with(uninstall("a"), "uninstalled_at", ended_after(3));
     assert!(!world.acknowledged(&third).await);
     world.assert_exactly_once(&["install:a".to_owned()]).await;
-    assert_eq!(world.installation("a").await["uninstalled_at"], "2100-01-02T00:00:00Z");
+    assert_eq!(world.installation("a").await["uninstalled_at"], ended_after(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

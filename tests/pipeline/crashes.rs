@@ -149,9 +149,18 @@ async fn acks_flow_while_postgres_is_stopped_and_the_worker_drains_after() {
     load_goes_on(&load).await;
     let answer = world.read("/v1/installations").await;
     assert_eq!((answer.status, answer.problem()), (503, "database-unavailable"));
-    let ready = world.http.get(world.worker_url(0, "/readyz")).send().await.unwrap();
-    assert_eq!(ready.status().as_u16(), 503);
-    assert!(ready.text().await.unwrap().contains("Connection refused"));
+    let says = async |url: String| {
+        let ready = world.http.get(url).send().await.unwrap();
+        (ready.status().as_u16(), ready.text().await.unwrap())
+    };
+    let why = async || {
+        let (status, text) = says(world.admin_url("worker", 0, "/readyz")).await;
+        status == 503 && text.contains("Connection refused")
+    };
+    assert!(eventually(why).await);
+    // Whoever comes is not told why.
+    let to_anyone = says(world.worker_url(0, "/readyz")).await;
+    assert_eq!(to_anyone, (503, r#"{"ready":false}"#.to_owned()));
     let acknowledged = load.stop().await;
     let says = || world.worker_log().contains("waiting for Postgres");
     assert!(wait::until(DEADLINE, || Ok(says().then_some(()))).unwrap().is_some());

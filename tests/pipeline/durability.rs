@@ -22,7 +22,7 @@ async fn with_stream(change: impl FnOnce(&mut Config)) -> World {
 }
 
 async fn readiness(world: &World) -> (u16, serde_json::Value) {
-    let url = world.ingest_url(0, "/readyz");
+    let url = world.admin_url("ingest", 0, "/readyz");
     match world.http.get(url).send().await {
         Ok(answer) => (answer.status().as_u16(), answer.json().await.unwrap()),
         Err(_) => (0, json!(null)), // it does not listen yet
@@ -134,6 +134,10 @@ async fn a_full_stream_is_answered_503_and_keeps_what_it_has() {
     assert!(eventually(async || readiness(&world).await.0 == 503).await);
     let room = readiness(&world).await.1["log"]["room"].to_string();
     assert!(room.contains("raise stream.max_bytes"), "{room}");
+    let findings = world.operate(&["doctor", "--json"]).await.json(3);
+    let of_log = |it: &&serde_json::Value| it["check"] == STREAM && it["verdict"] == "failed";
+    let found = findings.as_array().unwrap().iter().find(of_log).expect("the doctor says it, too");
+    assert!(found["found"].as_str().unwrap().contains("% full"), "{found}");
     assert!(acknowledged > 3, "{acknowledged}");
     assert_eq!(world.callbacks_in_log().await, acknowledged);
 }

@@ -28,7 +28,8 @@ async fn an_installation_is_explained_from_all_that_is_known() {
     assert_eq!(timeline[0]["sequence"], 1);
 
     let ended = world.operate(&["explain", "b"]).await;
-    assert!(ended.stdout.contains("inactive: it was uninstalled at 2100-01-01T00:00:00Z"));
+    let since = format!("inactive: it was uninstalled at {}", *crate::payload::ENDED_AT);
+    assert!(ended.stdout.contains(&since), "{}", ended.stdout);
     assert!(ended.stdout.contains("its credential was removed when it ended"));
     assert_eq!(world.operate(&["explain", "unknown"]).await.code, 1);
 }

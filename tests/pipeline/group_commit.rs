@@ -28,7 +28,7 @@ async fn send_together(world: &World, ingest: usize, ids: &[String]) -> Vec<bool
 }
 
 async fn readiness(world: &World) -> serde_json::Value {
-    let url = world.ingest_url(0, "/readyz");
+    let url = world.admin_url("ingest", 0, "/readyz");
     world.http.get(url).send().await.unwrap().json().await.unwrap()
 }
 

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use fantoccini::{ClientBuilder, Locator};
 use reqwest::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY,
-    SET_COOKIE,
+    RETRY_AFTER, SET_COOKIE,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -73,12 +73,14 @@ pub(crate) fn configure(world: &World, complete_url: &str) {
             { "key": "ACCOUNT", "description": "The name of your account" },
         ],
     });
+    // The marketplace of the tests is another port of this machine.
+    let redirect_host = "http://127.0.0.1:*";
     std::fs::write(world.folder.path().join("manifest.json"), manifest.to_string()).unwrap();
     world.configure(&format!(
         "[sources.ssc]\nplatform = \"securityscorecard\"\napp_ids = [\"app_1\"]\n\
          verification.unverified = true\n\
          [sources.ssc.install_page]\nmanifest = \"manifest.json\"\n\
-         complete_url = \"{complete_url}\"\nvisible = [\"ACCOUNT\"]\n"
+         complete_url = \"{complete_url}\"\nredirect_hosts = [\"{redirect_host}\"]\nvisible = [\"ACCOUNT\"]\n"
     ));
 }
 
@@ -87,7 +89,8 @@ pub(crate) struct Page {
     pub(crate) status: u16,
     pub(crate) html: String,
     cookie: String,
-    action: String,
+    pub(crate) action: String,
+    pub(crate) retry_after: Option<String>,
     /// Where the browser is sent.
     to: Option<String>,
 }
@@ -99,16 +102,19 @@ async fn page(answer: reqwest::Response, cookie: &str) -> Page {
     let given = header(SET_COOKIE).map(|it| it.split(';').next().unwrap().to_owned());
     let (status, to) = (answer.status().as_u16(), header(LOCATION));
     let policy = header(CONTENT_SECURITY_POLICY);
+    let retry_after = header(RETRY_AFTER);
     let html = answer.text().await.unwrap();
     if to.is_none() {
         let policy = policy.unwrap();
         assert!(policy.starts_with("default-src 'none'; style-src 'self'; form-action 'self'"));
         assert!(policy.ends_with("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains(" http:;") && !policy.contains(" https:;"), "{policy}");
         assert!(!html.contains("<script"), "{html}");
     }
     let action = html.split_once("action=\"").map(|(_, rest)| rest.split('"').next().unwrap());
     let action = action.unwrap_or_default().to_owned();
-    Page { status, action, to, cookie: given.unwrap_or_else(|| cookie.to_owned()), html }
+    let cookie = given.unwrap_or_else(|| cookie.to_owned());
+    Page { status, action, to, retry_after, cookie, html }
 }
 
 pub(crate) async fn show(world: &World, query: &str) -> Page {
@@ -117,7 +123,11 @@ pub(crate) async fn show(world: &World, query: &str) -> Page {
 }
 
 pub(crate) async fn submit(world: &World, shown: &Page, body: &str) -> Page {
-    let url = world.ingest_url(0, &format!("/install/ssc{}", shown.action));
+    submit_to(world, 0, shown, body).await
+}
+
+pub(crate) async fn submit_to(world: &World, ingest: usize, shown: &Page, body: &str) -> Page {
+    let url = world.ingest_url(ingest, &format!("/install/ssc{}", shown.action));
     let request = world.http.post(url).header(COOKIE, &shown.cookie).header(CONTENT_TYPE, FORM);
     page(request.body(body.to_owned()).send().await.unwrap(), &shown.cookie).await
 }
@@ -129,7 +139,7 @@ async fn the_installation(world: &World) -> Value {
     list[0].clone()
 }
 
-async fn secrets(world: &World) -> Value {
+pub(crate) async fn secrets(world: &World) -> Value {
     let id = the_installation(world).await["installation_id"].as_str().unwrap().to_owned();
     let answer = world.credential(&id.replace(':', "%3A")).await;
     serde_json::from_str(answer.body["credential"].as_str().unwrap()).unwrap()
@@ -155,9 +165,11 @@ async fn what_is_typed_is_sealed_and_then_posted_on() {
     assert_eq!(secrets(&world).await, json!({ "ACCESS_TOKEN": SECRET }));
     // What was typed last counts, even if it was typed before.
     let anew = "installation_id=cap-7f3a&ACCESS_TOKEN=another&ACCOUNT=acme";
+    let shown = show(&world, "installation_id=cap-7f3a").await;
     assert_eq!(submit(&world, &shown, anew).await.status, 307);
     world.wait_applied().await;
     assert_eq!(secrets(&world).await, json!({ "ACCESS_TOKEN": "another", "ACCOUNT": "acme" }));
+    let shown = show(&world, "installation_id=cap-7f3a").await;
     assert_eq!(submit(&world, &shown, &typed).await.status, 307);
     world.wait_applied().await;
     assert_eq!(secrets(&world).await, json!({ "ACCESS_TOKEN": SECRET }));

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and says on the way what it does"
 )]
 
+mod access_log;
 mod answers;
 mod archive;
 mod archive_s3;
@@ -28,6 +29,7 @@ mod crashes;
 mod dashboards;
 mod dead_letters;
 mod doctor;
+mod doors;
 mod duplicates;
 mod durability;
 mod erasure;
@@ -35,6 +37,7 @@ mod explain;
 mod group_commit;
 mod held;
 mod hot_place;
+mod identity;
 mod install_page;
 mod keys;
 mod load;
@@ -45,11 +48,14 @@ mod other_log;
 mod otlp;
 mod payload;
 mod platforms;
+mod quotas;
 mod reads;
 mod rebuild;
 mod replay;
 mod restore;
 mod simulate;
 mod telemetry;
+mod tenants;
 mod token_server;
+mod transport;
 mod world;

@@ -68,7 +68,7 @@ async fn come_back(world: &World, cookie: &str, query: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-async fn connect(world: &World, code: &str) {
+pub(crate) async fn connect(world: &World, code: &str) {
     let (cookie, state) = begin(world).await;
     let (status, page) = come_back(world, &cookie, &format!("code={code}&state={state}")).await;
     assert_eq!(status, 200, "{page}");
@@ -143,12 +143,72 @@ async fn a_state_that_is_not_the_browsers_own_exchanges_nothing() {
     assert_eq!(come_back(world, &cookie, &format!("state={state}")).await.0, 400);
     assert_eq!(world.callbacks_in_log().await, 0);
     connect(world, "code-1").await;
-    // It can be used once.
+    // The code can be used once.
     let (status, page) = come_back(world, &cookie, &format!("code=code-1&state={state}")).await;
     assert_eq!(status, 400, "{page}");
     assert_eq!(world.callbacks_in_log().await, 1);
     let unknown = world.http.get(world.ingest_url(0, "/oauth/blnk/callback?code=x"));
     assert_eq!(unknown.send().await.unwrap().status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_good_for_one_grant_whichever_ingest_it_comes_to() {
+    let codes = Codes::from([
+        ("code-1", location("l1")),
+        ("code-2", location("l2")),
+        ("code-3", location("l3")),
+    ]);
+    let server = TokenServer::start(codes, "", LONG).await;
+    let setup = Setup { ingests: 2, workers: 0, ..Setup::default() };
+    let highlevel = start(&server, setup, "").await;
+    let world = &highlevel.world;
+    let (cookie, state) = begin(world).await;
+    let back = async |ingest: usize, code: &str| {
+        let path = format!("/oauth/highlevel/callback?code={code}&state={state}");
+        let request = world.http.get(world.ingest_url(ingest, &path)).header(COOKIE, &cookie);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(back(0, "code-1").await, 200);
+    for (ingest, code) in [(0, "code-2"), (1, "code-3")] {
+        assert_eq!(back(ingest, code).await, 403, "{code} at {ingest}");
+    }
+    assert_eq!(world.callbacks_in_log().await, 1);
+    // It was not spent where the use was known.
+    connect(world, "code-2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_bound_to_who_was_sent_for_it_and_the_secret_goes_in_a_header() {
+    let codes = Codes::from([("code-1", location("l1")), ("code-2", location("l2"))]);
+    let server = TokenServer::start(codes, "", LONG).await;
+    let more = "pkce = true\nclient_authentication = \"client_secret_basic\"";
+    let setup = Setup { ingests: 2, workers: 0, ..Setup::default() };
+    let highlevel = start(&server, setup, more).await;
+    let world = &highlevel.world;
+    let begun = async || {
+        let url = world.ingest_url(0, "/oauth/highlevel/authorize");
+        let answer = world.http.get(url).send().await.unwrap();
+        let cookie = answer.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+        let to = reqwest::Url::parse(answer.headers()[LOCATION].to_str().unwrap()).unwrap();
+        let asked =
+            |name: &str| to.query_pairs().find(|(it, _)| it == name).unwrap().1.into_owned();
+        assert_eq!(asked("code_challenge_method"), "S256");
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        (cookie, asked("state"), asked("code_challenge"))
+    };
+    let (cookie, state, challenge) = begun().await;
+    let (_, _, of_another) = begun().await;
+    assert_ne!(challenge, of_another);
+    // A code that was meant for somebody else.
+    server.seen(|seen| seen.challenge = Some(of_another));
+    let query = |code: &str| format!("code={code}&state={state}");
+    assert_eq!(come_back(world, &cookie, &query("code-1")).await.0, 400);
+    server.seen(|seen| seen.challenge = Some(challenge));
+    // Any ingest knows the verifier.
+    let url = world.ingest_url(1, &format!("/oauth/highlevel/callback?{}", query("code-2")));
+    let answer = world.http.get(url).header(COOKIE, &cookie).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(world.callbacks_in_log().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

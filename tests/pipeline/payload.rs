@@ -1,10 +1,20 @@
 //! Callbacks as Blnk sends them.
 
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// Later than every install, so that an installation that was ended had
-/// superseded those before it.
-pub(crate) const ENDED_AT: &str = "2100-01-01T00:00:00Z";
+/// superseded those before it; and not so late that it would not be believed.
+pub(crate) static ENDED_AT: LazyLock<String> = LazyLock::new(|| ended_after(1));
+
+/// So many hours after the test began.
+pub(crate) fn ended_after(hours: i64) -> String {
+    static BEGAN: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
+    let at = BEGAN.as_second() + hours * 3_600;
+    Timestamp::from_second(at).unwrap().to_string()
+}
 
 /// An install of `id` as the only installation of its instance.
 pub(crate) fn install(id: &str) -> Value {
@@ -37,7 +47,7 @@ pub(crate) fn uninstall_in(id: &str, instance: &str) -> Value {
         "installed_app_id": id,
         "app_id": "app_1",
         "instance_id": instance,
-        "uninstalled_at": ENDED_AT,
+        "uninstalled_at": ENDED_AT.as_str(),
         "idempotency_key": format!("uninstall:{id}"),
     })
 }

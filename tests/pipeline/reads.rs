@@ -10,12 +10,16 @@ pub(crate) const TOKEN_THAT_READS: &str = "a_token_that_only_reads_0123456789";
 
 /// A second token, for reading only.
 pub(crate) fn configure_reader(world: &World) {
-    let file = world.folder.path().join("reader-token");
-    std::fs::write(&file, TOKEN_THAT_READS).unwrap();
-    world.configure(&format!(
-        "[worker.api_tokens.reader]\ntoken = {{ file = \"{}\" }}\nscopes = [\"installations:read\"]",
-        file.display()
-    ));
+    let more = "scopes = [\"installations:read\"]\nsources = [\"*\"]";
+    world.configure(&token_section("reader", TOKEN_THAT_READS, more));
+}
+
+/// `[worker.api_tokens.<name>]` of a token that lasts.
+pub(crate) fn token_section(name: &str, token: &str, more: &str) -> String {
+    let hash = hex::encode(ring::digest::digest(&ring::digest::SHA256, token.as_bytes()));
+    format!(
+        "[worker.api_tokens.{name}]\nsha256 = \"{hash}\"\nexpires_at = \"2100-01-01T00:00:00Z\"\n{more}\n"
+    )
 }
 
 /// A source whose installation ids are those of an app.
@@ -85,7 +89,7 @@ async fn an_opened_credential_is_audited_and_not_cached() {
     assert_eq!(world.credential("unknown").await.problem(), "installation-not-found");
 
     let sql = "SELECT caller, source, installation_id, place, key_id, generation, \
-               accessed_at <= now() FROM mooring.credential_access";
+               recorded_at <= now() FROM mooring.access_log WHERE outcome = 'opened'";
     let rows = sqlx::query(sql).fetch_all(&mut world.connection().await).await.unwrap();
     assert_eq!(rows.len(), 1);
     let text = |column: usize| rows[0].get::<String, _>(column);
@@ -100,8 +104,14 @@ async fn the_audit_cannot_be_changed_by_the_worker() {
     let url = world.postgres.url(dev::postgres::Role::Worker, "mooring");
     let pool = sqlx::PgPool::connect(&url).await.unwrap();
     for sql in [
-        "DELETE FROM mooring.credential_access",
-        "UPDATE mooring.credential_access SET caller = 'nobody'",
+        "DELETE FROM mooring.access_log",
+        "UPDATE mooring.access_log SET caller = 'nobody'",
+        "INSERT INTO mooring.access_log SELECT * FROM mooring.access_log",
+        "UPDATE mooring.access_log_ends SET last_number = 0",
+        "ALTER FUNCTION mooring.record_access(jsonb) SET search_path = public",
+        "CREATE FUNCTION mooring.sha256(bytea) RETURNS bytea LANGUAGE sql AS 'SELECT $1'",
+        "UPDATE mooring.journal SET message_id = 'x'",
+        "UPDATE mooring.journal SET source = 'x', place = 'x', idempotency_key = 'x'",
         "DELETE FROM mooring.journal",
         "TRUNCATE projection.installations",
         "CREATE TABLE mooring.own (id int)",

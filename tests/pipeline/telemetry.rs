@@ -72,6 +72,20 @@ async fn one_trace(otlp: Receiver, setup: Setup) {
     assert!(eventually(async || otlp.spans(name).iter().any(of)).await, "{line:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_somebody_invents_names_no_span() {
+    let (otlp, setup) = Receiver::start(Setup { workers: 0, ..Setup::default() }).await;
+    let world = World::start(setup).await;
+    let invented = reqwest::Method::from_bytes(b"INVENTED-7F3A").unwrap();
+    let answer = world.http.request(invented, world.callback_url(0)).send().await.unwrap();
+    assert_eq!(answer.status(), 405);
+    let name = "HTTP /callbacks/{source}/{token}";
+    assert!(eventually(async || !otlp.spans(name).is_empty()).await);
+    let span = otlp.spans(name).remove(0);
+    assert_eq!(attribute(&span.attributes, "http.request.method").unwrap(), "_OTHER");
+    assert!(!String::from_utf8_lossy(&otlp.bytes()).contains("INVENTED-7F3A"));
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

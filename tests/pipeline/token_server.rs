@@ -8,6 +8,8 @@ use axum::extract::{Form, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -32,6 +34,8 @@ pub(crate) struct Seen {
     /// Before every token: a recognisable secret.
     prefix: &'static str,
     expires_in: u64,
+    /// What codes are bound to, if the app is to prove itself by a header.
+    pub(crate) challenge: Option<String>,
 }
 
 pub(crate) struct TokenServer {
@@ -62,6 +66,7 @@ impl TokenServer {
 
 async fn token(
     State(seen): State<Arc<Mutex<Seen>>>,
+    headers: HeaderMap,
     Form(asked): Form<BTreeMap<String, String>>,
 ) -> Answer {
     let mut seen = seen.lock().unwrap();
@@ -69,7 +74,18 @@ async fn token(
         seen.failing -= 1;
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({})));
     }
-    if asked["client_id"] != "client-1" || asked["client_secret"] != "client-secret-0123456789" {
+    if let Some(challenge) = &seen.challenge {
+        let basic = "Basic Y2xpZW50LTE6Y2xpZW50LXNlY3JldC0wMTIzNDU2Nzg5";
+        if headers["authorization"] != basic || asked.contains_key("client_secret") {
+            return refused("invalid_client");
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, asked["code_verifier"].as_bytes());
+        if BASE64_URL_SAFE_NO_PAD.encode(digest) != *challenge {
+            return refused("invalid_grant");
+        }
+    } else if asked["client_id"] != "client-1"
+        || asked["client_secret"] != "client-secret-0123456789"
+    {
         return refused("invalid_client");
     }
     let whose = match asked["grant_type"].as_str() {

@@ -72,6 +72,7 @@ pub(crate) struct World {
     worker_ports: Vec<u16>,
     /// By the port of the service.
     metrics_ports: BTreeMap<u16, u16>,
+    admin_ports: BTreeMap<u16, u16>,
     pub(crate) folder: TempDir,
 }
 
@@ -157,7 +158,8 @@ impl World {
         let ingest_ports: Vec<u16> = (0..setup.ingests).map(|_| port()).collect();
         let worker_ports: Vec<u16> = (0..setup.workers).map(|_| port()).collect();
         let all = ingest_ports.iter().chain(&worker_ports);
-        let metrics_ports = all.map(|of| (*of, port())).collect();
+        let metrics_ports = all.clone().map(|of| (*of, port())).collect();
+        let admin_ports = all.map(|of| (*of, port())).collect();
         Self {
             ingests: Vec::new(),
             workers: Vec::new(),
@@ -168,6 +170,7 @@ impl World {
             ingest_ports,
             worker_ports,
             metrics_ports,
+            admin_ports,
             secrets,
             setup,
             ports,
@@ -247,13 +250,18 @@ impl World {
 
     pub(crate) fn start_ingest(&mut self, index: usize) {
         let listen = format!("127.0.0.1:{}", self.ingest_ports[index]);
-        let service = self.service("ingest", index, &[("MOORING__INGEST__LISTEN", listen)]);
+        let admin = format!("127.0.0.1:{}", self.admin_ports[&self.ingest_ports[index]]);
+        let envs = [("MOORING__INGEST__LISTEN", listen), ("MOORING__INGEST__ADMIN_LISTEN", admin)];
+        let service = self.service("ingest", index, &envs);
         self.ingests.push(service);
     }
 
     pub(crate) fn start_worker(&mut self, index: usize) {
         let mut envs = config::worker_envs(&self.secrets);
-        envs.push(("MOORING__WORKER__LISTEN", format!("127.0.0.1:{}", self.worker_ports[index])));
+        let port = self.worker_ports[index];
+        envs.push(("MOORING__WORKER__LISTEN", format!("127.0.0.1:{port}")));
+        let admin = format!("127.0.0.1:{}", self.admin_ports[&port]);
+        envs.push(("MOORING__WORKER__ADMIN_LISTEN", admin));
         let service = self.service("worker", index, &envs);
         self.workers.push(service);
     }
@@ -290,6 +298,12 @@ impl World {
         for worker in &mut self.workers {
             worker.start_again().unwrap();
         }
+    }
+
+    /// What a service says to those who run it.
+    pub(crate) fn admin_url(&self, name: &str, index: usize, path: &str) -> String {
+        let of = if name == "ingest" { &self.ingest_ports } else { &self.worker_ports };
+        format!("http://127.0.0.1:{}{path}", self.admin_ports[&of[index]])
     }
 
     pub(crate) fn ingest_url(&self, index: usize, path: &str) -> String {

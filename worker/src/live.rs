@@ -1,5 +1,6 @@
 //! What a worker does all the time.
 
+pub(crate) mod access;
 pub(crate) mod active_key;
 pub(crate) mod api;
 pub(crate) mod archive;
@@ -9,6 +10,7 @@ pub(crate) mod commit;
 pub(crate) mod consume;
 pub(crate) mod credential;
 pub(crate) mod measure;
+pub(crate) mod readiness;
 pub(crate) mod token_renewal;
 
 use std::path::PathBuf;
@@ -21,17 +23,18 @@ use eventlog::keys::report::{self, Held};
 use eventlog::keys::{Current, DataKeyPool, PoolSettings};
 use service::clock;
 use service::config::reload;
-use service::server;
+use service::server::Ports;
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::archived_payloads::ArchivedPayloads;
 use crate::live::archiving::Archiving;
 use crate::live::consume::Projector;
 use crate::live::measure::Measurements;
+use crate::live::readiness::Readiness;
 use crate::live::token_renewal::TokenRenewal;
 use crate::settings::{ArchiveAccess, RunSettings, TokenRenewalSettings};
 use crate::store::database::pool;
@@ -41,15 +44,11 @@ const DATA_KEYS_MAX: usize = 128;
 
 /// Applies events and serves reads until `shutdown` is cancelled.
 pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listen = settings.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("listening on {listen} (worker.listen): is it taken by another process?")
-    })?;
+    let shutdown_timeout = settings.server.limits.shutdown_timeout;
+    let ports = Ports::bind(settings.server, "worker", &shutdown).await?;
     let connection = Connection::open(&settings.nats, "worker").await;
     let connection = connection.context("connecting to NATS")?;
     let pool = pool(&settings.postgres);
-    tracing::info!(listen = %listen, "worker is listening");
-
     let measurements = Measurements::new(connection.clone(), pool.clone(), settings.sources);
     let projector = Projector {
         connection: connection.clone(),
@@ -58,6 +57,8 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         retention: settings.retention,
         place_events_max: settings.place_events_max,
     };
+    let (recorder, records) = record::start(pool.clone());
+    let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone())?;
     let ring = reload::follow(settings.path.clone(), settings.ring, shutdown.clone());
     report::start(connection.clone(), "worker", held_by(ring.clone()), shutdown.clone());
     if settings.tokens_unattended {
@@ -67,7 +68,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         None => None,
         Some(renewal) => {
             let (pool, connection, ring) = (pool.clone(), connection.clone(), ring.clone());
-            let beside = Beside { pool, connection, ring };
+            let beside = Beside { pool, connection, ring, recorder: recorder.clone() };
             Some(token_renewal(renewal, settings.path, beside, &shutdown).await?)
         }
     };
@@ -84,25 +85,28 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         }
     };
     let archived = ArchivedPayloads::new(connection.clone(), settings.archive);
-    let api = Arc::new(Api { pool, connection, ring, callers: settings.callers, archived });
+    let readiness =
+        Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
+    let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });
     let in_flight = TaskTracker::new();
-    let limits = settings.limits;
-    let serving = server::serve(listener, api::router(api), limits, &in_flight, shutdown.clone());
+    let public = api::router(api).merge(readiness.clone().public());
+    let serving = ports.serve(public, readiness.admin(), &in_flight, shutdown.clone());
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), (), ()) = tokio::join!(
+        let (applied, (), (), (), (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
             archiving,
+            records.run(),
         );
         applied.context("applying the log")
     };
     let too_late = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(limits.shutdown_timeout).await;
+        tokio::time::sleep(shutdown_timeout).await;
     };
     tokio::select! {
         result = work => result?,
@@ -141,13 +145,14 @@ struct Beside {
     pool: PgPool,
     connection: Connection,
     ring: Current<KeyRing>,
+    recorder: record::Recorder,
 }
 
 /// As a user of NATS of its own, with data keys of its own.
 async fn token_renewal(
     settings: TokenRenewalSettings,
     path: PathBuf,
-    Beside { pool, connection, ring }: Beside,
+    Beside { pool, connection, ring, recorder }: Beside,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<TokenRenewal> {
     let appender = Connection::open(&settings.nats, "token-renewal").await?;
@@ -168,6 +173,7 @@ async fn token_renewal(
         data_keys: DataKeyPool::start(&appender, key, keys, shutdown.clone()),
         appender,
         ring,
+        recorder,
         fingerprints: settings.fingerprints,
         apps: settings.apps,
         before_expiry: settings.before_expiry,

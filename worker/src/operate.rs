@@ -6,6 +6,7 @@
 //! asks before something is destroyed, [`exit`] knows the exit codes.
 
 mod archive;
+mod audit;
 mod backends;
 mod callbacks;
 mod consent;
@@ -24,6 +25,7 @@ mod rebuild;
 mod replay;
 mod restore;
 mod run;
+mod tokens;
 mod verify;
 
 use std::path::PathBuf;
@@ -99,6 +101,8 @@ commands! {
     Archive(archive),
     Keys(keys),
     Erase(erase),
+    Tokens(tokens),
+    Audit(audit),
 }
 
 #[cfg(test)]

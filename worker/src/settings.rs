@@ -1,7 +1,6 @@
 //! What the worker takes from the configuration, with its secrets read.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -13,14 +12,21 @@ use domain::key_ring::{KeyRing, SealingKey};
 use eventlog::archive::Location;
 use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
-use secrecy::{ExposeSecret as _, SecretString};
-use service::config::{Config, ConfigError, PostgresSettings, Resolver, Scope, WorkerSettings};
+use secrecy::ExposeSecret as _;
+use service::config::{
+    Config, ConfigError, NatsUser, PlainTransport, PostgresSettings, Resolver, ServerConfig,
+    WorkerSettings, is_local_host,
+};
 use service::http_client;
 use service::oauth::OAuth;
-use service::server::Limits;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-const API_TOKEN_BYTES_MIN: usize = 20;
+pub(crate) mod callers;
+
+pub(crate) use callers::CallerSettings;
+
+/// As many as may be on their way to all workers.
+const BATCH_EVENTS_MAX: usize = 20_000;
 
 /// Looks a variable of the environment up.
 pub(crate) type Env = fn(&str) -> Option<String>;
@@ -33,11 +39,10 @@ pub(crate) struct RunSettings {
     pub(crate) nats: Endpoint,
     pub(crate) postgres: Postgres,
     pub(crate) ring: KeyRing,
-    /// Where the ring is read again.
+    /// Where the ring and the callers are read again.
     pub(crate) path: PathBuf,
-    pub(crate) callers: Vec<Caller>,
-    pub(crate) listen: SocketAddr,
-    pub(crate) limits: Limits,
+    pub(crate) callers: CallerSettings,
+    pub(crate) server: ServerConfig,
     pub(crate) batch_events_max: usize,
     pub(crate) place_events_max: usize,
     pub(crate) retention: Retention,
@@ -93,43 +98,31 @@ pub(crate) struct Postgres {
     pub(crate) connections_max: u32,
 }
 
-/// Someone who may call the read API.
-pub(crate) struct Caller {
-    pub(crate) name: String,
-    pub(crate) token: SecretString,
-    pub(crate) scopes: Vec<Scope>,
-}
-
 impl RunSettings {
     pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
-        let nats = nats(config, &mut resolver);
+        let nats = resolver.nats(config);
         let postgres = postgres(config, &mut resolver);
         let ring = resolver.key_ring(&config.sealing);
-        let callers = callers(&config.worker, &mut resolver);
-        if config.worker.batch_events_max == 0 {
-            resolver.problem("worker.batch_events_max", "must be at least 1");
-        }
+        let callers = CallerSettings::resolve(config, &mut resolver);
         if config.worker.place_events_max < PLACE_EVENTS_LEAST {
             let least = format!("must be at least {PLACE_EVENTS_LEAST}");
             resolver.problem("worker.place_events_max", least);
         }
+        check_ranges(config, &mut resolver);
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
         let archive = archive(config, &mut resolver);
-        let settings = nats.zip(postgres).zip(ring).map(|((nats, postgres), ring)| Self {
+        let server = resolver.worker_server(&config.worker);
+        resolver.read_api(config, config.worker.listen, config.worker.tls.is_some());
+        let all = nats.zip(postgres).zip(ring).zip(server);
+        let settings = all.map(|(((nats, postgres), ring), server)| Self {
             nats,
             postgres,
             ring,
             path: path.to_owned(),
             callers,
-            listen: config.worker.listen,
-            limits: Limits {
-                connections_max: config.worker.connections_max,
-                head_timeout: Duration::from_millis(config.worker.read_timeout_ms),
-                idle_timeout: Duration::from_millis(config.worker.idle_timeout_ms),
-                shutdown_timeout: Duration::from_millis(config.worker.shutdown_timeout_ms),
-            },
+            server,
             batch_events_max: config.worker.batch_events_max,
             place_events_max: config.worker.place_events_max,
             retention,
@@ -143,10 +136,31 @@ impl RunSettings {
     }
 }
 
+/// What is beyond them is a slip of the finger, and would be a panic or a server's refusal later.
+fn check_ranges(config: &Config, resolver: &mut Resolver<'_>) {
+    const DAY_MS: u64 = 86_400_000;
+    const YEAR_S: u64 = 366 * 86_400;
+    let worker = &config.worker;
+    let (batch, ack_wait) = (worker.batch_events_max, worker.ack_wait_ms);
+    resolver.in_range("worker.batch_events_max", batch, &(1..=BATCH_EVENTS_MAX));
+    resolver.in_range("worker.ack_wait_ms", ack_wait, &(1..=DAY_MS));
+    let window = config.stream.duplicate_window_ms;
+    resolver.in_range("stream.duplicate_window_ms", window, &(0..=30 * DAY_MS));
+    if let Some(postgres) = &config.postgres {
+        resolver.in_range("postgres.connections_max", postgres.connections_max, &(1..=10_000));
+    }
+    if let Some(renewal) = &worker.token_renewal {
+        let at = "worker.token_renewal";
+        resolver.in_range(&format!("{at}.before_expiry_s"), renewal.before_expiry_s, &(0..=YEAR_S));
+        resolver.in_range(&format!("{at}.every_ms"), renewal.every_ms, &(1..=DAY_MS));
+    }
+}
+
 impl BackendSettings {
     pub(crate) fn resolve(config: &Config, path: &Path, env: &Env) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
-        let nats = nats(config, &mut resolver);
+        check_ranges(config, &mut resolver);
+        let nats = resolver.nats(config);
         let postgres = postgres(config, &mut resolver);
         let retention = retention(&config.worker);
         let archive = archive(config, &mut resolver);
@@ -175,22 +189,27 @@ impl Postgres {
     }
 }
 
-fn nats(config: &Config, resolver: &mut Resolver<'_>) -> Option<Endpoint> {
-    let password = resolver.optional_secret("nats.password", config.nats.password.as_ref())?;
-    Some(Endpoint { url: config.nats.url.clone(), user: config.nats.user.clone(), password })
-}
-
 fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
     let Some(settings) = &config.postgres else {
         resolver.problem("postgres", "the worker needs a [postgres] section with a url");
         return None;
     };
-    let PostgresSettings { url, password, connections_max } = settings;
+    let PostgresSettings { url, password, ca, connections_max } = settings;
     let password = resolver.optional_secret("postgres.password", password.as_ref())?;
     let Ok(options) = PgConnectOptions::from_str(url) else {
         // The library's message may repeat the URL, which may hold a password.
         resolver.problem("postgres.url", "must look like postgres://user@host:5432/database");
         return None;
+    };
+    let is_local = options.get_socket().is_some() || is_local_host(options.get_host());
+    if !is_local && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+        let host = options.get_host();
+        let what = format!("{host} could be anyone, in plaintext; use ?sslmode=verify-full");
+        resolver.plain(config, PlainTransport::PlainPostgres, "postgres.url", &what);
+    }
+    let options = match ca {
+        Some(file) => options.ssl_root_cert(file),
+        None => options,
     };
     let options = options.application_name("mooring-worker");
     let options = match password {
@@ -205,10 +224,14 @@ fn archive(config: &Config, resolver: &mut Resolver<'_>) -> Option<ArchiveAccess
     let settings = config.worker.archive.as_ref()?;
     let location = resolver.archive(settings)?;
     http_client::use_ring(); // for a bucket that is reached by TLS
-    let at = "worker.archive.nats_password";
-    let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
-    let url = config.nats.url.clone();
-    let user = settings.nats_user.clone();
+    let nats = match &settings.nats_user {
+        None => None,
+        Some(name) => {
+            let (at, password) = ("worker.archive.nats_", settings.nats_password.as_ref());
+            let user = NatsUser { at, name: Some(name), password, nkey_seed: None };
+            Some(resolver.nats_as(config, &user)?)
+        }
+    };
     Some(ArchiveAccess {
         location,
         policy: ArchivePolicy {
@@ -216,7 +239,7 @@ fn archive(config: &Config, resolver: &mut Resolver<'_>) -> Option<ArchiveAccess
             log_full_percent: u64::from(settings.log_full_percent),
             segment_bytes: settings.segment_bytes,
         },
-        nats: user.map(|user| Endpoint { url, user: Some(user), password }),
+        nats,
         every: Duration::from_millis(settings.every_ms.max(1)),
     })
 }
@@ -233,13 +256,16 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
     if apps.is_empty() {
         return None;
     }
-    let at = "worker.token_renewal.nats_password";
-    let password = resolver.optional_secret(at, settings.nats_password.as_ref())?;
-    let user = settings.nats_user.clone();
+    let user = NatsUser {
+        at: "worker.token_renewal.nats_",
+        name: settings.nats_user.as_ref(),
+        password: settings.nats_password.as_ref(),
+        nkey_seed: settings.nats_nkey_seed.as_ref(),
+    };
     let sealing_key = resolver.sealing_key(&config.sealing)?;
     let fingerprints = resolver.fingerprint_keys(&config.sealing)?;
     Some(TokenRenewalSettings {
-        nats: Endpoint { url: config.nats.url.clone(), user, password },
+        nats: resolver.nats_as(config, &user)?,
         sealing_key,
         fingerprints,
         data_key_unused_max: config.sealing.data_key_unused_max(),
@@ -247,19 +273,4 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
         before_expiry: Duration::from_secs(settings.before_expiry_s),
         every: Duration::from_millis(settings.every_ms.max(1)),
     })
-}
-
-fn callers(settings: &WorkerSettings, resolver: &mut Resolver<'_>) -> Vec<Caller> {
-    let mut callers = Vec::new();
-    for (name, settings) in &settings.api_tokens {
-        let at = format!("worker.api_tokens.{name}");
-        let Some(token) = resolver.secret(&at, &settings.token) else { continue };
-        if token.expose_secret().len() < API_TOKEN_BYTES_MIN {
-            resolver
-                .problem(&at, format!("the token must have at least {API_TOKEN_BYTES_MIN} bytes"));
-            continue;
-        }
-        callers.push(Caller { name: name.clone(), token, scopes: settings.scopes.clone() });
-    }
-    callers
 }

@@ -15,6 +15,7 @@ pub(crate) mod late_places;
 pub(crate) mod log_identity;
 pub(crate) mod log_index;
 pub(crate) mod lost_events;
+pub(crate) mod reach;
 pub(crate) mod rebuilds;
 pub(crate) mod schema;
 pub(crate) mod sealing_keys;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use dev::config::Ports;
 use dev::data_dir::{DataDir, Running};
-use dev::environment::{Environment, PROGRAMS};
+use dev::environment::{AdminPorts, Environment, PROGRAMS};
 use dev::ports::{Needed, require_all_free};
 use dev::progress::{say, step};
 use dev::secrets::{Secrets, new_token};
@@ -37,6 +37,12 @@ pub(crate) struct Up {
     /// Port of the read API
     #[arg(long, default_value_t = 8081, value_name = "PORT")]
     worker_port: u16,
+    /// Port at which ingest says why it is not ready; 100 above --ingest-port unless given
+    #[arg(long, value_name = "PORT")]
+    ingest_admin_port: Option<u16>,
+    /// The same of the worker; 100 above --worker-port unless given
+    #[arg(long, value_name = "PORT")]
+    worker_admin_port: Option<u16>,
     /// Port of nats-server
     #[arg(long, default_value_t = 4222, value_name = "PORT")]
     nats_port: u16,
@@ -67,7 +73,7 @@ impl Up {
         tools::postgres()?;
 
         let ports = self.ports();
-        let started = Environment::start(&data, &ports, profile, self.observe);
+        let started = Environment::start(&data, &ports, self.admin_ports(), profile, self.observe);
         if interrupt::requested() {
             drop(started);
             say("interrupted while starting; everything is stopped");
@@ -109,11 +115,23 @@ impl Up {
         }
     }
 
-    fn needed_ports(&self) -> [Needed; 5] {
+    fn admin_ports(&self) -> AdminPorts {
+        const ABOVE: u16 = 100;
+        let of = |given: Option<u16>, port: u16| given.unwrap_or(port.saturating_add(ABOVE));
+        AdminPorts {
+            ingest: of(self.ingest_admin_port, self.ingest_port),
+            worker: of(self.worker_admin_port, self.worker_port),
+        }
+    }
+
+    fn needed_ports(&self) -> [Needed; 7] {
         let needed = |port, by, flag| Needed { port, by, flag };
+        let admin = self.admin_ports();
         [
             needed(self.ingest_port, "ingest", "--ingest-port"),
             needed(self.worker_port, "worker", "--worker-port"),
+            needed(admin.ingest, "ingest's admin port", "--ingest-admin-port"),
+            needed(admin.worker, "the worker's admin port", "--worker-admin-port"),
             needed(self.nats_port, "nats-server", "--nats-port"),
             needed(self.nats_monitor_port, "nats-server's monitoring", "--nats-monitor-port"),
             needed(self.postgres_port, "Postgres", "--postgres-port"),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -28,6 +28,9 @@ use crate::seal::{AssociatedData, SealError, Sealed, SealingNonce};
 /// can be redriven once the worker is upgraded.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// A day: a time without its offset may be one of any time zone.
+const CLOCK_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(24);
+
 /// The field name that a wholly sealed payload is bound to.
 const PAYLOAD_FIELD: &str = "payload";
 
@@ -42,6 +45,9 @@ pub struct Event<P = Payload<Sealed>> {
     pub received_at: Timestamp,
     /// When it happened by the platform's clock, where the platform says.
     pub occurred_at: Option<Timestamp>,
+    /// What the platform said, where that was so far in the future that it does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurred_at_claimed: Option<Timestamp>,
     /// Tells a replaced secret from a repeated one; `None` without a secret.
     pub secret_fingerprint: Option<Fingerprint>,
     pub fact: Fact<SealedCredential>,
@@ -259,6 +265,19 @@ impl<C> Fact<C> {
     }
 }
 
+/// A time by the platform's clock, as far as it can be: what lies further in the
+/// future would come after everything that ever happens. And that it was not.
+fn believed(
+    claimed: Option<Timestamp>,
+    received_at: Timestamp,
+) -> (Option<Timestamp>, Option<Timestamp>) {
+    let latest = received_at.checked_add(CLOCK_AHEAD_MAX).unwrap_or(Timestamp::MAX);
+    match claimed {
+        Some(time) if time > latest => (Some(received_at), claimed),
+        _ => (claimed, None),
+    }
+}
+
 impl Callback {
     /// Whether a data key is needed to seal it.
     pub fn holds_secret(&self) -> bool {
@@ -291,7 +310,9 @@ impl Callback {
             secret.unwrap_or_default(),
             content.expose_secret(),
         ]);
+        let content = self.used_once(keys).unwrap_or(content);
         let message_id = MessageId::new(&source, &self.idempotency_key, &content);
+        let (occurred_at, occurred_at_claimed) = believed(self.occurred_at, received_at);
         let installation = self.fact.identity().map(|identity| identity.installation_id.clone());
         let mut seal = |secret: &SecretString, field: &str| {
             let bound_to = AssociatedData {
@@ -335,11 +356,30 @@ impl Callback {
             platform,
             idempotency_key: self.idempotency_key,
             received_at,
-            occurred_at: self.occurred_at,
+            occurred_at,
+            occurred_at_claimed,
             secret_fingerprint,
             fact,
             payload,
         })
+    }
+
+    /// Where a user brings something, the key is what lets them bring it, once. Whatever
+    /// else comes with the same key is the same event: the log keeps the first.
+    fn used_once(&self, keys: &FingerprintKeys) -> Option<Fingerprint> {
+        match &self.fact {
+            Fact::Authorized { grant, .. } if grant.is_by_user() => {
+                Some(keys.fingerprint(&["used once", self.idempotency_key.as_str()]))
+            }
+            Fact::Authorized { .. }
+            | Fact::Installed { .. }
+            | Fact::Updated { .. }
+            | Fact::Uninstalled { .. }
+            | Fact::AckMissed { .. }
+            | Fact::AckDelivered { .. }
+            | Fact::Erased { .. }
+            | Fact::Unrecognized { .. } => None,
+        }
     }
 
     fn secret(&self) -> Option<&SecretString> {
@@ -403,6 +443,7 @@ impl Event {
             idempotency_key,
             received_at: now,
             occurred_at: Some(now),
+            occurred_at_claimed: None,
             secret_fingerprint: None,
             fact: Fact::Erased { identity },
             payload: Payload::Clear(Value::Null),
@@ -447,6 +488,7 @@ impl Event {
             idempotency_key: self.idempotency_key.clone(),
             received_at: now,
             occurred_at: None,
+            occurred_at_claimed: None,
             secret_fingerprint: None,
             fact,
             payload: Payload::Clear(Value::Null),
@@ -471,6 +513,7 @@ impl Event {
             idempotency_key: event.idempotency_key,
             received_at: event.received_at,
             occurred_at: event.occurred_at,
+            occurred_at_claimed: event.occurred_at_claimed,
             secret_fingerprint: event.secret_fingerprint,
             fact: event.fact,
             payload: Payload::Clear(Value::Null),
@@ -555,6 +598,19 @@ mod tests {
         let newer = GOLDEN_V1.replace("\"schema_version\": 1", "\"schema_version\": 2");
         let refused = Event::decode(newer.as_bytes()).unwrap_err();
         assert!(matches!(refused, DecodeError::NewerSchema { found: 2 }), "{refused}");
+    }
+
+    #[test]
+    fn a_time_far_in_the_future_does_not_count_and_is_told() {
+        let received_at: Timestamp = "2026-07-01T10:00:00Z".parse().unwrap();
+        let time = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        let (past, ahead) = (time("2020-01-01T00:00:00Z"), time("2026-07-02T10:00:00Z"));
+        for honest in [None, past, ahead] {
+            assert_eq!(believed(honest, received_at), (honest, None));
+        }
+        let far = time("2199-01-01T00:00:00Z");
+        assert_eq!(believed(far, received_at), (Some(received_at), far));
+        assert_eq!(believed(far, Timestamp::MAX), (far, None));
     }
 
     #[test]

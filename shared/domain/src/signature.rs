@@ -1,9 +1,13 @@
-//! Signatures over the raw body of a callback, in the forms that platforms use.
+//! Signatures over the raw body of a callback, with its time where platforms sign
+//! one, in the forms that they use.
+
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName};
+use jiff::{SignedDuration, Timestamp};
 use ring::signature::{
     ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
 };
@@ -46,6 +50,8 @@ pub struct Hmac {
     /// The prefix of the signature, such as `sha256=`.
     pub prefix: String,
     pub secrets: Vec<SecretString>,
+    /// The time that is signed with the body, where the scheme has one.
+    pub timestamp: Option<SignedTimestamp>,
 }
 
 /// Signatures with published keys. The first scheme whose header is there
@@ -53,6 +59,8 @@ pub struct Hmac {
 #[derive(Debug)]
 pub struct PublicKeySignature {
     pub schemes: Vec<Scheme>,
+    /// The time that is signed with the body, where the schemes have one.
+    pub timestamp: Option<SignedTimestamp>,
 }
 
 #[derive(Debug)]
@@ -67,6 +75,48 @@ pub enum PublicKey {
     Ed25519(Vec<u8>),
     /// RSASSA-PKCS1-v1_5 with SHA-256; the key as in PKCS #1.
     RsaSha256(Vec<u8>),
+}
+
+/// A header with the time of sending, which is signed with the body. What is older
+/// than the tolerance, or from the future, is a copy of what was sent once.
+#[derive(Debug)]
+pub struct SignedTimestamp {
+    pub header: HeaderName,
+    /// What is signed: this, the header, that, the body.
+    pub before: String,
+    pub between: String,
+    pub tolerance: SignedDuration,
+}
+
+impl SignedTimestamp {
+    /// What was signed, if the time is of now.
+    fn signed(&self, headers: &HeaderMap, body: &[u8], received_at: Timestamp) -> Option<Vec<u8>> {
+        // Too many for seconds are milliseconds.
+        const SECONDS_BELOW: i64 = 100_000_000_000;
+        let text = std::str::from_utf8(only_header(headers, &self.header)?).ok()?;
+        let number: i64 = text.parse().ok()?;
+        let sent_at = if number < SECONDS_BELOW {
+            Timestamp::from_second(number)
+        } else {
+            Timestamp::from_millisecond(number)
+        };
+        let age = received_at.duration_since(sent_at.ok()?).abs();
+        let parts = [self.before.as_bytes(), text.as_bytes(), self.between.as_bytes(), body];
+        (age <= self.tolerance).then(|| parts.concat())
+    }
+}
+
+/// What was signed: the body, or the body with a time, if that is of now.
+fn signed<'a>(
+    timestamp: Option<&SignedTimestamp>,
+    headers: &HeaderMap,
+    body: &'a [u8],
+    received_at: Timestamp,
+) -> Option<Cow<'a, [u8]>> {
+    match timestamp {
+        None => Some(Cow::Borrowed(body)),
+        Some(timestamp) => timestamp.signed(headers, body, received_at).map(Cow::Owned),
+    }
 }
 
 /// <https://www.standardwebhooks.com>: `v1` signatures, at most five minutes old.
@@ -90,13 +140,21 @@ impl Encoding {
 }
 
 impl Hmac {
-    pub(crate) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+    pub(crate) fn verifies(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        received_at: Timestamp,
+    ) -> bool {
+        let Some(body) = signed(self.timestamp.as_ref(), headers, body, received_at) else {
+            return false;
+        };
         let given = self.headers.iter().filter_map(|name| only_header(headers, name));
         let signatures = given
             .filter_map(|text| self.encoding.decode(text.strip_prefix(self.prefix.as_bytes())?));
         signatures.fold(false, |found, signature| {
             let matches = |secret: &SecretString| {
-                self.algorithm.verifies(secret.expose_secret().as_bytes(), body, &signature)
+                self.algorithm.verifies(secret.expose_secret().as_bytes(), &body, &signature)
             };
             self.secrets.iter().fold(found, |found, secret| matches(secret) | found)
         })
@@ -117,9 +175,17 @@ impl HmacAlgorithm {
 }
 
 impl PublicKeySignature {
-    pub(crate) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+    pub(crate) fn verifies(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        received_at: Timestamp,
+    ) -> bool {
+        let Some(body) = signed(self.timestamp.as_ref(), headers, body, received_at) else {
+            return false;
+        };
         let is_sent = |scheme: &&Scheme| scheme.is_sent(headers);
-        self.schemes.iter().find(is_sent).is_some_and(|scheme| scheme.verifies(headers, body))
+        self.schemes.iter().find(is_sent).is_some_and(|scheme| scheme.verifies(headers, &body))
     }
 }
 
@@ -179,6 +245,12 @@ impl PublicKey {
 }
 
 impl StandardWebhooks {
+    /// It signs its id and its time with the body.
+    pub(crate) fn covers(header: &HeaderName) -> bool {
+        [standardwebhooks::HEADER_WEBHOOK_ID, standardwebhooks::HEADER_WEBHOOK_TIMESTAMP]
+            .contains(&header.as_str())
+    }
+
     pub(crate) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         // The library reads the first of a repeated header.
         let once = [

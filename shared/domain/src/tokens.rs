@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential};
 use crate::fingerprint::FingerprintKeys;
-use crate::id::{AppId, IdempotencyKey, InvalidId};
+use crate::id::{AppId, Fingerprint, IdempotencyKey, InvalidId};
 
 /// The name of the sealed field.
 const FIELD: &str = "tokens";
@@ -71,6 +71,19 @@ impl Tokens {
     }
 }
 
+/// A credential without what makes new tokens. Any other than that of tokens stays as
+/// it is.
+pub fn without_refresh_token(credential: SecretString) -> SecretString {
+    let fields = serde_json::from_str(credential.expose_secret());
+    let Ok(mut fields) = fields.map(|fields: Map<String, Value>| fields) else { return credential };
+    let names = [REFRESH_TOKEN.0, REFRESH_TOKEN.1];
+    if !names.iter().any(|name| fields.contains_key(*name)) {
+        return credential;
+    }
+    fields.retain(|name, _| !names.contains(&name.as_str()));
+    Value::Object(fields).to_string().into()
+}
+
 impl Issued {
     /// What cannot be read beside the tokens is as if it were not there: they were
     /// issued, and are nowhere else.
@@ -114,6 +127,26 @@ impl Issued {
         // erasure.
         let at = self.issued_at.as_nanosecond().to_string();
         let number = keys.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
+        self.callback_of(identity, grant, &number)
+    }
+
+    /// What a user brought with a ticket, which lets one event into the log.
+    pub fn callback_with_ticket(
+        self,
+        identity: Identity,
+        grant: Grant,
+        keys: &FingerprintKeys,
+        ticket: &str,
+    ) -> Result<Callback, InvalidId> {
+        self.callback_of(identity, grant, &keys.fingerprint(&["oauth ticket", ticket]))
+    }
+
+    fn callback_of(
+        self,
+        identity: Identity,
+        grant: Grant,
+        number: &Fingerprint,
+    ) -> Result<Callback, InvalidId> {
         let payload = self.payload(grant);
         Ok(Callback {
             app_id: Some(identity.app_id.clone()),
@@ -206,6 +239,18 @@ mod tests {
         assert_eq!(granted, json!({ "scope": "a", "userId": "u1" }));
         for grant in [Grant::RefreshToken, Grant::Location] {
             assert!(matches!(issued.payload(grant), Payload::Clear(Value::Null)));
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_is_taken_out_and_nothing_else() {
+        let without =
+            |text: &str| without_refresh_token(SecretString::from(text)).expose_secret().to_owned();
+        let tokens = r#"{"access_token":"at","refresh_token":"rt","other":1}"#;
+        assert_eq!(without(tokens), r#"{"access_token":"at","other":1}"#);
+        assert_eq!(without(r#"{"refresh_token":null,"refreshToken":"rt"}"#), "{}");
+        for other in ["blnk_abc", "", "[1]", "\"refresh_token\"", r#"{ "/a/refresh_token":"b" }"#] {
+            assert_eq!(without(other), other);
         }
     }
 

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::signature::{Hmac, PublicKeySignature, StandardWebhooks, only_header};
+use crate::signature::{Hmac, PublicKeySignature, SignedTimestamp, StandardWebhooks, only_header};
 
 /// A callback as it came over HTTP.
 #[derive(Clone, Copy)]
@@ -86,7 +86,47 @@ impl Verification {
     }
 }
 
+impl Verification {
+    /// Whether a header could be changed in a captured callback, which is accepted all
+    /// the same: it is signed, the header is no part of it, and no shared secret has to
+    /// be known besides.
+    pub fn leaves_open(&self, header: &HeaderName) -> bool {
+        self.relies_on_signatures() && !self.checks().any(|check| check.covers(header))
+    }
+
+    /// The same of the query, which no scheme covers.
+    pub fn leaves_query_open(&self) -> bool {
+        self.relies_on_signatures()
+    }
+
+    fn relies_on_signatures(&self) -> bool {
+        let is_secret = |check: &Check| matches!(check, Check::PathToken(_) | Check::Header { .. });
+        self.checks().next().is_some() && !self.checks().any(is_secret)
+    }
+
+    fn checks(&self) -> impl Iterator<Item = &Check> {
+        match self {
+            Self::Unverified => [].iter(),
+            Self::All(checks) => checks.iter(),
+        }
+    }
+}
+
 impl Check {
+    /// Whether the header is part of what is proven.
+    fn covers(&self, header: &HeaderName) -> bool {
+        let is_signed = |timestamp: &Option<SignedTimestamp>| {
+            timestamp.as_ref().is_some_and(|timestamp| timestamp.header == *header)
+        };
+        match self {
+            Self::PathToken(_) => false,
+            Self::Header { name, .. } => name == header,
+            Self::Hmac(hmac) => is_signed(&hmac.timestamp),
+            Self::PublicKey(signature) => is_signed(&signature.timestamp),
+            Self::StandardWebhooks(_) => StandardWebhooks::covers(header),
+        }
+    }
+
     fn passes(&self, delivery: Delivery<'_>) -> bool {
         match self {
             Self::PathToken(tokens) => {
@@ -95,8 +135,12 @@ impl Check {
             Self::Header { name, values } => {
                 only_header(delivery.headers, name).is_some_and(|given| any_equals(values, given))
             }
-            Self::Hmac(hmac) => hmac.verifies(delivery.headers, delivery.body),
-            Self::PublicKey(signature) => signature.verifies(delivery.headers, delivery.body),
+            Self::Hmac(hmac) => {
+                hmac.verifies(delivery.headers, delivery.body, delivery.received_at)
+            }
+            Self::PublicKey(signature) => {
+                signature.verifies(delivery.headers, delivery.body, delivery.received_at)
+            }
             Self::StandardWebhooks(webhooks) => webhooks.verifies(delivery.headers, delivery.body),
         }
     }
@@ -175,6 +219,39 @@ mod tests {
     fn a_verification_that_checks_nothing_refuses() {
         let nothing = Verification::All(vec![]);
         assert!(!passes(&nothing, None, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn what_no_proof_covers_is_left_open_unless_a_secret_is_asked_for() {
+        let name = |text: &'static str| HeaderName::from_static(text);
+        let signed = |timestamp: Option<SignedTimestamp>| {
+            Check::Hmac(Hmac {
+                headers: vec![name("x-signature")],
+                algorithm: crate::signature::HmacAlgorithm::Sha256,
+                encoding: crate::signature::Encoding::Hex,
+                prefix: String::new(),
+                secrets: vec![NOW.into()],
+                timestamp,
+            })
+        };
+        let timestamp = SignedTimestamp {
+            header: name("x-time"),
+            before: String::new(),
+            between: String::new(),
+            tolerance: jiff::SignedDuration::from_mins(5),
+        };
+        let alone = Verification::All(vec![signed(None)]);
+        assert!(alone.leaves_open(&name("x-event")) && alone.leaves_query_open());
+        let timed = Verification::All(vec![signed(Some(timestamp))]);
+        assert!(!timed.leaves_open(&name("x-time")) && timed.leaves_open(&name("x-event")));
+        let webhooks = StandardWebhooks { secrets: Vec::new() };
+        let standard = Verification::All(vec![Check::StandardWebhooks(webhooks)]);
+        assert!(!standard.leaves_open(&name("webhook-id")) && standard.leaves_query_open());
+        for beside in [token(), header()] {
+            let both = Verification::All(vec![signed(None), beside]);
+            assert!(!both.leaves_open(&name("x-event")) && !both.leaves_query_open());
+        }
+        assert!(!Verification::Unverified.leaves_query_open());
     }
 
     #[test]

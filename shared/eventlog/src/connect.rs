@@ -1,5 +1,6 @@
 //! Connecting to NATS, the same way for every process.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,24 @@ pub struct Endpoint {
     pub url: String,
     pub user: Option<String>,
     pub password: Option<SecretString>,
+    /// The seed of an NKey, with which the user proves itself instead of a password.
+    pub nkey_seed: Option<SecretString>,
+    /// `None` leaves it to the URL: `tls://`.
+    pub tls: Option<EndpointTls>,
+}
+
+/// What TLS needs beyond the system's certificates. Files are read at each connect.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointTls {
+    /// Who issues the server's certificate.
+    pub ca: Option<PathBuf>,
+    pub client: Option<ClientCertificate>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// A connection, which heals by itself. A clone is the same connection.
@@ -95,12 +114,29 @@ impl Connection {
             }
             async {}
         });
-        if let (Some(user), Some(password)) = (&to.user, &to.password) {
-            options = options
-                .user_and_password(user.clone(), password.expose_secret().to_owned())
-                .custom_inbox_prefix(format!("_INBOX_{user}"));
+        if let Some(user) = &to.user {
+            options = options.custom_inbox_prefix(format!("_INBOX_{user}"));
+            if let Some(password) = &to.password {
+                let password = password.expose_secret().to_owned();
+                options = options.user_and_password(user.clone(), password);
+            }
+        }
+        if let Some(seed) = &to.nkey_seed {
+            options = options.nkey(seed.expose_secret().to_owned());
         }
         let servers: Vec<&str> = to.url.split(',').map(str::trim).collect();
+        // Servers of a cluster tell of each other, without saying that they want TLS.
+        if to.tls.is_some() || servers.iter().any(|url| url.starts_with("tls://")) {
+            options = options.require_tls(true);
+        }
+        if let Some(EndpointTls { ca, client }) = &to.tls {
+            if let Some(ca) = ca {
+                options = options.add_root_certificates(ca.clone());
+            }
+            if let Some(ClientCertificate { certificate, key }) = client {
+                options = options.add_client_certificate(certificate.clone(), key.clone());
+            }
+        }
         let client = options.connect(servers).await?;
         let appended_to = Arc::default();
         Ok(Self { jetstream: jetstream::new(client.clone()), client, link, appended_to, refusals })

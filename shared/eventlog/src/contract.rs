@@ -33,11 +33,19 @@ pub enum Contract {
     Met {
         accepted: Vec<Breach>,
         commit: CommitMode,
-        room: Room,
+        fill: Fill,
     },
     Broken {
         breaches: Vec<Breach>,
     },
+}
+
+/// How full the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    pub bytes: u64,
+    /// From which on it refuses events; `None` without a limit.
+    pub bytes_max: Option<u64>,
 }
 
 /// Whether the log takes more events.
@@ -50,22 +58,52 @@ pub enum Room {
     Full,
 }
 
-impl Room {
-    fn of(bytes: u64, bytes_max: i64) -> Self {
-        let Ok(max @ 1..) = u64::try_from(bytes_max) else { return Self::Enough };
-        if bytes.saturating_add(BATCH_BYTES.min(max / 16)) >= max {
-            Self::Full
-        } else if bytes.saturating_mul(100) / max >= SCARCE_PERCENT {
-            Self::Scarce
+impl Fill {
+    pub fn of(bytes: u64, bytes_max: i64) -> Self {
+        Self { bytes, bytes_max: u64::try_from(bytes_max).ok().filter(|max| *max > 0) }
+    }
+
+    pub fn room(self) -> Room {
+        let Some(max) = self.bytes_max else { return Room::Enough };
+        if self.bytes.saturating_add(BATCH_BYTES.min(max / 16)) >= max {
+            Room::Full
+        } else if self.percent() >= SCARCE_PERCENT {
+            Room::Scarce
         } else {
-            Self::Enough
+            Room::Enough
         }
+    }
+
+    /// 0 without a limit.
+    pub fn percent(self) -> u64 {
+        let of = |max| self.bytes.saturating_mul(100).checked_div(max);
+        self.bytes_max.and_then(of).unwrap_or_default()
     }
 }
 
 impl Contract {
     pub fn is_met(&self) -> bool {
         matches!(self, Self::Met { .. })
+    }
+
+    /// `None` while it is not known, or nothing may be appended.
+    pub fn fill(&self) -> Option<Fill> {
+        match self {
+            Self::Met { fill, .. } => Some(*fill),
+            Self::Unknown { .. } | Self::Broken { .. } => None,
+        }
+    }
+
+    /// Whether an operator has to be told of it, after the other.
+    fn says_more_than(&self, last: &Self) -> bool {
+        let room = |contract: &Self| contract.fill().map(Fill::room);
+        match (self, last) {
+            (
+                Self::Met { accepted, commit, .. },
+                Self::Met { accepted: before, commit: commit_before, .. },
+            ) => accepted != before || commit != commit_before || room(self) != room(last),
+            _ => self != last,
+        }
     }
 
     pub fn commit_mode(&self) -> CommitMode {
@@ -110,8 +148,10 @@ async fn check_for_ever(check: &Check, sender: &watch::Sender<Contract>) {
         let now = check.contract(&last).await;
         let wait =
             if matches!(now, Contract::Unknown { .. }) { CHECK_AGAIN_AFTER } else { CHECK_EVERY };
-        if now != last {
+        if now.says_more_than(&last) {
             report(&now);
+        }
+        if now != last {
             sender.send_replace(now);
         }
         tokio::time::sleep(wait).await;
@@ -120,12 +160,12 @@ async fn check_for_ever(check: &Check, sender: &watch::Sender<Contract>) {
 
 fn report(contract: &Contract) {
     match contract {
-        Contract::Met { room: Room::Full, .. } => {
+        Contract::Met { fill, .. } if fill.room() == Room::Full => {
             tracing::error!(
                 "the log is full and refuses events: raise stream.max_bytes, run `worker migrate`"
             );
         }
-        Contract::Met { room: Room::Scarce, .. } => {
+        Contract::Met { fill, .. } if fill.room() == Room::Scarce => {
             tracing::warn!(
                 "the log is more than {SCARCE_PERCENT} % full: raise stream.max_bytes, run `worker migrate`"
             );
@@ -159,7 +199,7 @@ impl Check {
             },
         };
         let commit = CommitMode::of(log.config.num_replicas, log.config.allow_atomic_publish);
-        let room = Room::of(log.state.bytes, log.config.max_bytes);
+        let fill = Fill::of(log.state.bytes, log.config.max_bytes);
         // A secret is as lost without its data key as without its event.
         let mut found = breaches_of(&log.config);
         found.extend(breaches_of(&keys.config));
@@ -175,7 +215,7 @@ impl Check {
         let is_accepted = |breach: &Breach| self.accepted.contains(breach);
         let (accepted, broken): (Vec<_>, Vec<_>) = found.into_iter().partition(is_accepted);
         if broken.is_empty() {
-            Contract::Met { accepted, commit, room }
+            Contract::Met { accepted, commit, fill }
         } else {
             Contract::Broken { breaches: broken }
         }

@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod keys;
 pub mod loss;
 pub mod message;
+pub mod quota;
 pub mod read;
 pub mod status;
 pub mod topology;

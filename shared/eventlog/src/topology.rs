@@ -22,7 +22,7 @@ use crate::breach::{Breach, breaches_of};
 use crate::connect::Connection;
 use crate::consume::CONSUMER;
 use crate::message::{STREAM, all_subjects};
-use crate::{audit, keys};
+use crate::{audit, keys, quota};
 
 /// A cluster that has just started, or is choosing a leader, loses a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -81,6 +81,7 @@ pub async fn migrate(
     }
     create_or_update(&jetstream, &audit_config(settings)).await?;
     create_or_update(&jetstream, &rings_config(settings)).await?;
+    create_or_update(&jetstream, &quota_config(settings)).await?;
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(ack_wait)).await?;
     tracing::info!("consumer {CONSUMER} is up to date");
@@ -198,10 +199,12 @@ pub fn new_keys_config(settings: &StreamSettings) -> StreamConfig {
 }
 
 /// For people who ask what became of a callback: in memory and bounded, so that a
-/// flood of forged callbacks cannot fill a disk.
+/// flood of forged callbacks cannot fill a disk. What one kind of one source leaves is
+/// bounded, too, so that it pushes out no other, as long as all of them fit: those of
+/// some forty sources.
 fn audit_config(settings: &StreamSettings) -> StreamConfig {
     const DAY: Duration = Duration::from_secs(86_400);
-    const BYTES_MAX: i64 = 32 << 20;
+    const BYTES_MAX: i64 = 64 << 20;
     StreamConfig {
         name: audit::STREAM.to_owned(),
         description: Some("Callbacks that are not in the log: refused, or repeated".to_owned()),
@@ -210,6 +213,7 @@ fn audit_config(settings: &StreamSettings) -> StreamConfig {
         discard: DiscardPolicy::Old,
         max_age: 7 * DAY,
         max_bytes: BYTES_MAX,
+        max_messages_per_subject: audit::RECORDS_OF_SUBJECT_MAX,
         num_replicas: settings.replicas,
         ..StreamConfig::default()
     }
@@ -228,6 +232,26 @@ fn rings_config(settings: &StreamSettings) -> StreamConfig {
         max_messages_per_subject: 1,
         max_bytes: BYTES_MAX,
         num_replicas: settings.replicas,
+        ..StreamConfig::default()
+    }
+}
+
+/// On disk, so that no restart gives a stranger another hour's worth. It holds the
+/// last sum of each counter of this hour and the one before.
+fn quota_config(settings: &StreamSettings) -> StreamConfig {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    /// Thousands of sources.
+    const BYTES_MAX: i64 = 4 << 20;
+    StreamConfig {
+        name: quota::STREAM.to_owned(),
+        description: Some("What was written by whoever came, by source and hour".to_owned()),
+        subjects: vec![quota::all_subjects()],
+        storage: StorageType::File,
+        max_messages_per_subject: 1,
+        max_bytes: BYTES_MAX,
+        max_age: 2 * HOUR,
+        num_replicas: settings.replicas,
+        allow_message_counter: true,
         ..StreamConfig::default()
     }
 }

@@ -10,33 +10,48 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::secret_ref::SecretRef;
+use crate::server::ForwardedHeader;
+use crate::server::tls::TlsSettings;
 use domain::id::{AppId, SourceName};
 use domain::platform::generic::Mapping;
 use domain::platform::{MissedAck, Platform, SuccessBody};
 use eventlog::topology::StreamSettings;
 
+mod api_tokens;
 mod archive;
+mod identity;
 mod install_page;
 mod oauth;
 pub mod reload;
 mod sealing;
+mod server;
 mod source;
+mod transport;
 mod verification;
+pub mod watch;
 
+pub use api_tokens::{ApiTokenSettings, Scope, SourceChoice, TokenHash};
 pub use archive::ArchiveSettings;
+pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
 pub use sealing::{KeySettings, PublicHalf, SealingSettings};
+pub use server::ServerConfig;
+pub use transport::{NatsTlsSettings, NatsUser, PlainTransport, TransportSettings, is_local_host};
 pub use verification::VerificationSettings;
 
 const ENV_PREFIX: &str = "MOORING";
 /// Load balancers keep idle connections for a minute.
 const IDLE_TIMEOUT_MS: u64 = 75_000;
+const WRITE_TIMEOUT_MS: u64 = 10_000;
+/// As many as the queue to the log holds.
+pub const CALLBACKS_MAX: usize = 8_192;
 
 /// What both services are configured by.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -45,6 +60,9 @@ const IDLE_TIMEOUT_MS: u64 = 75_000;
 pub struct Config {
     /// How to reach NATS.
     pub nats: NatsSettings,
+    /// What may go over a network in plaintext.
+    #[serde(default)]
+    pub transport: TransportSettings,
     /// The streams of the log. Takes effect when `worker migrate` runs, except `allow`.
     #[serde(default)]
     pub stream: StreamSettings,
@@ -73,6 +91,12 @@ pub struct NatsSettings {
     pub user: Option<String>,
     /// The password of `user`.
     pub password: Option<SecretRef>,
+    /// The seed of an NKey (`nk -gen user`), if the user has that instead of a password. `user` is
+    /// still its name: the inbox is called after it.
+    pub nkey_seed: Option<SecretRef>,
+    /// TLS, with a private authority or a certificate of our own. Without it `tls://` in the URL
+    /// trusts the system's authorities.
+    pub tls: Option<NatsTlsSettings>,
     /// The server's monitoring address, where `sync_interval` is checked. Without it ingest is
     /// not ready, unless `stream.allow` accepts `sync_not_checked`.
     pub monitor_url: Option<String>,
@@ -82,11 +106,13 @@ pub struct NatsSettings {
 #[serde(deny_unknown_fields)]
 pub struct PostgresSettings {
     /// `postgres://user@host:5432/database`, with the role `mooring_worker`. Give the owner's URL
-    /// only to `worker migrate` and the operator's commands. `sslmode=` in the URL encrypts the
-    /// connection.
+    /// only to `worker migrate` and the operator's commands. `?sslmode=verify-full`
+    /// in the URL encrypts the connection and checks who answers.
     pub url: String,
     /// The password of the URL's role.
     pub password: Option<SecretRef>,
+    /// The file with the certificates of who issues the server's, in PEM. The system's unless given.
+    pub ca: Option<PathBuf>,
     /// How many connections each worker opens at most.
     #[serde(default = "default_connections_max")]
     pub connections_max: u32,
@@ -97,6 +123,13 @@ pub struct PostgresSettings {
 pub struct IngestSettings {
     /// The address and port that callbacks are received at.
     pub listen: SocketAddr,
+    /// The address and port of probes that say why: `/livez` and `/readyz`, in plain HTTP. Keep it
+    /// private. A full public port does not fail them. Without it only the public port has them,
+    /// where they do not say why.
+    pub admin_listen: Option<SocketAddr>,
+    /// TLS, by certificate and key in files. They are read again when they change. Without it the
+    /// port speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
     /// The largest body of a callback. A larger one is answered 413.
     pub body_bytes_max: usize,
     /// How long a caller may take to send the headers of a request, and again to send its body.
@@ -104,9 +137,27 @@ pub struct IngestSettings {
     /// How long a connection may be idle: longer than a load balancer keeps it for reuse.
     pub idle_timeout_ms: u64,
     /// Open connections. Further ones wait to be accepted.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_max: usize,
+    /// Open connections of one address, of one network of 64 bits for IPv6; further ones are closed.
+    /// Behind a trusted proxy it is requests in flight, and further ones are answered 429. A quarter
+    /// of `connections_max` unless given.
+    pub connections_per_client_max: Option<usize>,
+    /// The networks of proxies that are believed when they say whom they speak for, such as
+    /// `10.0.0.0/8`, or `10.1.2.3/32` for one.
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it. They must append to it or replace it.
+    pub forwarded_header: ForwardedHeader,
+    /// How long a caller may take none of an answer.
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub write_timeout_ms: u64,
     /// How long callbacks in flight may take to finish when ingest is asked to stop.
     pub shutdown_timeout_ms: u64,
+    /// What anybody may write is refused once the log is this full, in percent. The rest is kept for
+    /// callbacks of verified platforms, renewed tokens and erasures.
+    #[schemars(range(min = 1, max = 100))]
+    pub open_log_percent_max: u64,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -114,14 +165,35 @@ pub struct IngestSettings {
 pub struct WorkerSettings {
     /// The address and port of the read API.
     pub listen: SocketAddr,
+    /// The address and port of probes that say why: `/livez` and `/readyz`, in plain HTTP. Keep it
+    /// private. A full public port does not fail them. Without it only the public port has them,
+    /// where they do not say why.
+    pub admin_listen: Option<SocketAddr>,
+    /// TLS, by certificate and key in files. They are read again when they change. Without it the
+    /// port speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
     /// How long a caller may take to send the headers of a request.
     pub read_timeout_ms: u64,
     /// How long a connection may be idle: longer than a load balancer keeps it for reuse.
     pub idle_timeout_ms: u64,
     /// Open connections. Further ones wait to be accepted.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_max: usize,
+    /// Open connections of one address, of one network of 64 bits for IPv6; further ones are closed.
+    /// Behind a trusted proxy it is requests in flight, and further ones are answered 429. A quarter
+    /// of `connections_max` unless given.
+    pub connections_per_client_max: Option<usize>,
+    /// The networks of proxies that are believed when they say whom they speak for, such as
+    /// `10.0.0.0/8`, or `10.1.2.3/32` for one.
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it. They must append to it or replace it.
+    pub forwarded_header: ForwardedHeader,
+    /// How long a caller may take none of an answer.
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub write_timeout_ms: u64,
     /// Events in one transaction.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 20_000))]
     pub batch_events_max: usize,
     /// How many events of one place may matter, such as installs and uninstalls of an app in one
     /// location. Further ones become dead letters: each would cost as much as all of them.
@@ -137,6 +209,8 @@ pub struct WorkerSettings {
     pub keep_ended_credentials: bool,
     /// The callers of the read API by name.
     pub api_tokens: BTreeMap<String, ApiTokenSettings>,
+    /// OpenID issuers whose tokens are accepted beside `api_tokens`, by names of yours.
+    pub identity_providers: BTreeMap<String, IdentityProviderSettings>,
     /// How workers renew OAuth tokens. Without it none does.
     pub token_renewal: Option<TokenRenewalSettings>,
     /// [Where old events go](operations.md#the-archive). Without it the log keeps everything.
@@ -151,6 +225,8 @@ pub struct TokenRenewalSettings {
     pub nats_user: Option<String>,
     /// The password of `nats_user`.
     pub nats_password: Option<SecretRef>,
+    /// The seed of its NKey, if it has that instead.
+    pub nats_nkey_seed: Option<SecretRef>,
     /// Tokens are renewed this long before they expire, or halfway through their lifetime if that
     /// is later.
     #[serde(default = "default_before_expiry_s")]
@@ -158,26 +234,6 @@ pub struct TokenRenewalSettings {
     /// How often the worker looks for tokens that expire soon.
     #[serde(default = "default_renewal_every_ms")]
     pub every_ms: u64,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiTokenSettings {
-    /// What the caller sends as `Authorization: Bearer <token>`; at least 20 bytes.
-    pub token: SecretRef,
-    /// What the caller may do.
-    pub scopes: Vec<Scope>,
-}
-
-/// What a caller of the read API may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum Scope {
-    /// Read installations.
-    #[serde(rename = "installations:read")]
-    ReadInstallations,
-    /// Read their credentials in plaintext.
-    #[serde(rename = "credentials:open")]
-    OpenCredentials,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -211,7 +267,28 @@ pub struct SourceSettings {
     pub mapping: Option<Mapping>,
     /// Callbacks that may wait for the log at once. Further ones are told to come again.
     #[serde(default = "default_callbacks_max")]
+    #[schemars(range(min = 1, max = CALLBACKS_MAX))]
     pub callbacks_max: usize,
+    /// [How much anybody may write](platforms.md#where-anybody-may-write): by the install page, by
+    /// OAuth, and by callbacks if the source is `unverified`.
+    #[serde(default)]
+    pub open: OpenSettings,
+}
+
+/// Over all ingests, in each hour of the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpenSettings {
+    /// Events in an hour. What comes after them is answered 429.
+    pub events_per_hour: u64,
+    /// Bytes in an hour, as they were received. What comes after them is answered 429.
+    pub bytes_per_hour: u64,
+}
+
+impl Default for OpenSettings {
+    fn default() -> Self {
+        Self { events_per_hour: 1_000, bytes_per_hour: 16 << 20 }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -238,11 +315,18 @@ impl Default for IngestSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: None,
+            tls: None,
             body_bytes_max: 64 * 1024,
             read_timeout_ms: 3_000,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             connections_max: 4_096,
+            connections_per_client_max: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            write_timeout_ms: WRITE_TIMEOUT_MS,
             shutdown_timeout_ms: 15_000,
+            open_log_percent_max: 70,
         }
     }
 }
@@ -251,15 +335,22 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            admin_listen: None,
+            tls: None,
             read_timeout_ms: 3_000,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             connections_max: 1_024,
+            connections_per_client_max: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            write_timeout_ms: WRITE_TIMEOUT_MS,
             batch_events_max: 500,
             place_events_max: 10_000,
             ack_wait_ms: 30_000,
             shutdown_timeout_ms: 15_000,
             keep_ended_credentials: false,
             api_tokens: BTreeMap::new(),
+            identity_providers: BTreeMap::new(),
             token_renewal: None,
             archive: None,
         }
@@ -278,9 +369,8 @@ fn default_renewal_every_ms() -> u64 {
     30_000
 }
 
-/// As many as the queue to the log holds.
 fn default_callbacks_max() -> usize {
-    8_192
+    CALLBACKS_MAX
 }
 
 /// Everything that is wrong with a configuration, so that it is mended in one go.
@@ -352,6 +442,11 @@ impl<'a> Resolver<'a> {
             Some(value) if self.problems.is_empty() => Ok(value),
             _ => Err(ConfigError { path: path.to_owned(), problems: self.problems }),
         }
+    }
+
+    /// What was wrong, for who goes on without it.
+    pub fn into_problems(self) -> Vec<String> {
+        self.problems
     }
 
     pub fn problem(&mut self, at: &str, what: impl fmt::Display) {

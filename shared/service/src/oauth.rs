@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use domain::id::AppId;
 use domain::platform::Parentage;
 use domain::tokens::{Issued, Tokens};
 use reqwest::header::HeaderMap;
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ATTEMPTS: usize = 3;
@@ -40,6 +43,33 @@ pub enum StatePolicy {
     WhenPresent,
 }
 
+/// How an app shows the token endpoint that it is itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthentication {
+    /// `client_id` and `client_secret` in the form.
+    #[default]
+    ClientSecretPost,
+    /// Both in the header `Authorization` (RFC 6749, section 2.3.1).
+    ClientSecretBasic,
+}
+
+/// What a code is bound to (RFC 7636): who exchanges it must know what was hashed
+/// when the user was sent for it.
+pub struct Pkce(SecretString);
+
+impl Pkce {
+    /// `verifier` has 43 to 128 letters and digits.
+    pub fn new(verifier: SecretString) -> Self {
+        Self(verifier)
+    }
+
+    /// By the method `S256`.
+    fn challenge(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(self.0.expose_secret()))
+    }
+}
+
 /// An app at a platform's authorization server.
 #[derive(Debug, Clone)]
 pub struct OAuth {
@@ -55,6 +85,9 @@ pub struct OAuth {
     pub(crate) scopes: Vec<String>,
     pub(crate) client_id: String,
     pub(crate) client_secret: SecretString,
+    pub(crate) client_authentication: ClientAuthentication,
+    /// Whether codes are bound to who was sent for them.
+    pub pkce: bool,
     pub(crate) field_names: FieldNames,
     pub(crate) headers: HeaderMap,
     pub(crate) parameters: BTreeMap<String, String>,
@@ -87,7 +120,7 @@ type Parameters<'a> = Vec<(&'a str, &'a str)>;
 impl OAuth {
     /// Where a user grants access; `None` if only the platform itself sends
     /// users there.
-    pub fn authorize_url(&self, state: &str) -> Option<Url> {
+    pub fn authorize_url(&self, state: &str, pkce: Option<&Pkce>) -> Option<Url> {
         let mut url = self.authorize_url.clone()?;
         url.query_pairs_mut()
             .append_pair("response_type", "code")
@@ -95,16 +128,28 @@ impl OAuth {
             .append_pair("redirect_uri", self.redirect_uri.as_str())
             .append_pair("scope", &self.scopes.join(" "))
             .append_pair("state", state);
+        if let Some(pkce) = pkce {
+            url.query_pairs_mut()
+                .append_pair("code_challenge", &pkce.challenge())
+                .append_pair("code_challenge_method", "S256");
+        }
         Some(url)
     }
 
     /// Section 4.1.3.
-    pub async fn exchange(&self, code: &SecretString) -> Result<Issued, TokenError> {
-        let asked = vec![
+    pub async fn exchange(
+        &self,
+        code: &SecretString,
+        pkce: Option<&Pkce>,
+    ) -> Result<Issued, TokenError> {
+        let mut asked = vec![
             ("grant_type", "authorization_code"),
             ("code", code.expose_secret()),
             ("redirect_uri", self.redirect_uri.as_str()),
         ];
+        if let Some(Pkce(verifier)) = pkce {
+            asked.push(("code_verifier", verifier.expose_secret()));
+        }
         self.ask_for_tokens(asked).await
     }
 
@@ -141,8 +186,11 @@ impl OAuth {
     }
 
     async fn ask_for_tokens(&self, mut asked: Parameters<'_>) -> Result<Issued, TokenError> {
-        asked.push(("client_id", &self.client_id));
-        asked.push(("client_secret", self.client_secret.expose_secret()));
+        let in_form = self.client_authentication == ClientAuthentication::ClientSecretPost;
+        if in_form {
+            asked.push(("client_id", &self.client_id));
+            asked.push(("client_secret", self.client_secret.expose_secret()));
+        }
         asked.extend(self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let body = match self.field_names {
             FieldNames::SnakeCase => form(asked),
@@ -152,9 +200,18 @@ impl OAuth {
         };
         retried(|| async {
             let request = self.http.post(self.token_url.clone()).headers(self.headers.clone());
+            let request = if in_form { request } else { self.with_basic(request) };
             read(request.body(body.clone()).send().await).await
         })
         .await
+    }
+
+    /// Each is encoded as in a form, before both are joined.
+    fn with_basic(&self, request: RequestBuilder) -> RequestBuilder {
+        let encoded =
+            |text: &str| -> String { form_urlencoded::byte_serialize(text.as_bytes()).collect() };
+        let secret = encoded(self.client_secret.expose_secret());
+        request.basic_auth(encoded(&self.client_id), Some(secret))
     }
 }
 
@@ -233,6 +290,13 @@ mod tests {
         assert_eq!(camel_case("client_id"), "clientId");
         assert_eq!(camel_case("code"), "code");
         assert_eq!(camel_case("user_type"), "userType");
+    }
+
+    /// The example of RFC 7636, appendix B.
+    #[test]
+    fn a_challenge_is_the_hash_of_its_verifier() {
+        let pkce = Pkce::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into());
+        assert_eq!(pkce.challenge(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 
     #[test]

@@ -38,6 +38,8 @@ struct Source {
     adapter: Box<dyn Adapter>,
     verification: Verification,
     ack: AckContract,
+    /// Whether its URL holds a token.
+    by_path: bool,
 }
 
 /// The one source of an example, as ingest would take it.
@@ -59,7 +61,9 @@ fn source(name: &str) -> Source {
     resolver.oauth(name, settings);
     resolver.install_page(&path, name, settings);
     let all = adapter.zip(verification).zip(ack);
-    let source = all.map(|((adapter, verification), ack)| Source { adapter, verification, ack });
+    let by_path = !settings.verification.path_tokens.is_empty();
+    let source =
+        all.map(|((adapter, verification), ack)| Source { adapter, verification, ack, by_path });
     resolver.finish(&path, source).unwrap()
 }
 
@@ -71,7 +75,7 @@ impl Source {
         };
         let headers: HeaderMap = headers.iter().map(pair).collect();
         let delivery = Delivery {
-            path_token: None,
+            path_token: self.by_path.then_some(SECRET),
             query: Some(query),
             headers: &headers,
             body: body.as_bytes(),

@@ -1,11 +1,10 @@
 //! The read API, for callers with a bearer token (RFC 6750).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, MatchedPath, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -14,33 +13,34 @@ use domain::key_ring::KeyRing;
 use domain::seal::OpenError;
 use eventlog::connect::Connection;
 use eventlog::keys::Current;
+use opentelemetry::KeyValue;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use service::clock;
 use service::config::Scope;
 use service::problem::Problem;
-use sha2::{Digest as _, Sha256};
+use service::server::ClientAddress;
+use service::telemetry::{self, names::attribute};
 use sqlx::PgPool;
-use subtle::ConstantTimeEq as _;
 
-use crate::live::active_key;
+use crate::live::access::record::Recorder;
+use crate::live::access::{Caller, Door, Who};
 use crate::live::archived_payloads::{ArchivedPayloads, Unread};
 use crate::live::commit::chain;
-use crate::live::credential::{self, CredentialError};
+use crate::live::credential::{self, CredentialError, Part};
 use crate::metrics::METRICS;
-use crate::settings::Caller;
 use crate::store::find::{self, Candidate, Filter, FindError, Which};
-use crate::store::{database, installations};
 
-const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 const RETRY_AFTER_S: u32 = 2;
 
 pub(crate) struct Api {
     pub(crate) pool: PgPool,
     pub(crate) connection: Connection,
     pub(crate) ring: Current<KeyRing>,
-    pub(crate) callers: Vec<Caller>,
+    pub(crate) door: Door,
+    pub(crate) recorder: Recorder,
     pub(crate) archived: ArchivedPayloads,
 }
 
@@ -50,8 +50,6 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/installations/{id}", get(show))
         .route("/v1/installations/{id}/events", get(events))
         .route("/v1/installations/{id}/credential", get(open_credential))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(api)
@@ -71,18 +69,18 @@ impl IntoResponse for Refused {
     }
 }
 
-/// The name of a caller that may read installations. A handler that asks for it
-/// cannot skip the check.
-struct Reader;
+/// A caller that may read installations. A handler that asks for it cannot skip the
+/// check.
+struct Reader(Caller);
 
-/// The name of a caller that may open credentials.
-struct Opener(String);
+/// A caller that may open credentials, and who it is for the record.
+struct Opener(Caller, Who);
 
 impl FromRequestParts<Arc<Api>> for Reader {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(&parts.headers, api, Scope::ReadInstallations).map(|_| Self)
+        caller_with(parts, api, Scope::ReadInstallations).await.map(|(caller, _)| Self(caller))
     }
 }
 
@@ -90,26 +88,33 @@ impl FromRequestParts<Arc<Api>> for Opener {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(&parts.headers, api, Scope::OpenCredentials).map(|c| Self(c.name.clone()))
+        caller_with(parts, api, Scope::OpenCredentials).await.map(|(caller, who)| Self(caller, who))
     }
 }
 
-fn caller_with<'a>(headers: &HeaderMap, api: &'a Api, scope: Scope) -> Result<&'a Caller, Refused> {
-    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.split_once(' '));
-    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let given = Sha256::digest(token.map(|(_, token)| token.trim()).unwrap_or_default());
-    let matches =
-        |caller: &&Caller| bool::from(Sha256::digest(caller.token.expose_secret()).ct_eq(&given));
-    let Some(caller) = api.callers.iter().find(matches) else {
-        let detail = "send 'Authorization: Bearer <token>' with a token of worker.api_tokens";
-        return Err(Refused(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)));
+/// Lets a caller in, or records why not.
+async fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<(Caller, Who), Refused> {
+    let client = parts.extensions.get::<ClientAddress>();
+    let traceparent = parts.headers.get(telemetry::TRACEPARENT);
+    let trace = traceparent.and_then(|it| it.to_str().ok()).and_then(telemetry::remote);
+    let mut who = Who {
+        client_address: client.map(|ClientAddress(address)| address.to_string()),
+        trace_id: trace.map(|trace| trace.trace_id().to_string()),
+        route: parts.extensions.get::<MatchedPath>().map(|route| route.as_str().to_owned()),
+        ..Who::default()
     };
-    if caller.scopes.contains(&scope) {
-        return Ok(caller);
+    match api.door.admit(&parts.headers, scope, clock::now()).await {
+        Ok(caller) => {
+            who.caller = caller.name().to_owned();
+            who.subject = caller.subject.clone();
+            Ok((caller, who))
+        }
+        Err(denied) => {
+            let problem = denied.problem();
+            api.recorder.refused(denied.record(&who, problem.status()), who.trace_id);
+            Err(Refused(problem))
+        }
     }
-    let detail = format!("the token '{}' does not have the scope for this", caller.name);
-    Err(Refused(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)))
 }
 
 impl From<FindError> for Refused {
@@ -134,6 +139,13 @@ impl From<CredentialError> for Refused {
                 Self(Problem::new(StatusCode::NOT_FOUND, "no-credential", error.to_string()))
             }
             CredentialError::Postgres(cause) => unavailable(cause),
+            CredentialError::NotRecorded(why) => {
+                tracing::warn!(%why, "a credential is not opened");
+                let detail = "the access cannot be recorded, so it is refused; try again shortly";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let problem = Problem::new(status, "database-unavailable", detail);
+                Self(problem.retry_after(RETRY_AFTER_S))
+            }
             CredentialError::DataKey(cause) if !cause.is::<OpenError>() => {
                 tracing::warn!(error = chain(&error), "a data key cannot be read");
                 let detail = "the data key of the credential cannot be read; try again shortly";
@@ -205,21 +217,21 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
 }
 
 async fn list(
-    _: Reader,
+    Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Parameters(filter): Parameters<Filter>,
 ) -> Result<Response, Refused> {
-    let page = find::list(&api.pool, &filter).await?;
+    let page = find::list(&api.pool, caller.reach(), &filter).await?;
     Ok(Json(page).into_response())
 }
 
 async fn show(
-    _: Reader,
+    Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let installation = find::show(&api.pool, &which, &id).await?;
+    let installation = find::show(&api.pool, caller.reach(), &which, &id).await?;
     Ok(Json(installation).into_response())
 }
 
@@ -235,81 +247,45 @@ struct HistoryParameters {
 }
 
 async fn events(
-    _: Reader,
+    Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(parameters): Parameters<HistoryParameters>,
 ) -> Result<Response, Refused> {
     let HistoryParameters { source, app_id, place, after, limit } = parameters;
     let which = Which { source, app_id, place };
-    let mut page = find::history(&api.pool, &which, &id, after.unwrap_or_default(), limit).await?;
+    let page =
+        find::history(&api.pool, caller.reach(), &which, &id, after.unwrap_or_default(), limit);
+    let mut page = page.await?;
     api.archived.fill(&mut page.events).await?;
     Ok(Json(page).into_response())
 }
 
 async fn open_credential(
-    Opener(caller): Opener,
+    Opener(caller, who): Opener,
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let installation = find::show(&api.pool, &which, &id).await?;
+    let installation = find::show(&api.pool, caller.reach(), &which, &id).await?;
     let ring = api.ring.get();
-    let secret =
-        credential::open(&api.pool, &api.connection, &ring, &installation, &caller).await?;
-    METRICS.credentials_opened.add(1, &[]);
-    tracing::info!(caller, installation = installation.installation_id, "a credential was opened");
+    let part = match caller.may(Scope::OpenRefreshTokens) {
+        true => Part::Whole,
+        false => Part::WithoutRefreshToken,
+    };
+    let (pool, nats, recorder) = (&api.pool, &api.connection, &api.recorder);
+    let opened = credential::open(pool, nats, &ring, &installation, part, recorder, &who);
+    let secret = opened.await?;
+    METRICS.credentials_opened.add(1, &[KeyValue::new(attribute::CALLER, who.caller.clone())]);
+    let id = &installation.installation_id;
+    tracing::info!(caller = who.caller, installation = id, "a credential was opened");
     let body = Json(json!({
         "source": installation.source,
-        "installation_id": installation.installation_id,
+        "installation_id": id,
         "credential": secret.expose_secret(),
+        "expires_at": installation.credential_expires_at,
     }));
     Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
-}
-
-async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let nats = if api.connection.is_connected() { Ok(()) } else { Err("not connected".to_owned()) };
-    let postgres = match tokio::time::timeout(READINESS_TIMEOUT, can_read(&api.pool)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(why_unreadable(&error)),
-        Err(_elapsed) => Err("no answer in time".to_owned()),
-    };
-    let keys = match &postgres {
-        Ok(()) => lacks_no_key(&api).await,
-        Err(_) => Err("not known".to_owned()),
-    };
-    let ready = nats.is_ok() && postgres.is_ok() && keys.is_ok();
-    let say = |state: Result<(), String>| state.map_or_else(|why| why, |()| "ready".to_owned());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body =
-        json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres), "keys": say(keys) });
-    (status, Json(body)).into_response()
-}
-
-async fn lacks_no_key(api: &Api) -> Result<(), String> {
-    let ring = api.ring.get();
-    let missing = active_key::missing(&api.pool, &ring);
-    match tokio::time::timeout(READINESS_TIMEOUT, missing).await {
-        Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(missing))) => Err(missing),
-        Ok(Err(error)) => Err(why_unreadable(&error)),
-        Err(_elapsed) => Err("no answer in time".to_owned()),
-    }
-}
-
-async fn can_read(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut connection = database::acquire(pool).await?;
-    installations::can_be_read(&mut connection).await
-}
-
-fn why_unreadable(error: &sqlx::Error) -> String {
-    /// `undefined_table` of Postgres.
-    const NO_SUCH_TABLE: &str = "42P01";
-    let code = error.as_database_error().and_then(|error| error.code());
-    if code.as_deref() == Some(NO_SUCH_TABLE) {
-        return "the schema is not there: run `worker migrate`".to_owned();
-    }
-    chain(error)
 }
 
 async fn not_found() -> Response {

@@ -1,15 +1,18 @@
 //! The one place where a secret is opened. Every opening is recorded in
-//! `mooring.credential_access` before the secret is answered.
+//! `mooring.access_log` before the secret is answered.
 
 use domain::id::{InstallationId, InvalidId, SourceName};
 use domain::key_ring::KeyRing;
 use domain::seal::{AssociatedData, OpenError, SealedUnder};
+use domain::tokens::without_refresh_token;
 use eventlog::connect::Connection;
 use eventlog::keys;
 use secrecy::SecretString;
-use sqlx::{Connection as _, PgPool};
+use sqlx::PgPool;
 
-use crate::store::access::{self, Opening};
+use crate::live::access::Who;
+use crate::live::access::record::{NotRecorded, Recorder};
+use crate::store::access::{Entry, Opened, Outcome};
 use crate::store::database;
 use crate::store::installations::{self, InstallationView};
 
@@ -24,29 +27,50 @@ pub(crate) enum CredentialError {
     DataKey(anyhow::Error),
     #[error("reading the projection")]
     Stored(#[from] InvalidId),
-    #[error("reading the credential and recording the access")]
+    #[error("reading the credential")]
     Postgres(#[from] sqlx::Error),
+    #[error(transparent)]
+    NotRecorded(#[from] NotRecorded),
 }
 
-/// Opens the credential of one installation for `caller`.
+/// What of a credential is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    /// What can be used, and not what makes others of it.
+    WithoutRefreshToken,
+}
+
+impl Part {
+    /// In records.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "credential-with-refresh-token",
+            Self::WithoutRefreshToken => "credential",
+        }
+    }
+}
+
+/// Opens the credential of one installation for `who`.
 pub(crate) async fn open(
     pool: &PgPool,
     connection: &Connection,
     ring: &KeyRing,
     installation: &InstallationView,
-    caller: &str,
+    part: Part,
+    recorder: &Recorder,
+    who: &Who,
 ) -> Result<SecretString, CredentialError> {
     let mut postgres = database::acquire(pool).await?;
-    let mut transaction = postgres.begin().await?;
-    let stored = installations::credential(&mut transaction, installation).await?;
+    let stored = installations::credential(&mut postgres, installation).await?;
+    // The record needs a connection, too.
+    drop(postgres);
     let Some(stored) = stored else {
         return Err(CredentialError::None { status: installation.status.clone() });
     };
     let under = stored.sealed.under()?;
-    let opening = Opening { caller, installation, key_id: &under.to_string() };
-    access::record(&mut transaction, &opening).await?;
-    // If this fails there is no record of it and no secret either.
-    transaction.commit().await?;
+    // If this fails there is no secret either.
+    recorder.opened(opening(installation, part, &under.to_string(), who)).await?;
 
     let source = SourceName::parse(&*installation.source)?;
     let id = InstallationId::parse(&*installation.installation_id)?;
@@ -56,13 +80,39 @@ pub(crate) async fn open(
         event: &stored.event,
         field: &stored.field,
     };
-    match under {
+    let secret = match under {
         SealedUnder::SymmetricKey(_) | SealedUnder::KeyPair(_) => {
-            Ok(ring.open(&stored.sealed, bound_to)?)
+            ring.open(&stored.sealed, bound_to)?
         }
         SealedUnder::DataKey(id) => {
             let key = keys::key(connection, ring, &id).await.map_err(CredentialError::DataKey)?;
-            Ok(key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?)
+            key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?
         }
+    };
+    Ok(match part {
+        Part::Whole => secret,
+        Part::WithoutRefreshToken => without_refresh_token(secret),
+    })
+}
+
+fn opening(installation: &InstallationView, part: Part, key_id: &str, who: &Who) -> Entry {
+    let Who { caller, subject, client_address, trace_id, route } = who.clone();
+    Entry {
+        outcome: Outcome::Opened,
+        reason: part.name(),
+        status: None,
+        requests: 1,
+        caller: Some(caller),
+        subject,
+        client_address,
+        trace_id,
+        route,
+        opened: Some(Opened {
+            source: installation.source.clone(),
+            place: installation.place.clone(),
+            installation_id: installation.installation_id.clone(),
+            generation: installation.generation,
+            key_id: key_id.to_owned(),
+        }),
     }
 }

@@ -35,16 +35,19 @@ use service::telemetry::names::attribute;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::credential;
+use crate::live::access::Who;
+use crate::live::access::record::Recorder;
+use crate::live::credential::{self, Part};
 use crate::metrics::METRICS;
 use crate::store::convert::from_sql;
 use crate::store::database;
 use crate::store::installations;
 use crate::store::installations::{InstallationView, Selection};
 use crate::store::journal::{self, Known};
+use crate::store::reach::Reach;
 use crate::store::token_renewals::{self, Again, Candidate, Claim};
 
-/// As the audit of opened credentials names it.
+/// As the record of opened credentials names it.
 const CALLER: &str = "worker: token renewal";
 const AFTER_INSTALL: SignedDuration = SignedDuration::from_millis(1);
 const APPEND_FOR: Duration = Duration::from_secs(90);
@@ -65,6 +68,7 @@ pub(crate) struct TokenRenewal {
     /// To open the tokens that are renewed.
     pub(crate) ring: Current<KeyRing>,
     pub(crate) fingerprints: FingerprintKeys,
+    pub(crate) recorder: Recorder,
     pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
     pub(crate) before_expiry: Duration,
@@ -202,7 +206,8 @@ impl TokenRenewal {
         let callback = callback.context("what was issued").map_err(NotRenewed::Lost)?;
         // The platform's clock may be ahead of ours: these are not tokens of the time before.
         // Postgres cuts off what is less than a microsecond.
-        let after_install = candidate.installed_at.map(|at| from_sql(at) + AFTER_INSTALL);
+        let after_install =
+            candidate.installed_at.and_then(|at| from_sql(at).checked_add(AFTER_INSTALL).ok());
         let occurred_at = after_install.filter(|at| *at > clock::now());
         let callback = Callback { occurred_at, ..callback };
         let appended = self.append(source.clone(), platform, callback, key).await;
@@ -247,7 +252,8 @@ impl TokenRenewal {
     ) -> anyhow::Result<Option<Tokens>> {
         let mut connection = database::acquire(&self.pool).await?;
         let id = InstallationId::parse(installation_id)?;
-        let matching = installations::by_id(&mut connection, &id, selection).await?;
+        let matching =
+            installations::by_id(&mut connection, &Reach::Everything, &id, selection).await?;
         drop(connection);
         let Some(installation) = matching.iter().find(|it| it.has_credential) else {
             return Ok(None);
@@ -257,8 +263,17 @@ impl TokenRenewal {
 
     async fn opened(&self, installation: &InstallationView) -> anyhow::Result<Tokens> {
         let ring = self.ring.get();
-        let secret =
-            credential::open(&self.pool, &self.connection, &ring, installation, CALLER).await?;
+        let who = Who { caller: CALLER.to_owned(), ..Who::default() };
+        let secret = credential::open(
+            &self.pool,
+            &self.connection,
+            &ring,
+            installation,
+            Part::Whole,
+            &self.recorder,
+            &who,
+        );
+        let secret = secret.await?;
         Tokens::from_secret(&secret).context("the credential holds no tokens")
     }
 
@@ -270,8 +285,8 @@ impl TokenRenewal {
     ) -> anyhow::Result<(PlatformName, Identity)> {
         let id = InstallationId::parse(candidate.installation_id.as_str())?;
         let mut connection = database::acquire(&self.pool).await?;
-        let mut known =
-            journal::known(&mut connection, Some(source.as_str()), &id).await?.into_iter();
+        let of_source = Reach::Everything.within(Some(source.as_str()));
+        let mut known = journal::known(&mut connection, &of_source, &id).await?.into_iter();
         let here = known.find(|known| known.identity.place.as_str() == candidate.place);
         let Known { platform, identity, .. } =
             here.context("the journal does not know the installation")?;

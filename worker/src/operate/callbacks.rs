@@ -36,17 +36,19 @@ fn render(found: &[Record]) -> String {
         return "no callbacks on record".to_owned();
     }
     let line = |record: &Record| {
-        let Record { source, received_at, trace_id, outcome } = record;
+        let Record { source, received_at, trace_id, outcome, omitted } = record;
+        let others =
+            if *omitted > 0 { format!("  and {omitted} before it") } else { String::new() };
         let trace = trace_id.as_ref().map(|id| format!("  trace {id}")).unwrap_or_default();
         let what = match outcome {
-            Outcome::Refused { status, reason } => format!("refused {status} {reason}"),
+            Outcome::Refused { status, reason, .. } => format!("refused {status} {reason}"),
             Outcome::Duplicate { installation_id, r#type, sequence } => format!(
                 "duplicate of sequence {sequence}: {type} {}",
                 installation_id.as_deref().unwrap_or_default(),
                 type = r#type
             ),
         };
-        format!("{:<30} {:<12} {what}{trace}", received_at.to_string(), source.as_str())
+        format!("{:<30} {:<12} {what}{others}{trace}", received_at.to_string(), source.as_str())
     };
     let lines: Vec<String> = found.iter().map(line).collect();
     lines.join("\n")
@@ -61,20 +63,22 @@ mod tests {
 
     #[test]
     fn refused_and_repeated_callbacks_are_listed() {
-        let record = |outcome, trace_id: Option<&str>| Record {
+        let record = |outcome, trace_id: Option<&str>, omitted| Record {
+            omitted,
             source: SourceName::parse("blnk").unwrap(),
             received_at: Timestamp::UNIX_EPOCH,
             trace_id: trace_id.map(str::to_owned),
             outcome,
         };
-        let refused = Outcome::Refused { status: 401, reason: "unauthentic".into() };
+        let reason = "unauthentic".to_owned();
+        let refused = Outcome::Refused { status: 401, reason, verified: false };
         let duplicate = Outcome::Duplicate {
             installation_id: Some("instapp_1".into()),
             r#type: "installed".into(),
             sequence: 7,
         };
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let found = [record(refused, Some(trace)), record(duplicate, None)];
+        let found = [record(refused, Some(trace), 7), record(duplicate, None, 0)];
         assert_view("callbacks", &render(&found));
         assert_view("callbacks-none", &render(&[]));
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use domain::key_ring::KeyRing;
 use eventlog::breach::Breach;
 use eventlog::connect::Connection;
-use eventlog::contract::ServerStatus;
+use eventlog::contract::{Fill, Room, ServerStatus};
 use eventlog::status::{self, StreamStatus};
 use eventlog::{keys as data_keys, message};
 use jiff::Timestamp;
@@ -38,7 +38,6 @@ mod fix;
 const POSTGRES_VERSION_MIN: i32 = 150_000;
 /// Times are compared with those of platforms; signatures allow some minutes.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(2);
-const FULL_PERCENT_MAX: u64 = 80;
 /// Whoever waits for the answer is not helped by a longer wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -234,16 +233,18 @@ async fn stream(connection: &Connection, config: &Config, name: &'static str) ->
 
 fn filling(name: &'static str, stream: &StreamStatus) -> Finding {
     let found = format!("{} messages, {} MiB", stream.messages, stream.bytes >> 20);
-    let Some(percent) = stream.bytes_max.and_then(|max| (stream.bytes * 100).checked_div(max))
-    else {
+    if stream.bytes_max.is_none() {
         return Finding::ok(name, found);
-    };
-    if percent < FULL_PERCENT_MAX {
-        return Finding::ok(name, format!("{found}, {percent} % full"));
     }
+    let fill = Fill { bytes: stream.bytes, bytes_max: stream.bytes_max };
+    let found = format!("{found}, {} % full", fill.percent());
     let fix = "archive (worker.archive), or raise stream.max_bytes and run `worker migrate`: a full log \
                refuses callbacks";
-    Finding::warning(name, format!("{found}, {percent} % full"), fix)
+    match fill.room() {
+        Room::Enough => Finding::ok(name, found),
+        Room::Scarce => Finding::warning(name, found, fix),
+        Room::Full => Finding::failed(name, found, fix),
+    }
 }
 
 async fn consumer(connection: &Connection) -> Finding {

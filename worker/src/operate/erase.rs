@@ -45,6 +45,7 @@ use crate::store::dead_letters;
 use crate::store::erasures::{self, ErasureOrder};
 use crate::store::find::{self, Chosen, FindError, Which};
 use crate::store::journal::{self, EventsOf, Known};
+use crate::store::reach::Reach;
 
 const APPEND_WITHIN: Duration = Duration::from_secs(30);
 /// Others may change the same page at the same time.
@@ -265,7 +266,8 @@ async fn find(
     wait_for_workers(backends, end, shutdown).await?;
     let mut connection =
         database::acquire(&backends.pool).await.context("connecting to Postgres")?;
-    let chosen = match find::choose(&mut connection, which, installation).await {
+    let chosen = match find::choose(&mut connection, &Reach::Everything, which, installation).await
+    {
         Err(FindError::NotFound) => bail!(
             "the journal has no event of an installation {installation} of this source, app and \
              place; is it in `worker dead-letters list`?"
@@ -273,7 +275,8 @@ async fn find(
         chosen => chosen?,
     };
     let of = chosen.events();
-    let mut known = journal::known(&mut connection, Some(of.source.as_str()), installation).await?;
+    let of_source = Reach::Everything.within(Some(of.source.as_str()));
+    let mut known = journal::known(&mut connection, &of_source, installation).await?;
     known.retain(|known| !of.is_elsewhere(known.identity.place.as_str()));
     Ok(Target { connection, end, chosen, known })
 }

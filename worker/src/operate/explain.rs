@@ -20,6 +20,7 @@ use crate::store::find::{self, Which};
 use crate::store::fold_unit::FoldUnit;
 use crate::store::installations::InstallationView;
 use crate::store::journal::{self, HistoryEntry};
+use crate::store::reach::Reach;
 
 /// Everything that is known of an installation, and why it is in its state
 #[derive(Args)]
@@ -86,9 +87,11 @@ async fn explain(
     id: &InstallationId,
 ) -> anyhow::Result<Explanation> {
     let mut connection = database::acquire(&backends.pool).await?;
-    let chosen = find::choose(&mut connection, which, id).await?;
-    let installation = find::show(&backends.pool, &chosen.which(), id).await?;
-    let history = journal::history(&mut connection, &chosen.events(), 0, i64::MAX).await?;
+    let chosen = find::choose(&mut connection, &Reach::Everything, which, id).await?;
+    let installation = find::show(&backends.pool, &Reach::Everything, &chosen.which(), id).await?;
+    let history =
+        journal::history(&mut connection, &Reach::Everything, &chosen.events(), 0, i64::MAX)
+            .await?;
     let source = chosen.source;
     let place = domain::id::Place::from_stored(installation.place.clone());
     let unit = FoldUnit { source: source.clone(), place };

@@ -11,6 +11,7 @@ use crate::operate::context::{self, Context};
 use crate::operate::exit::WrongArguments;
 use crate::operate::output::{self, Format};
 use crate::store::find::{self, Filter, FindError, PAGE_MAX, Page, Which};
+use crate::store::reach::Reach;
 
 /// Read installations from Postgres
 #[derive(Args)]
@@ -91,11 +92,13 @@ impl context::Command for Arguments {
         let pool = context.pool()?;
         match self.command {
             Command::List { filter, format } => {
-                let page = find::list(&pool, &filter.into()).await.map_err(or_wrong_arguments)?;
+                let page = find::list(&pool, &Reach::Everything, &filter.into())
+                    .await
+                    .map_err(or_wrong_arguments)?;
                 format.print(&page, render)
             }
             Command::Show { id, which, format } => {
-                let found = find::show(&pool, &which.into(), &id).await?;
+                let found = find::show(&pool, &Reach::Everything, &which.into(), &id).await?;
                 format.print(&found, output::fields)
             }
         }

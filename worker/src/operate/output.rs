@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) struct Closed;
 
 /// How a command answers.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Format {
     /// Print JSON
     #[arg(long)]

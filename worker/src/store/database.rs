@@ -1,9 +1,11 @@
 //! Connections to Postgres, what is set on them, and what the server says of
 //! itself.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use service::clock;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres};
@@ -16,6 +18,7 @@ use crate::store::convert::from_sql;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// To find out why there was no connection.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const DIAGNOSE_EVERY_MS: i64 = 1_000;
 
 /// The class of our advisory locks, so that they are not those of the places.
 pub(crate) const LOCKS: i32 = 0x6d6f;
@@ -45,8 +48,29 @@ pub(crate) fn pool(settings: &settings::Postgres) -> PgPool {
         .connect_lazy_with(settings.options.clone())
 }
 
-/// A connection, or why there is none: the pool itself only says that it waited.
+/// A connection, or why there is none: the pool itself only says that it waited. Of
+/// many who find that there is none, one in a second finds out why.
 pub(crate) async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    static LAST_DIAGNOSIS_MS: AtomicI64 = AtomicI64::new(i64::MIN);
+    match pool.acquire().await {
+        Err(waited @ sqlx::Error::PoolTimedOut) => {
+            let now = clock::now().as_millisecond();
+            let is_due = |last: i64| now.saturating_sub(last) >= DIAGNOSE_EVERY_MS;
+            let claim = |last| is_due(last).then_some(now);
+            let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+            match LAST_DIAGNOSIS_MS.fetch_update(set, fetch, claim) {
+                Ok(_) => Err(diagnose(pool).await.unwrap_or(waited)),
+                Err(_) => Err(waited),
+            }
+        }
+        acquired => acquired,
+    }
+}
+
+/// The same for who asks now and then only, and is always told why.
+pub(crate) async fn acquire_or_find_out(
+    pool: &PgPool,
+) -> Result<PoolConnection<Postgres>, sqlx::Error> {
     match pool.acquire().await {
         Err(waited @ sqlx::Error::PoolTimedOut) => Err(diagnose(pool).await.unwrap_or(waited)),
         acquired => acquired,
@@ -167,14 +191,16 @@ pub(crate) async fn worker_role(
         WorkerRole,
         r#"
         SELECT rolsuper AS "is_superuser!",
-               has_table_privilege(oid, 'mooring.journal', 'SELECT, INSERT, UPDATE')
+               has_table_privilege(oid, 'mooring.journal', 'SELECT, INSERT')
+                   AND has_column_privilege(oid, 'mooring.journal', 'kept', 'UPDATE')
                    AND has_table_privilege(oid, 'projection.installations', 'SELECT, INSERT, UPDATE')
                    AND has_table_privilege(oid, 'mooring.dead_letters', 'SELECT, INSERT')
-                   AND has_table_privilege(oid, 'mooring.credential_access', 'INSERT')
+                   AND has_function_privilege(oid, 'mooring.record_access(jsonb)', 'EXECUTE')
                    AS "may_work!",
                has_table_privilege(oid, 'mooring.journal', 'DELETE')
-                   OR has_table_privilege(oid, 'mooring.credential_access', 'UPDATE')
-                   OR has_table_privilege(oid, 'mooring.credential_access', 'DELETE')
+                   OR has_column_privilege(oid, 'mooring.journal', 'message_id', 'UPDATE')
+                   OR has_table_privilege(oid, 'mooring.access_log', 'INSERT, UPDATE, DELETE')
+                   OR has_table_privilege(oid, 'mooring.access_log_ends', 'INSERT, UPDATE, DELETE')
                    AS "may_rewrite_history!"
         FROM pg_roles WHERE rolname = 'mooring_worker'
         "#

@@ -8,8 +8,9 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
 use crate::store::database;
-use crate::store::installations::{self, InstallationView, PageEnd, Selection};
+use crate::store::installations::{self, InstallationView, PageEnd, PageOf, Selection};
 use crate::store::journal::{self, EventsOf, HistoryEntry, Known};
+use crate::store::reach::Reach;
 
 pub(crate) const PAGE_DEFAULT: u16 = 50;
 pub(crate) const PAGE_MAX: u16 = 200;
@@ -92,7 +93,7 @@ pub(crate) enum FindError {
     Postgres(#[from] sqlx::Error),
 }
 
-pub(crate) async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindError> {
+pub(crate) async fn list(pool: &PgPool, reach: &Reach, filter: &Filter) -> Result<Page, FindError> {
     if let Some(status) = &filter.status
         && !Status::NAMES.contains(&status.as_str())
     {
@@ -104,13 +105,12 @@ pub(crate) async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindErr
         None => PageEnd::default(),
         Some(cursor) => decode_cursor(cursor).ok_or(FindError::BadCursor)?,
     };
-    let (source, status) = (filter.source.as_deref(), filter.status.as_deref());
-    let plan = filter.plan.as_deref();
+    let (status, plan) = (filter.status.as_deref(), filter.plan.as_deref());
     // One more than asked for tells whether there is another page.
+    let of = PageOf { status, plan, after, limit: i64::from(limit) + 1 };
+    let reach = reach.within(filter.source.as_deref());
     let mut connection = database::acquire(pool).await?;
-    let mut installations =
-        installations::page(&mut connection, source, status, plan, &after, i64::from(limit) + 1)
-            .await?;
+    let mut installations = installations::page(&mut connection, &reach, &of).await?;
     let more = installations.len() > usize::from(limit);
     installations.truncate(usize::from(limit));
     let next_cursor = installations.last().filter(|_| more).map(encode_cursor);
@@ -119,11 +119,12 @@ pub(crate) async fn list(pool: &PgPool, filter: &Filter) -> Result<Page, FindErr
 
 pub(crate) async fn show(
     pool: &PgPool,
+    reach: &Reach,
     which: &Which,
     id: &InstallationId,
 ) -> Result<InstallationView, FindError> {
     let mut connection = database::acquire(pool).await?;
-    let mut matching = installations::by_id(&mut connection, id, which.selection()?).await?;
+    let mut matching = installations::by_id(&mut connection, reach, id, which.selection()?).await?;
     if matching.len() > 1 {
         let candidates = matching.into_iter().map(Candidate::from);
         return Err(FindError::Ambiguous { candidates: candidates.take(CANDIDATES_MAX).collect() });
@@ -135,6 +136,7 @@ pub(crate) async fn show(
 /// has a history and no state.
 pub(crate) async fn history(
     pool: &PgPool,
+    reach: &Reach,
     which: &Which,
     id: &InstallationId,
     after: u64,
@@ -142,9 +144,10 @@ pub(crate) async fn history(
 ) -> Result<HistoryPage, FindError> {
     let limit = checked_limit(limit)?;
     let mut connection = database::acquire(pool).await?;
-    let chosen = choose(&mut connection, which, id).await?;
+    let chosen = choose(&mut connection, reach, which, id).await?;
     let of = chosen.events();
-    let mut events = journal::history(&mut connection, &of, after, i64::from(limit) + 1).await?;
+    let mut events =
+        journal::history(&mut connection, reach, &of, after, i64::from(limit) + 1).await?;
     let more = events.len() > usize::from(limit);
     events.truncate(usize::from(limit));
     let next_after = events.last().filter(|_| more).map(|last| last.sequence.0);
@@ -154,15 +157,16 @@ pub(crate) async fn history(
 /// The one that is meant, be it that only the journal knows it.
 pub(crate) async fn choose(
     connection: &mut PgConnection,
+    reach: &Reach,
     which: &Which,
     id: &InstallationId,
 ) -> Result<Chosen, FindError> {
     let Selection { source, .. } = which.selection()?;
     let of_source = Selection { source, ..Selection::default() };
-    let known = installations::by_id(connection, id, of_source).await?;
+    let known = installations::by_id(connection, reach, id, of_source).await?;
     let mut known: Vec<Candidate> = known.into_iter().map(Candidate::from).collect();
     if known.is_empty() {
-        let in_journal = journal::known(connection, source, id).await?;
+        let in_journal = journal::known(connection, &reach.within(source), id).await?;
         known = in_journal.into_iter().map(Candidate::from).collect();
     }
     let (mut matching, others): (Vec<_>, Vec<_>) =

@@ -19,7 +19,7 @@ use serde_json::value::{RawValue, to_raw_value};
 #[cfg(test)]
 pub(crate) use read::LastEventView;
 pub(crate) use read::{
-    InstallationView, PageEnd, Selection, by_id, can_be_read, counts, credential, digests,
+    InstallationView, PageEnd, PageOf, Selection, by_id, can_be_read, counts, credential, digests,
     envelopes, expired_tokens, page,
 };
 pub(crate) use write::{copy_in, save};

@@ -10,11 +10,12 @@ use domain::id::{InstallationId, MessageId, PlatformName, SourceName, StreamSequ
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::store::convert::{sequence_from_sql, sequence_to_sql, to_sql};
 use crate::store::fold_unit::{FoldUnit, arrays};
+use crate::store::reach::{APP_OF_PLACE, Reach};
 
 /// An event as it came from the log.
 pub(crate) struct Entry {
@@ -258,24 +259,45 @@ pub(crate) struct Known {
     pub(crate) identity: Identity,
 }
 
-/// One for each place of each source that has an event of this id.
+/// A row of the journal.
+#[derive(FromRow)]
+struct Row {
+    stream_sequence: i64,
+    source: String,
+    idempotency_key: String,
+    traceparent: Option<String>,
+    event: Json<Box<RawValue>>,
+    /// The payload is in the archive, and not here.
+    is_relieved: bool,
+}
+
+/// What a [`Row`] is read from.
+const ROW: &str = "stream_sequence, source, idempotency_key, traceparent, event, \
+                   event_sha256 IS NOT NULL AS is_relieved";
+
+/// One for each place of each source that has an event of this id and is reached.
 pub(crate) async fn known(
     connection: &mut PgConnection,
-    source: Option<&str>,
+    reach: &Reach,
     installation: &InstallationId,
 ) -> Result<Vec<Known>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT DISTINCT ON (source, place) stream_sequence, event AS "event: Json<Box<RawValue>>"
-        FROM mooring.journal
-        WHERE installation_id = $1 AND source = coalesce($2, source)
-        ORDER BY source, place, stream_sequence
-        "#,
-        installation.as_str(),
-        source,
-    )
-    .fetch_all(connection)
-    .await?;
+    let sql = format!(
+        "SELECT known.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             SELECT DISTINCT ON (source, place) {ROW}
+             FROM mooring.journal
+             WHERE installation_id = $1 AND {is_of_part}
+             ORDER BY source, place, stream_sequence) AS known",
+        parts = reach.parts(2),
+        is_of_part = reach.is_of_part(APP_OF_PLACE, 2),
+    );
+    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(installation.as_str())
+        .bind(reach.sources())
+        .bind(reach.app_parts())
+        .fetch_all(connection)
+        .await?;
     let mut places = Vec::new();
     for row in rows {
         let Event { source, platform, fact, .. } = recorded(row.stream_sequence, &row.event)?.event;
@@ -387,34 +409,43 @@ pub(crate) struct HistoryEntry {
     pub(crate) is_relieved: bool,
 }
 
-/// The history of one installation, in log order, from after `after`.
+/// What is reached of the history of one installation, in log order, from after
+/// `after`.
 pub(crate) async fn history(
     connection: &mut PgConnection,
+    reach: &Reach,
     of: &EventsOf<'_>,
     after: u64,
     limit: i64,
 ) -> Result<Vec<HistoryEntry>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT stream_sequence, traceparent, source, idempotency_key,
-               event_sha256 IS NOT NULL AS "is_relieved!", event AS "event: Json<Box<RawValue>>"
-        FROM mooring.journal
-        WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
-          AND stream_sequence > $4
-        ORDER BY stream_sequence
-        LIMIT $5
-        "#,
-        of.source.as_str(),
-        of.installation.as_str(),
-        of.other_places,
-        sequence_to_sql(after),
-        limit,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let sql = format!(
+        "SELECT history.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             SELECT {ROW}
+             FROM mooring.journal
+             WHERE source = $1 AND installation_id = $2 AND (place = ANY ($3)) IS NOT TRUE
+               AND stream_sequence > $4 AND {is_of_part}
+             ORDER BY stream_sequence
+             LIMIT $5) AS history
+         ORDER BY stream_sequence
+         LIMIT $5",
+        parts = reach.parts(6),
+        is_of_part = reach.is_of_part(APP_OF_PLACE, 6),
+    );
+    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(of.source.as_str())
+        .bind(of.installation.as_str())
+        .bind(of.other_places)
+        .bind(sequence_to_sql(after))
+        .bind(limit)
+        .bind(reach.sources())
+        .bind(reach.app_parts())
+        .fetch_all(&mut *connection)
+        .await?;
     let keys: BTreeSet<(&str, &str)> =
         rows.iter().map(|row| (row.source.as_str(), row.idempotency_key.as_str())).collect();
-    let attempts = of_keys(connection, &keys).await?;
+    let attempts = of_keys(connection, reach, &keys).await?;
     let conflicts = conflicts(&attempts);
     let entry = |sequence, traceparent, is_relieved, event: &RawValue| {
         let event: Event = Event::decode(event.get().as_bytes())
@@ -442,23 +473,28 @@ pub(crate) async fn history(
         .collect()
 }
 
-/// The events with these idempotency keys, and the notes about them.
+/// What is reached of the events with these idempotency keys, and the notes about
+/// them.
 async fn of_keys(
     connection: &mut PgConnection,
+    reach: &Reach,
     keys: &BTreeSet<(&str, &str)>,
 ) -> Result<Vec<Recorded>, sqlx::Error> {
     let (sources, keys): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
-    let rows = sqlx::query!(
-        r#"
-        SELECT stream_sequence, event AS "event: Json<Box<RawValue>>"
-        FROM mooring.journal
-        JOIN unnest($1::text[], $2::text[]) AS wanted (source, idempotency_key)
-            USING (source, idempotency_key)
-        "#,
-        &sources as _,
-        &keys as _,
-    )
-    .fetch_all(connection)
-    .await?;
+    let sql = format!(
+        "SELECT {ROW}
+         FROM mooring.journal
+         JOIN unnest($1::text[], $2::text[]) AS wanted (source, idempotency_key)
+             USING (source, idempotency_key)
+         WHERE {}",
+        reach.condition("journal", APP_OF_PLACE, 3)
+    );
+    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(sources)
+        .bind(keys)
+        .bind(reach.sources())
+        .bind(reach.app_parts())
+        .fetch_all(connection)
+        .await?;
     rows.into_iter().map(|row| recorded(row.stream_sequence, &row.event)).collect()
 }

@@ -30,6 +30,7 @@ fn event(key: &str, received: i64, occurred: Option<i64>, fact: Fact<SealedCrede
         idempotency_key,
         received_at: at(received),
         occurred_at: occurred.map(at),
+        occurred_at_claimed: None,
         secret_fingerprint: None,
         fact,
         payload: Payload::Clear(serde_json::Value::Null),

@@ -163,6 +163,8 @@ pub struct InstallPageRules {
     pub complete_url: &'static str,
     /// What the platform may call the installation in the page's URL.
     pub installation_parameters: &'static [&'static str],
+    /// Hosts, as in a Content-Security-Policy, that it may send the browser on to from there.
+    pub redirect_hosts: &'static [&'static str],
     pub identity: FormIdentity,
 }
 

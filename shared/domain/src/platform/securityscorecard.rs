@@ -62,6 +62,7 @@ impl Rules for SecurityScorecard {
         Some(InstallPageRules {
             complete_url: "https://platform-api.securityscorecard.io/apps/installation-data",
             installation_parameters: &["installation", "installation_id"],
+            redirect_hosts: &["https://*.securityscorecard.io"],
             identity: form_identity,
         })
     }

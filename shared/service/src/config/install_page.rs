@@ -10,6 +10,19 @@ use super::{Resolver, SourceSettings};
 use domain::id::{AppId, SourceName};
 use domain::platform::FormIdentity;
 
+/// A scheme, a host of which the first part may be `*`, and perhaps a port: it can
+/// end neither the list nor the policy that it stands in.
+fn is_host_source(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let name = name.strip_suffix(":*").unwrap_or(name);
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte);
+    let is_local = name.starts_with("127.0.0.1") || name.starts_with("localhost");
+    (scheme == "https" || (scheme == "http" && is_local))
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.bytes().all(is_host)
+}
+
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstallPageSettings {
@@ -19,6 +32,9 @@ pub struct InstallPageSettings {
     /// Where the browser posts what was typed, to complete the installation: an `https://` URL. The
     /// platform's own unless given.
     pub complete_url: Option<String>,
+    /// The hosts that the platform may send the browser on to from there, such as
+    /// `https://*.example.com`. Browsers hold them against the form. The platform's own unless given.
+    pub redirect_hosts: Option<Vec<String>>,
     /// The names that the installation id may have in the query of the page's URL. The platform's
     /// own unless given.
     pub installation_parameters: Option<Vec<String>>,
@@ -56,6 +72,8 @@ pub struct InstallPage {
     pub secrets: Vec<DeclaredSecret>,
     pub complete_url: Url,
     pub installation_parameters: Vec<String>,
+    /// Where its form may lead, as in a Content-Security-Policy.
+    pub form_hosts: String,
     pub identity: FormIdentity,
 }
 
@@ -104,7 +122,9 @@ impl Resolver<'_> {
         }
         let complete_url = settings.complete_url.as_deref().unwrap_or(rules.complete_url);
         let complete_url = self.https(&at, "complete_url", complete_url)?;
+        let form_hosts = self.form_hosts(&at, settings, &complete_url, rules.redirect_hosts)?;
         Some(Some(InstallPage {
+            form_hosts,
             app_id: app_id.clone(),
             app_name: name,
             secrets,
@@ -112,5 +132,26 @@ impl Resolver<'_> {
             installation_parameters,
             identity: rules.identity,
         }))
+    }
+
+    fn form_hosts(
+        &mut self,
+        at: &str,
+        settings: &InstallPageSettings,
+        complete_url: &Url,
+        defaults: &[&str],
+    ) -> Option<String> {
+        let given = settings.redirect_hosts.clone();
+        let given = given.unwrap_or_else(|| defaults.iter().copied().map(str::to_owned).collect());
+        if let Some(bad) = given.iter().find(|source| !is_host_source(source)) {
+            self.problem(
+                at,
+                format!("redirect_hosts: '{bad}' must look like https://*.example.com"),
+            );
+            return None;
+        }
+        let origin = complete_url.origin().ascii_serialization();
+        let all = std::iter::once(origin).chain(given);
+        Some(all.collect::<Vec<_>>().join(" "))
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{Resolver, SourceSettings};
 use crate::http_client;
-use crate::oauth::{FieldNames, OAuth, StatePolicy};
+use crate::oauth::{ClientAuthentication, FieldNames, OAuth, StatePolicy};
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
 
@@ -42,6 +42,13 @@ pub struct OAuthSettings {
     /// How requests name their fields. Answers are read in both forms.
     #[serde(default)]
     pub field_names: FieldNames,
+    /// How the app shows the token endpoint that it is itself.
+    #[serde(default)]
+    pub client_authentication: ClientAuthentication,
+    /// Whether codes are bound to who was sent for them
+    /// ([RFC 7636](https://www.rfc-editor.org/rfc/rfc7636), `S256`). Each user must start here then.
+    #[serde(default)]
+    pub pkce: bool,
     /// Headers of every request for tokens. HighLevel's `Version` is built in, and left out if
     /// this is given.
     pub headers: Option<BTreeMap<String, String>>,
@@ -73,6 +80,12 @@ impl Resolver<'_> {
             self.problem(&at, "app_ids must name the one app whose client_id this is");
             return None;
         };
+        if settings.pkce && settings.state == StatePolicy::WhenPresent {
+            self.problem(
+                &at,
+                "pkce needs state = \"required\": who starts elsewhere has no verifier",
+            );
+        }
         let rules = of.platform.oauth(of.mapping.as_ref());
         let rules = rules.map_err(|what| self.problem(&at, what)).ok()?;
         let url = |given: &Option<String>, default: Option<&str>| {
@@ -108,6 +121,8 @@ impl Resolver<'_> {
             scopes: settings.scopes.clone(),
             client_id: settings.client_id.clone(),
             client_secret: client_secret?,
+            client_authentication: settings.client_authentication,
+            pkce: settings.pkce,
             field_names: settings.field_names,
             headers: headers?,
             parameters: settings.parameters.clone(),

@@ -8,6 +8,9 @@ use super::{AckSettings, Resolver, SourceSettings};
 use domain::id::SourceName;
 use domain::platform::{AckContract, Adapter, Problem};
 
+/// No platform waits for an hour.
+const DEADLINE_MS_MAX: u64 = 3_600_000;
+
 impl Resolver<'_> {
     pub fn adapter(
         &mut self,
@@ -42,6 +45,10 @@ impl Resolver<'_> {
             );
             self.problem(&at, problem);
             return None;
+        }
+        let longest = Duration::from_millis(DEADLINE_MS_MAX);
+        if deadline > longest {
+            self.problem(&at, format!("deadline_ms must be at most {DEADLINE_MS_MAX}"));
         }
         let is_unavailable = |status: StatusCode| {
             status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS

@@ -214,6 +214,52 @@ fn what_a_platform_cannot_do_without_or_does_not_have_is_said() {
 }
 
 #[test]
+fn what_no_signature_covers_decides_nothing_unless_a_secret_is_asked_for() {
+    let hmac = "verification.hmac = { headers = [\"x-sig\"], secrets = [{ env = \"TOKEN\" }] }";
+    let timed = "verification.hmac = { headers = [\"x-sig\"], secrets = [{ env = \"TOKEN\" }], \
+                 timestamp = { header = \"x-time\", signed = \"v0:{timestamp}:{body}\" } }";
+    let token = "verification.path_tokens = [{ env = \"TOKEN\" }]";
+    let key = "idempotency_key = [\"header:x-id\"]";
+    let cases = [
+        (vec![hmac], "event_type = [\"query:event\"]", Some("mapping.event_type: 'query:event'")),
+        (vec![hmac], "event_type = [\"header:x-event\"]", Some("mapping.event_type")),
+        (vec![hmac], key, Some("mapping.idempotency_key: 'header:x-id' is not covered")),
+        (vec![hmac], "occurred_at = \"header:x-time\"", Some("mapping.occurred_at")),
+        (vec![hmac], "plan_id = \"header:x-plan\"", None),
+        (vec![timed], "occurred_at = \"header:x-time\"", None),
+        (vec![timed], key, Some("mapping.idempotency_key")),
+        (vec![hmac, token], "event_type = [\"query:event\"]", None),
+        (vec![token], "event_type = [\"query:event\"]", None),
+        (vec!["verification.unverified = true"], "event_type = [\"query:event\"]", None),
+    ];
+    for (verification, setting, expected) in cases {
+        let event_type =
+            if setting.starts_with("event_type") { "" } else { "event_type = [\"/type\"]" };
+        let section = format!(
+            "[sources.x]\nplatform = \"generic\"\n{}\n[sources.x.mapping]\n{event_type}\n\
+             {setting}\ninstalled = [\"i\"]\napp_id = \"/app\"\ninstallation_id = [\"/id\"]\n\
+             [sources.blnk]",
+            verification.join("\n")
+        );
+        let config = Config::parse(&MINIMAL.replace("[sources.blnk]", &section)).unwrap();
+        let (name, source) = config.sources.iter().find(|(name, _)| name.as_str() == "x").unwrap();
+        let mut resolver = Resolver::new(&env);
+        let resolved = resolver.verification(name, source);
+        let result = resolver.finish(Path::new("x"), resolved).map(drop);
+        match (result, expected) {
+            (Ok(()), None) => {}
+            (Err(error), Some(expected)) => {
+                assert!(
+                    error.to_string().contains(expected),
+                    "{verification:?} {setting}: {error}"
+                );
+            }
+            (result, _) => panic!("{verification:?} {setting}: {result:?}"),
+        }
+    }
+}
+
+#[test]
 fn the_configuration_in_the_readme_is_one() {
     let readme = include_str!("../../../../README.md");
     let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
+use jiff::SignedDuration;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -11,9 +12,11 @@ use serde::Deserialize;
 use super::{Resolver, SourceSettings};
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
+use domain::platform::generic::{Locator, Mapping};
 use domain::platform::highlevel::SignatureSettings;
 use domain::signature::{
-    Encoding, Hmac, HmacAlgorithm, PublicKey, PublicKeySignature, Scheme, StandardWebhooks,
+    Encoding, Hmac, HmacAlgorithm, PublicKey, PublicKeySignature, Scheme, SignedTimestamp,
+    StandardWebhooks,
 };
 use domain::verify::{Check, Verification};
 
@@ -82,6 +85,31 @@ pub struct HmacSettings {
     pub prefix: String,
     /// The shared secret, or two while it is rotated; each at least 20 bytes.
     pub secrets: Vec<SecretRef>,
+    /// The time of sending, if it is signed with the body.
+    pub timestamp: Option<SignedTimestampSettings>,
+}
+
+/// A header with the time of sending, which is signed with the body.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignedTimestampSettings {
+    /// The header that holds it, in seconds or milliseconds since 1970.
+    pub header: String,
+    /// What is signed, such as `v0:{timestamp}:{body}`. It must end with `{body}`.
+    #[serde(default = "default_signed")]
+    pub signed: String,
+    /// How old a callback may be, or how far in the future.
+    #[serde(default = "default_tolerance_s")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub tolerance_s: u32,
+}
+
+fn default_signed() -> String {
+    "{timestamp}.{body}".to_owned()
+}
+
+fn default_tolerance_s() -> u32 {
+    300
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -94,6 +122,8 @@ pub struct Ed25519Settings {
     pub encoding: Encoding,
     /// The platform's public keys in PEM, of which one must have signed.
     pub public_keys: Vec<String>,
+    /// The time of sending, if it is signed with the body.
+    pub timestamp: Option<SignedTimestampSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -128,7 +158,38 @@ impl Resolver<'_> {
                 );
                 None
             }
-            (false, false) => Some(Verification::All(checks)),
+            (false, false) => {
+                let verification = Verification::All(checks);
+                self.proof_decides(source, settings.mapping.as_ref(), &verification);
+                Some(verification)
+            }
+        }
+    }
+
+    /// What is read from where no proof reaches could be changed in a captured callback,
+    /// so that an install becomes an uninstall, or one event two.
+    fn proof_decides(
+        &mut self,
+        source: &SourceName,
+        mapping: Option<&Mapping>,
+        verification: &Verification,
+    ) {
+        let Some(mapping) = mapping else { return };
+        for (setting, locator) in mapping.deciding() {
+            let is_open = match locator {
+                Locator::Body(_) | Locator::Value(_) => false,
+                Locator::Header(name) => verification.leaves_open(name),
+                Locator::Query(_) => verification.leaves_query_open(),
+            };
+            if is_open {
+                let at = format!("sources.{source}.mapping.{setting}");
+                let what = format!(
+                    "'{locator}' is not covered by the signature, so a captured callback could be \
+                     sent again as another event; ask for verification.path_tokens (or header, or \
+                     basic_auth), too"
+                );
+                self.problem(&at, what);
+            }
         }
     }
 
@@ -168,9 +229,10 @@ impl Resolver<'_> {
             let name = self.header_name(&at, &settings.header);
             let keys = PublicKey::all_from_pem(&settings.public_keys);
             let keys = keys.map_err(|what| self.problem(&at, what)).ok();
-            checks.push(name.zip(keys).map(|(header, keys)| {
+            let timestamp = self.timestamp(&at, settings.timestamp);
+            checks.push(name.zip(keys).zip(timestamp).map(|((header, keys), timestamp)| {
                 let scheme = Scheme { header, encoding: settings.encoding, keys };
-                Check::PublicKey(PublicKeySignature { schemes: vec![scheme] })
+                Check::PublicKey(PublicKeySignature { schemes: vec![scheme], timestamp })
             }));
         }
         if let Some(settings) = standard_webhooks {
@@ -206,9 +268,34 @@ impl Resolver<'_> {
         let headers: Vec<Option<HeaderName>> =
             settings.headers.iter().map(|name| self.header_name(at, name)).collect();
         let secrets = self.shared_secrets(at, &settings.secrets);
-        let HmacSettings { algorithm, encoding, prefix, .. } = settings;
+        let HmacSettings { algorithm, encoding, prefix, timestamp, .. } = settings;
+        let timestamp = self.timestamp(at, timestamp);
         let headers = headers.into_iter().collect::<Option<Vec<_>>>()?;
-        Some(Check::Hmac(Hmac { headers, algorithm, encoding, prefix, secrets: secrets? }))
+        let (secrets, timestamp) = (secrets?, timestamp?);
+        Some(Check::Hmac(Hmac { headers, algorithm, encoding, prefix, secrets, timestamp }))
+    }
+
+    fn timestamp(
+        &mut self,
+        at: &str,
+        settings: Option<SignedTimestampSettings>,
+    ) -> Option<Option<SignedTimestamp>> {
+        let Some(SignedTimestampSettings { header, signed, tolerance_s }) = settings else {
+            return Some(None);
+        };
+        let at = format!("{at}.timestamp");
+        self.in_range(&format!("{at}.tolerance_s"), tolerance_s, &(1..=3_600));
+        let parts = signed.strip_suffix("{body}").and_then(|rest| rest.split_once("{timestamp}"));
+        if parts.is_none() {
+            self.problem(&at, "signed must hold '{timestamp}' and end with '{body}'");
+        }
+        let (header, (before, between)) = self.header_name(&at, &header).zip(parts)?;
+        Some(Some(SignedTimestamp {
+            header,
+            before: before.to_owned(),
+            between: between.to_owned(),
+            tolerance: SignedDuration::from_secs(tolerance_s.into()),
+        }))
     }
 
     fn standard_webhooks(

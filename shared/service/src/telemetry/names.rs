@@ -77,9 +77,10 @@ pub mod attribute {
     pub const STATUS: &str = "mooring.status";
     pub const KEY_ID: &str = "mooring.key.id";
     pub const PHASE: &str = "mooring.phase";
+    pub const CALLER: &str = "mooring.caller";
 
     /// Each with its values.
-    pub const ALL: [(&str, &str); 12] = [
+    pub const ALL: [(&str, &str); 13] = [
         (HTTP_REQUEST_METHOD, "of the semantic conventions; unknown methods are `_OTHER`"),
         (HTTP_RESPONSE_STATUS_CODE, "of the semantic conventions"),
         (HTTP_ROUTE, "the route, never the path, which may hold a token"),
@@ -90,7 +91,10 @@ pub mod attribute {
              of an event `appended`, `duplicate` or `dead_letter`; of a request for tokens `issued`, \
              `refused` or `failed`",
         ),
-        (REASON, "the end of the problem's type, or why an event became a dead letter"),
+        (
+            REASON,
+            "the end of the problem's type, why an event became a dead letter, or why a caller was not let in",
+        ),
         (COMMIT_MODE, "`group` or `single`"),
         (GRANT, "`authorization_code`, `refresh_token` or `location`"),
         (
@@ -101,6 +105,11 @@ pub mod attribute {
         (STATUS, "`pending`, `active`, `superseded`, `inactive` or `unconfirmed`"),
         (KEY_ID, "the id of a key of the ring"),
         (PHASE, "`reading` or `folding`"),
+        (
+            CALLER,
+            "a name of `worker.api_tokens`, or provider and caller of `worker.identity_providers`; empty \
+             where nobody knows who it is",
+        ),
     ];
 }
 
@@ -133,6 +142,9 @@ pub mod metric {
         HTTP_SERVER_REQUEST_DURATION: "http.server.request.duration", Kind::Histogram(DURATION_S), "s",
             [HTTP_REQUEST_METHOD, HTTP_ROUTE, HTTP_RESPONSE_STATUS_CODE],
             "Duration of HTTP server requests.";
+        HTTP_CLIENTS_REFUSED: "mooring.http.clients.refused", Kind::Counter, "{refusal}",
+            [],
+            "Connections that were closed, and requests that were answered 429, because their client had its share.";
         CALLBACK_ACK_DURATION: "mooring.callback.ack.duration", Kind::Histogram(DURATION_S), "s",
             [SOURCE, RESULT, EVENT_TYPE],
             "Time from the headers of a callback to its answer.";
@@ -218,8 +230,14 @@ pub mod metric {
             [SOURCE, STATUS],
             "Installations in the projection. Every worker tells the same number.";
         CREDENTIALS_OPENED: "mooring.credentials.opened", Kind::Counter, "{credential}",
-            [],
+            [CALLER],
             "Credentials that were opened for callers of the read API.";
+        API_REFUSALS: "mooring.api.refusals", Kind::Counter, "{request}",
+            [CALLER, REASON],
+            "Requests to the read API that were answered 401, 403 or 429.";
+        API_TOKEN_TIME_LEFT: "mooring.api_token.time_left", Kind::Gauge, "s",
+            [CALLER],
+            "How long a token of `worker.api_tokens` is good for; 0 if it has ended.";
         TOKENS_EXPIRED: "mooring.tokens.expired", Kind::Gauge, "{installation}",
             [SOURCE],
             "Active installations whose access token has ended.";

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use super::{SEALED, names};
 use crate::store::convert::SqlTime;
 use crate::store::fold_unit::{FoldUnit, arrays};
+use crate::store::reach::Reach;
 
 /// One installation as it is read. It holds no sealed bytes. Each field is the
 /// column of its name.
@@ -83,36 +84,47 @@ pub(crate) struct Selection<'a> {
     pub(crate) place: Option<&'a str>,
 }
 
-/// The installations with this id, one for each place of each source.
+/// The installations with this id that are reached, one for each place of each
+/// source.
 ///
 /// An uninstall that names another place than the install makes a row there; it is
 /// shown only where the source has nothing else under the id.
 pub(crate) async fn by_id(
     connection: &mut PgConnection,
+    reach: &Reach,
     id: &InstallationId,
     selection: Selection<'_>,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
     let only_uninstalled =
         |row| format!("({row}.installed_at IS NULL AND {row}.last_event_type = 'uninstalled')");
     let sql = format!(
-        "{select}
-         WHERE installation_id = $1
-           AND source = coalesce($2, source) AND app_id = coalesce($3, app_id)
-           AND place = coalesce($4, place)
-           AND (NOT {this} OR NOT EXISTS (
-                SELECT FROM projection.installations AS other
-                WHERE other.installation_id = $1 AND other.source = installation.source
-                  AND NOT {other}))
-         ORDER BY source, place",
+        "SELECT found.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             {select}
+             WHERE installation_id = $1 AND {is_of_part}
+               AND source = coalesce($2, source) AND app_id = coalesce($3, app_id)
+               AND place = coalesce($4, place)
+               AND (NOT {this} OR NOT EXISTS (
+                    SELECT FROM projection.installations AS other
+                    WHERE other.installation_id = $1 AND other.source = installation.source
+                      AND {other_reached} AND NOT {other}))
+             OFFSET 0) AS found
+         ORDER BY found.source, found.place",
+        parts = reach.parts(5),
         select = select(),
+        is_of_part = reach.is_of_part("app_id", 5),
         this = only_uninstalled("installation"),
         other = only_uninstalled("other"),
+        other_reached = reach.condition("other", "other.app_id", 5),
     );
     sqlx::query_as(AssertSqlSafe(sql))
         .bind(id.as_str())
         .bind(selection.source)
         .bind(selection.app_id)
         .bind(selection.place)
+        .bind(reach.sources())
+        .bind(reach.app_ids())
         .fetch_all(connection)
         .await
 }
@@ -125,32 +137,54 @@ pub(crate) struct PageEnd {
     pub(crate) installation_id: String,
 }
 
-/// One page, ordered by source, place and id.
+/// What a page is chosen by, besides what is reached.
+#[derive(Debug, Default)]
+pub(crate) struct PageOf<'a> {
+    pub(crate) status: Option<&'a str>,
+    pub(crate) plan: Option<&'a str>,
+    pub(crate) after: PageEnd,
+    pub(crate) limit: i64,
+}
+
+/// One page of what is reached, ordered by source, place and id.
 pub(crate) async fn page(
     connection: &mut PgConnection,
-    source: Option<&str>,
-    status: Option<&str>,
-    plan: Option<&str>,
-    after: &PageEnd,
-    limit: i64,
+    reach: &Reach,
+    of: &PageOf<'_>,
 ) -> Result<Vec<InstallationView>, sqlx::Error> {
+    // A part is read from its own stretch of an index, so that the rest costs nothing.
+    let begins = match reach {
+        Reach::Everything => "(source, place, installation_id) > ($3, $4, $5)",
+        Reach::Sources(_) | Reach::Apps { .. } => {
+            "part_source >= $3 AND (place, installation_id)
+                 > (CASE WHEN part_source = $3 THEN $4 ELSE '' END,
+                    CASE WHEN part_source = $3 THEN $5 ELSE '' END)"
+        }
+    };
     let sql = format!(
-        "{}
-         WHERE source = coalesce($1, source) AND status = coalesce($2, status)
-           AND ($3::text IS NULL OR details ->> 'plan_id' = $3)
-           AND (source, place, installation_id) > ($4, $5, $6)
-         ORDER BY source, place, installation_id
-         LIMIT $7",
-        select()
+        "SELECT page.*
+         FROM {parts}
+         CROSS JOIN LATERAL (
+             {select}
+             WHERE {is_of_part} AND {begins}
+               AND status = coalesce($1, status) AND ($2::text IS NULL OR details ->> 'plan_id' = $2)
+             ORDER BY source, place, installation_id
+             LIMIT $8) AS page
+         ORDER BY page.source, page.place, page.installation_id
+         LIMIT $8",
+        parts = reach.parts(6),
+        select = select(),
+        is_of_part = reach.is_of_part("app_id", 6),
     );
     sqlx::query_as(AssertSqlSafe(sql))
-        .bind(source)
-        .bind(status)
-        .bind(plan)
-        .bind(&after.source)
-        .bind(&after.place)
-        .bind(&after.installation_id)
-        .bind(limit)
+        .bind(of.status)
+        .bind(of.plan)
+        .bind(&of.after.source)
+        .bind(&of.after.place)
+        .bind(&of.after.installation_id)
+        .bind(reach.sources())
+        .bind(reach.app_ids())
+        .bind(of.limit)
         .fetch_all(connection)
         .await
 }

@@ -149,6 +149,25 @@ impl Mapping {
         None
     }
 
+    /// What decides which event it is and about what, with its setting.
+    pub fn deciding(&self) -> impl Iterator<Item = (&'static str, &Locator)> {
+        let lists = [
+            ("event_type", &self.event_type),
+            ("installation_id", &self.installation_id),
+            ("place", &self.place),
+            ("idempotency_key", &self.idempotency_key),
+        ];
+        let single = [
+            ("app_id", Some(&self.app_id)),
+            ("occurred_at", self.occurred_at.as_ref()),
+            ("installed_at", self.installed_at.as_ref()),
+        ];
+        let lists = lists
+            .into_iter()
+            .flat_map(|(name, all)| all.iter().map(move |locator| (name, locator)));
+        lists.chain(single.into_iter().filter_map(|(name, one)| Some((name, one?))))
+    }
+
     /// The locators of what is stored in plaintext.
     fn stored_in_plaintext(&self) -> impl Iterator<Item = &Locator> {
         let lists = [&self.event_type, &self.installation_id, &self.place, &self.idempotency_key];

@@ -68,6 +68,7 @@ impl SignatureSettings {
             })
         });
         Ok(Check::PublicKey(PublicKeySignature {
+            timestamp: None,
             schemes: schemes.collect::<Result<_, String>>()?,
         }))
     }
