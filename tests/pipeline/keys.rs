@@ -164,7 +164,8 @@ async fn lone_ingest(world: &World) -> (Service, PathBuf, String) {
     fs::write(&path, config.replace(&all, &folder.to_string_lossy())).unwrap();
     let (listen, log) = (format!("127.0.0.1:{}", free_port().unwrap()), folder.join("ingest.log"));
     let args = ["run", "--config", &path.to_string_lossy()];
-    let envs = [("MOORING__INGEST__LISTEN", &*listen)];
+    let admin = format!("127.0.0.1:{}", free_port().unwrap());
+    let envs = [("MOORING__INGEST__LISTEN", &*listen), ("MOORING__INGEST__ADMIN_LISTEN", &*admin)];
     let mut ingest = Service::start("ingest", &args, &envs, &log).unwrap();
     ingest.wait_ready(&format!("http://{listen}/readyz"), DEADLINE).unwrap();
     let token = world.secrets.read("blnk-path-token").unwrap();
@@ -274,7 +275,7 @@ async fn a_key_is_activated_and_retired_when_every_service_is_ready_for_it() {
 
 /// What the worker says of its keys, and with which status.
 async fn readiness(world: &World) -> (u16, String) {
-    let request = world.http.get(world.worker_url(0, "/readyz"));
+    let request = world.http.get(world.admin_url("worker", 0, "/readyz"));
     // It may not listen yet.
     let Ok(response) = request.send().await else { return (0, String::new()) };
     let answer = Answer::of(response).await.unwrap();
