@@ -28,6 +28,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::access::record::Recorder;
 use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::archived_payloads::ArchivedPayloads;
@@ -84,7 +85,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             archiving.run(shutdown.clone()).await;
         }
     };
-    let archived = ArchivedPayloads::new(connection.clone(), settings.archive);
+    let archived = ArchivedPayloads::new(settings.archive);
     let readiness =
         Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
     let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });

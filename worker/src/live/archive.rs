@@ -151,7 +151,7 @@ impl Archiver {
         if !known.iter().all(is_finished) || excess(log, &self.policy, 0).is_some() {
             return Ok(false);
         }
-        let next = known.last().map_or(log.first_sequence, |last| last.last_sequence + 1);
+        let next = known.last().map_or(log.first_sequence.max(1), |last| last.last_sequence + 1);
         if next > releasable(&self.connection, postgres).await? {
             return Ok(true);
         }

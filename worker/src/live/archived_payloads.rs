@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use domain::event::{Event, Payload};
-use eventlog::archive::{Archive, ArchiveError, Chain, LogIdentity, Storage};
-use eventlog::connect::Connection;
-use eventlog::status;
+use eventlog::archive::{Archive, ArchiveError, Chain, Storage};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -17,11 +15,10 @@ use crate::store::journal::HistoryEntry;
 const WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct ArchivedPayloads {
-    connection: Connection,
     access: Option<ArchiveAccess>,
-    /// Of the log that is there, once it was asked for. One reads at a time: unpacking
-    /// must not take the processor from what is applied.
-    opened: Mutex<Option<(Archive, Chain)>>,
+    /// Of each log, the last one first, once they were asked for. One reads at a time:
+    /// unpacking must not take the processor from what is applied.
+    opened: Mutex<Vec<(Archive, Chain)>>,
 }
 
 /// Why payloads are not there.
@@ -31,8 +28,6 @@ pub(crate) enum Unread {
     NotConfigured,
     #[error("the archive does not answer; try again shortly")]
     Archive(#[source] ArchiveError),
-    #[error("the log does not answer; try again shortly")]
-    Log(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the archive does not answer in time; try again shortly")]
     TooSlow,
     #[error("the archive has no event at sequence {sequence}")]
@@ -40,49 +35,70 @@ pub(crate) enum Unread {
 }
 
 impl ArchivedPayloads {
-    pub(crate) fn new(connection: Connection, access: Option<ArchiveAccess>) -> Self {
-        Self { connection, access, opened: Mutex::new(None) }
+    pub(crate) fn new(access: Option<ArchiveAccess>) -> Self {
+        Self { access, opened: Mutex::new(Vec::new()) }
     }
 
     /// Puts in the payloads that the journal does not have any more.
     pub(crate) async fn fill(&self, events: &mut [HistoryEntry]) -> Result<(), Unread> {
-        let relieved = events.iter().filter(|event| event.is_relieved);
-        let mut sequences: Vec<u64> = relieved.map(|event| event.sequence.0).collect();
-        let Some(last) = sequences.iter().max().copied() else { return Ok(()) };
-        sequences.sort_unstable();
-        let read = timeout(WITHIN, self.read(last, &sequences)).await;
-        let archived = read.unwrap_or(Err(Unread::TooSlow))?;
-        for event in events.iter_mut().filter(|event| event.is_relieved) {
-            let sequence = event.sequence.0;
-            let body = archived.iter().find(|archived| archived.sequence.0 == sequence);
-            let found = body.and_then(|body| Event::decode(&body.body).ok());
-            let found = found.filter(|found| found.message_id.as_str() == event.message_id);
-            match found.ok_or(Unread::Missing { sequence })?.payload {
-                Payload::Clear(payload) => event.payload = payload,
-                Payload::Sealed(_) => {}
-            }
+        let mut wanted: Vec<&mut HistoryEntry> =
+            events.iter_mut().filter(|event| event.is_relieved).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        wanted.sort_unstable_by_key(|event| event.sequence);
+        let read = timeout(WITHIN, self.read(&mut wanted)).await;
+        read.unwrap_or(Err(Unread::TooSlow))?;
+        match wanted.iter().find(|event| event.is_relieved) {
+            Some(missing) => Err(Unread::Missing { sequence: missing.sequence.0 }),
+            None => Ok(()),
+        }
+    }
+
+    async fn read(&self, wanted: &mut [&mut HistoryEntry]) -> Result<(), Unread> {
+        let access = self.access.as_ref().ok_or(Unread::NotConfigured)?;
+        let mut opened = self.opened.lock().await;
+        if !from_each(&mut opened, wanted).await.map_err(Unread::Archive)? {
+            // Another log may have come since.
+            *opened = open(access).await.map_err(Unread::Archive)?;
+            from_each(&mut opened, wanted).await.map_err(Unread::Archive)?;
         }
         Ok(())
     }
+}
 
-    async fn read(
-        &self,
-        last: u64,
-        sequences: &[u64],
-    ) -> Result<Vec<eventlog::delivery::Delivery>, Unread> {
-        let access = self.access.as_ref().ok_or(Unread::NotConfigured)?;
-        let mut opened = self.opened.lock().await;
-        if opened.is_none() {
-            let log = status::log(&self.connection).await;
-            let log = log.map_err(|error| Unread::Log(error.into()))?;
-            let storage = Storage::open(&access.location).map_err(Unread::Archive)?;
-            let archive = Archive::new(storage, LogIdentity::new(log.created_at));
-            *opened = Some((archive, Chain::default()));
+async fn open(access: &ArchiveAccess) -> Result<Vec<(Archive, Chain)>, ArchiveError> {
+    let storage = Storage::open(&access.location)?;
+    let logs = Archive::logs(&storage).await?.into_iter().rev();
+    Ok(logs.map(|log| (Archive::new(storage.clone(), log), Chain::default())).collect())
+}
+
+/// Reads what is missing from one archive after the other: a restored event was archived
+/// where it stood at first. True if nothing is missing any more.
+async fn from_each(
+    archives: &mut [(Archive, Chain)],
+    wanted: &mut [&mut HistoryEntry],
+) -> Result<bool, ArchiveError> {
+    for (archive, chain) in archives {
+        let missing = wanted.iter().filter(|event| event.is_relieved);
+        let sequences: Vec<u64> = missing.map(|event| event.sequence.0).collect();
+        let Some(last) = sequences.last() else { return Ok(true) };
+        if chain.last_sequence() < *last {
+            archive.extend(chain).await?;
         }
-        let Some((archive, chain)) = opened.as_mut() else { return Err(Unread::TooSlow) };
-        if chain.last_sequence() < last {
-            archive.extend(chain).await.map_err(Unread::Archive)?;
+        for archived in archive.events(chain, &sequences).await? {
+            let is_it = |event: &HistoryEntry| {
+                event.sequence == archived.sequence
+                    && archived.message_id() == Some(event.message_id.as_str())
+            };
+            let event = wanted.iter_mut().find(|it| it.is_relieved && is_it(it));
+            if let (Some(event), Ok(found)) = (event, Event::decode(&archived.body)) {
+                event.is_relieved = false;
+                if let Payload::Clear(payload) = found.payload {
+                    event.payload = payload;
+                }
+            }
         }
-        archive.events(chain, sequences).await.map_err(Unread::Archive)
     }
+    Ok(wanted.iter().all(|event| !event.is_relieved))
 }

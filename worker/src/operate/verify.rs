@@ -189,7 +189,8 @@ async fn index_log(
     let mut reader = history.read(&backends.connection, all).await?;
     let mut entries = Entries::default();
     while let Some(delivery) = reader.next().await? {
-        let is_archived = delivery.sequence.0 <= history.archived_to();
+        // A restored event may have been archived when it stood in another log.
+        let is_archived = delivery.sequence.0 <= history.archived_to() || delivery.is_restored();
         entries.push(&delivery, is_archived);
         if entries.is_full() {
             if shutdown.is_cancelled() {

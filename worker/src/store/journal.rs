@@ -112,66 +112,38 @@ pub(crate) async fn append(
     Ok(appended)
 }
 
-/// An event with its payload, as it came.
-pub(crate) struct Whole {
-    pub(crate) sequence: u64,
+/// What is kept of an event whose payload is proven to be in the archive.
+pub(crate) struct Relieved {
     pub(crate) message_id: String,
+    pub(crate) position: StreamSequence,
+    /// Of its body, as it is in the archive.
+    pub(crate) sha256: Vec<u8>,
     pub(crate) event: String,
 }
 
-/// Events from behind `after` up to `last` that have not been relieved.
-pub(crate) async fn whole(
-    connection: &mut PgConnection,
-    after: u64,
-    last: u64,
-    limit: i64,
-) -> Result<Vec<Whole>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT stream_sequence, message_id, event::text AS "event!"
-        FROM mooring.journal
-        WHERE stream_sequence > $1 AND stream_sequence <= $2 AND event_sha256 IS NULL
-          -- Restored, it stands elsewhere in the log.
-          AND NOT EXISTS (SELECT FROM mooring.log_identity
-                          WHERE stream_sequence BETWEEN restored_from AND restored_to)
-        ORDER BY stream_sequence LIMIT $3
-        "#,
-        sequence_to_sql(after),
-        sequence_to_sql(last),
-        limit,
-    )
-    .fetch_all(connection)
-    .await?;
-    let whole = rows.into_iter().map(|row| Whole {
-        sequence: sequence_from_sql(row.stream_sequence),
-        message_id: row.message_id,
-        event: row.event,
-    });
-    Ok(whole.collect())
-}
-
-/// Keeps of each event only what is given instead, and the hash of what it was.
+/// Keeps this of events, where the body that the journal has is the archived one.
 pub(crate) async fn relieve(
     connection: &mut PgConnection,
-    events: &[(Whole, String)],
+    events: &[Relieved],
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<&str> = events.iter().map(|(whole, _)| whole.message_id.as_str()).collect();
-    let sequences: Vec<i64> =
-        events.iter().map(|(whole, _)| sequence_to_sql(whole.sequence)).collect();
-    let left: Vec<&str> = events.iter().map(|(_, left)| left.as_str()).collect();
+    let ids: Vec<&str> = events.iter().map(|it| it.message_id.as_str()).collect();
+    let positions: Vec<i64> = events.iter().map(|it| sequence_to_sql(it.position.0)).collect();
+    let hashes: Vec<&[u8]> = events.iter().map(|it| it.sha256.as_slice()).collect();
+    let left: Vec<&str> = events.iter().map(|it| it.event.as_str()).collect();
     sqlx::query!(
         r#"
         UPDATE mooring.journal
-        SET event_sha256 = sha256(convert_to(journal.event::text, 'UTF8')),
-            event = relieved.event::json
-        FROM unnest($1::text[], $2::bigint[], $3::text[])
-            AS relieved (message_id, stream_sequence, event)
+        SET event_sha256 = relieved.sha256, event = relieved.event::json
+        FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[])
+            AS relieved (message_id, stream_sequence, sha256, event)
         WHERE journal.message_id = relieved.message_id
           AND journal.stream_sequence = relieved.stream_sequence
           AND event_sha256 IS NULL
+          AND sha256(convert_to(journal.event::text, 'UTF8')) = relieved.sha256
         "#,
         &ids as _,
-        &sequences,
+        &positions,
+        &hashes as _,
         &left as _,
     )
     .execute(connection)

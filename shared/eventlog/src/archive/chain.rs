@@ -299,8 +299,8 @@ pub struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// The events of the next frame.
-    pub fn next(&mut self) -> Result<Option<Vec<Delivery>>, ArchiveError> {
+    /// The events of the next frame; `None` at the end.
+    pub fn next_frame(&mut self) -> Result<Option<Vec<Delivery>>, ArchiveError> {
         let Some(frame) = self.frames.next() else { return Ok(None) };
         let damaged = |why: String| self.storage.damaged(&self.name, why);
         let bytes = slice(&self.file, &frame).ok_or_else(|| damaged("it is too short".into()))?;

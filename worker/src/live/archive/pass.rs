@@ -4,20 +4,23 @@ use anyhow::{Context as _, bail};
 use domain::event::without_payload;
 use domain::id::StreamSequence;
 use eventlog::archive::{Archive, Chain, Draft, Manifest, Segment, SegmentWriter};
+use eventlog::delivery::Delivery;
 use eventlog::status;
 use eventlog::trim::{self, Place, Places, Trimmed};
 use jiff::Timestamp;
 use service::clock;
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::proof::prove;
 use super::{Archiver, GATHER, Purpose, Report, Written, excess, releasable};
 use crate::store::archived::{self, Archived};
-use crate::store::{database, journal};
+use crate::store::database;
+use crate::store::journal::{self, Relieved};
 
-/// Rows of the journal that are written together.
-const RELIEVED_TOGETHER: i64 = 500;
+/// Events that are deleted from the log under one lock: about a second.
+const TRIMMED_TOGETHER: u64 = 1_000;
 
 /// One pass, under the lock of archivers.
 pub(super) struct Pass<'a> {
@@ -146,7 +149,7 @@ impl Pass<'_> {
             }
             archived::record_trimmed(&mut self.postgres, first_sequence).await?;
         }
-        if self.relieve(first_sequence, last_sequence).await? {
+        if self.relieve(&segment.manifest).await? {
             archived::record_relieved(&mut self.postgres, first_sequence).await?;
             return Ok(true);
         }
@@ -163,15 +166,21 @@ impl Pass<'_> {
             return Ok(Some(why));
         }
         self.require_same(last).await?;
-        if !database::try_lock_trim(&mut self.postgres).await? {
-            return Ok(Some("a command reads old events of the log".to_owned()));
+        let mut first = status::log(connection).await?.first_sequence.max(1);
+        // Part by part, so that whoever wants to read does not wait for all of it.
+        while first <= last {
+            if !database::try_lock_trim(&mut self.postgres).await? {
+                return Ok(Some("a command reads old events of the log".to_owned()));
+            }
+            let end = last.min(first + TRIMMED_TOGETHER - 1);
+            let trimmed = trim::up_to(connection, StreamSequence(end), self.shutdown).await;
+            database::unlock_trim(&mut self.postgres).await?;
+            if trimmed? == Trimmed::Interrupted {
+                return Ok(Some("it was interrupted".to_owned()));
+            }
+            first = end + 1;
         }
-        let trimmed = trim::up_to(connection, StreamSequence(last), self.shutdown).await;
-        database::unlock_trim(&mut self.postgres).await?;
-        match trimmed? {
-            Trimmed::Done => Ok(None),
-            Trimmed::Interrupted => Ok(Some("it was interrupted".to_owned())),
-        }
+        Ok(None)
     }
 
     /// The last of what is to go is what the archive has.
@@ -185,22 +194,28 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// False if it was interrupted.
-    async fn relieve(&mut self, first: u64, last: u64) -> anyhow::Result<bool> {
-        let mut after = first.saturating_sub(1);
-        loop {
-            let postgres = &mut self.postgres;
-            let events = journal::whole(postgres, after, last, RELIEVED_TOGETHER).await?;
-            let Some(end) = events.last().map(|event| event.sequence) else { return Ok(true) };
-            let relieved = events.into_iter().filter_map(|whole| {
-                let left = without_payload(&whole.event)?;
-                Some((whole, left))
-            });
-            journal::relieve(postgres, &relieved.collect::<Vec<_>>()).await?;
-            after = end;
+    /// Of the events that are in the segment, each found by its ID: what else stands at these
+    /// sequences in the journal is not proven. False if it was interrupted.
+    async fn relieve(&mut self, manifest: &Manifest) -> anyhow::Result<bool> {
+        let mut segment = self.archive.open(manifest).await?;
+        while let Some(events) = segment.next_frame()? {
+            let relieved: Vec<Relieved> = events.iter().filter_map(relieved).collect();
+            journal::relieve(&mut self.postgres, &relieved).await?;
             if self.shutdown.is_cancelled() {
                 return Ok(false);
             }
         }
+        Ok(true)
     }
+}
+
+/// `None` if the event has no payload that could be left out.
+fn relieved(archived: &Delivery) -> Option<Relieved> {
+    let event = without_payload(std::str::from_utf8(&archived.body).ok()?)?;
+    Some(Relieved {
+        message_id: archived.message_id()?.to_owned(),
+        position: archived.position(),
+        sha256: Sha256::digest(&archived.body).to_vec(),
+        event,
+    })
 }

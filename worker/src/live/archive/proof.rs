@@ -43,7 +43,7 @@ pub(crate) async fn prove(
     let first_sequence = manifest.first_sequence;
     let mut from = first_sequence;
     let mut segment = archive.open(manifest).await?;
-    while let Some(events) = segment.next()? {
+    while let Some(events) = segment.next_frame()? {
         let Some(last) = events.last().map(|last| last.sequence.0) else { continue };
         let found = archived::compare(&mut *postgres, from, last, &events).await?;
         agree(first_sequence, &found)?;

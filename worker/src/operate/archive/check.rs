@@ -72,7 +72,7 @@ pub(super) async fn verify(context: &Context, which: &Which) -> anyhow::Result<V
 
 async fn read(archive: &Archive, manifest: &Manifest) -> anyhow::Result<()> {
     let mut segment = archive.open(manifest).await?;
-    while segment.next()?.is_some() {}
+    while segment.next_frame()?.is_some() {}
     Ok(())
 }
 

@@ -67,7 +67,7 @@ async fn write(
 ) -> anyhow::Result<()> {
     let mut line = Vec::new();
     let mut segment = archive.open(manifest).await?;
-    while let Some(events) = segment.next()? {
+    while let Some(events) = segment.next_frame()? {
         for event in events.iter().filter(|event| (from..=to).contains(&event.sequence.0)) {
             line.clear();
             encode_line(event, &mut line)?;
