@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use domain::data_key::DataKey;
 use domain::event::Event;
+use domain::fingerprint::FingerprintKeys;
 use domain::id::SourceName;
+use domain::key_ring::SealingKey;
 use domain::platform::Platform;
-use domain::seal::{KeyRing, SealingNonce};
+use domain::seal::SealingNonce;
 use domain::verify::{Delivery, Verification};
 use eventlog::append::Writer;
 use eventlog::connect::{Connection, Endpoint};
-use eventlog::keys;
+use eventlog::keys::add_page;
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -38,9 +40,9 @@ pub(crate) async fn run(args: &Fill) -> Result<()> {
     let config = Config::load(&args.config)?;
     let env = |name: &str| std::env::var(name).ok();
     let mut resolver = Resolver::new(&env);
-    let ring = resolver.key_ring(&config.sealing);
+    let keys = Keys::resolve(&mut resolver, &config);
     let password = resolver.optional_secret("nats.password", config.nats.password.as_ref());
-    let (ring, password) = resolver.finish(&args.config, ring.zip(password))?;
+    let (keys, password) = resolver.finish(&args.config, keys.zip(password))?;
     let nats = Endpoint {
         url: config.nats.url,
         user: config.nats.user,
@@ -48,13 +50,26 @@ pub(crate) async fn run(args: &Fill) -> Result<()> {
         nkey_seed: None,
         tls: None,
     };
-    fill(&Connection::open(&nats, "fill").await?, &ring, args.events).await
+    fill(&Connection::open(&nats, "fill").await?, &keys, args.events).await
+}
+
+/// What ingest has.
+pub(crate) struct Keys {
+    sealing: SealingKey,
+    fingerprints: FingerprintKeys,
+}
+
+impl Keys {
+    pub(crate) fn resolve(resolver: &mut Resolver<'_>, config: &Config) -> Option<Self> {
+        let sealing = resolver.sealing_key(&config.sealing)?;
+        Some(Self { sealing, fingerprints: resolver.fingerprint_keys(&config.sealing)? })
+    }
 }
 
 /// Each place is installed, uninstalled and installed anew: three events, two
 /// installations. All are installed before the first is uninstalled, so that
 /// the events of a place are far from each other in the log.
-pub(crate) async fn fill(connection: &Connection, ring: &KeyRing, events: u64) -> Result<()> {
+pub(crate) async fn fill(connection: &Connection, keys: &Keys, events: u64) -> Result<()> {
     let places = events.div_ceil(3);
     let writer = Writer::new(connection.clone());
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
@@ -68,11 +83,11 @@ pub(crate) async fn fill(connection: &Connection, ring: &KeyRing, events: u64) -
             _ => install_again(place),
         };
         if ready.is_empty() {
-            ready.extend(keys::add_page(connection, ring).await?.keys());
+            ready.extend(add_page(connection, &keys.sealing).await?.keys());
         }
         // An uninstall holds no secret; its key is wasted.
         let key = ready.pop().context("a page without keys")?;
-        batch.push(LogMessage::new(&event(ring, &key, &body)?)?);
+        batch.push(LogMessage::new(&event(&keys.fingerprints, &key, &body)?)?);
         if batch.len() == BATCH_EVENTS || number + 1 == events {
             commit(&writer, &mut batch).await?;
         }
@@ -101,7 +116,7 @@ fn install_again(number: u64) -> Vec<u8> {
 }
 
 /// As ingest makes it.
-fn event(ring: &KeyRing, key: &DataKey, body: &[u8]) -> Result<Event> {
+fn event(fingerprints: &FingerprintKeys, key: &DataKey, body: &[u8]) -> Result<Event> {
     let headers = hyper::HeaderMap::new();
     let received_at = Timestamp::now();
     let delivery = Delivery { path_token: None, query: None, headers: &headers, body, received_at };
@@ -113,7 +128,7 @@ fn event(ring: &KeyRing, key: &DataKey, body: &[u8]) -> Result<Event> {
         source,
         Platform::Blnk.to_name(),
         received_at,
-        ring,
+        fingerprints,
         Some(key),
         SealingNonce::random,
     )?)

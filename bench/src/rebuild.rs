@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use service::config::{Config, Resolver};
 use sqlx::PgConnection;
 
-use crate::fill::fill;
+use crate::fill::{Keys, fill};
 use crate::load::{self, Shape};
 use crate::stack::{Stack, Subject};
 use crate::{cpu, report, verify};
@@ -147,9 +147,9 @@ async fn fill_log(stack: &Stack, events: u64) -> Result<()> {
     let config = Config::load(&stack.config())?;
     let env = |name: &str| std::env::var(name).ok();
     let mut resolver = Resolver::new(&env);
-    let ring = resolver.key_ring(&config.sealing);
-    let ring = resolver.finish(&stack.config(), ring)?;
-    fill(&stack.connection().await?, &ring, events).await
+    let keys = Keys::resolve(&mut resolver, &config);
+    let keys = resolver.finish(&stack.config(), keys)?;
+    fill(&stack.connection().await?, &keys, events).await
 }
 
 async fn count(database: &mut PgConnection, sql: &'static str) -> Result<i64> {

@@ -11,7 +11,7 @@ use dev::nats::{NatsOptions, NatsServer, Staging};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
-use dev::services::{self, Service};
+use dev::services::{self, Profile, Service};
 use dev::temporary;
 use eventlog::connect::{Connection, Endpoint};
 use sqlx::{Connection as _, PgConnection};
@@ -89,7 +89,9 @@ impl Stack {
             nats_monitor: free_port()?,
             postgres: free_port()?,
         };
-        std::fs::write(folder.path().join("mooring.toml"), config::render(&ports, &secrets))?;
+        services::write_public_key(&secrets, Profile::Release)?;
+        let text = config::render(&ports, &secrets, None);
+        std::fs::write(folder.path().join("mooring.toml"), text)?;
         let mut postgres = Postgres::start(PostgresOptions {
             dir: folder.path().join("postgres"),
             port: ports.postgres,

@@ -1,5 +1,6 @@
 //! Everything that `cargo dev up` runs, started and stopped in order.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -50,8 +51,11 @@ impl Environment {
         observe: bool,
     ) -> Result<Self> {
         let secrets = Secrets::ensure(data.secrets(), data.holds_data()?)?;
+        services::write_public_key(&secrets, profile)?;
         let sources = config::simulated_sources(&secrets, &highlevel_key(&secrets, profile)?);
-        durable::write(&data.config(), &(config::render(ports, &secrets) + &sources))?;
+        let before = fs::read_to_string(data.config()).ok();
+        let config = config::render(ports, &secrets, before.as_deref());
+        durable::write(&data.config(), &(config + &sources))?;
 
         let launch = Launch { data, ports, secrets: &secrets, profile };
         let postgres = step("Postgres", || launch.postgres())?;

@@ -17,7 +17,7 @@ use crate::durable;
 type Kind = (&'static str, fn() -> String);
 
 const ALL: [Kind; 16] = [
-    ("sealing-key-k1", new_key),
+    (PRIVATE_KEY, new_private_key),
     ("fingerprint-key", new_key),
     ("nats-admin-password", new_password),
     ("nats-ingest-password", new_password),
@@ -38,6 +38,12 @@ const ALL: [Kind; 16] = [
 const READ_TOKEN: &str = "read-token";
 /// What the worker has of it.
 pub(crate) const READ_TOKEN_HASH: &str = "read-token-sha256";
+/// The private half of the key pair that data keys are sealed to.
+pub const PRIVATE_KEY: &str = "sealing-private-key";
+/// Its public half: no secret, but made from one.
+pub const PUBLIC_KEY: &str = "sealing-public-key";
+/// A symmetric key, where `up` has made one before there were key pairs.
+pub const SYMMETRIC_KEY: &str = "sealing-key-k1";
 
 /// The secrets that stored data depends on, by how their names begin. The others can be made again:
 /// NATS stores none of its users' passwords, and nothing stores a caller's token.
@@ -72,7 +78,11 @@ impl Secrets {
     fn require_what_data_depends_on(&self) -> Result<()> {
         let mut faults = Vec::new();
         for (name, _) in ALL {
-            if IN_DATA.iter().any(|kind| name.starts_with(kind)) {
+            // Data from before key pairs was made without one.
+            let is_new = name == PRIVATE_KEY
+                && self.fault(SYMMETRIC_KEY)?.is_none()
+                && self.fault(PUBLIC_KEY)?.is_some();
+            if !is_new && IN_DATA.iter().any(|kind| name.starts_with(kind)) {
                 faults.extend(self.fault(name)?.map(|fault| format!("{name} is {fault}")));
             }
         }
@@ -141,6 +151,11 @@ pub fn new_key() -> String {
     STANDARD.encode(rand::random::<[u8; 32]>())
 }
 
+/// The private half of a key pair: any 256 random bits are one (RFC 7748, section 5).
+fn new_private_key() -> String {
+    format!("x25519-private.{}", new_token())
+}
+
 /// 256 random bits in base64url, which is safe in a URL's path.
 #[must_use]
 pub fn new_token() -> String {
@@ -163,12 +178,12 @@ mod tests {
     fn secrets_are_private_and_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
-        let first = Secrets::ensure(path.clone(), false).unwrap().read("sealing-key-k1").unwrap();
+        let first = Secrets::ensure(path.clone(), false).unwrap().read(PRIVATE_KEY).unwrap();
         let again = Secrets::ensure(path.clone(), true).unwrap();
-        assert_eq!(again.read("sealing-key-k1").unwrap(), first);
+        assert_eq!(again.read(PRIVATE_KEY).unwrap(), first);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
-        assert_eq!(mode(&again.path("sealing-key-k1")), 0o600);
+        assert_eq!(mode(&again.path(PRIVATE_KEY)), 0o600);
     }
 
     #[test]
@@ -176,9 +191,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
         Secrets::ensure(path.clone(), false).unwrap();
-        fs::remove_file(path.join("sealing-key-k1")).unwrap();
+        fs::remove_file(path.join(PRIVATE_KEY)).unwrap();
         let error = Secrets::ensure(path, true).err().unwrap().to_string();
-        assert!(error.contains("sealing-key-k1 is missing"), "{error}");
+        assert!(error.contains("sealing-private-key is missing"), "{error}");
     }
 
     #[test]
@@ -186,10 +201,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
         Secrets::ensure(path.clone(), false).unwrap();
-        fs::write(path.join("sealing-key-k1"), "").unwrap();
+        fs::write(path.join(PRIVATE_KEY), "").unwrap();
         let error = Secrets::ensure(path, true).err().expect("an empty key was accepted");
         let error = error.to_string();
-        assert!(error.contains("sealing-key-k1 is empty"), "{error}");
+        assert!(error.contains("sealing-private-key is empty"), "{error}");
         assert!(error.contains("`cargo dev reset`"), "{error}");
     }
 
@@ -198,7 +213,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
         Secrets::ensure(path.clone(), false).unwrap();
-        for (name, data_exists) in [("sealing-key-k1", false), ("read-token", true)] {
+        for (name, data_exists) in [(PRIVATE_KEY, false), ("read-token", true)] {
             fs::write(path.join(name), "").unwrap();
             let secrets = Secrets::ensure(path.clone(), data_exists).unwrap();
             assert!(!secrets.read(name).unwrap().is_empty(), "{name} is still empty");

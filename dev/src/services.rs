@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use crate::child::{self, ChildProcess, Stopped};
+use crate::durable;
+use crate::secrets::{PRIVATE_KEY, PUBLIC_KEY, Secrets};
 use crate::wait;
 
 /// New tables are quick. A migration that rewrites much data has no business at a start.
@@ -67,6 +69,17 @@ pub fn command(program: &Path) -> Command {
         }
     }
     command
+}
+
+/// Writes the public half of the key pair in `secrets` beside the private one.
+pub fn write_public_key(secrets: &Secrets, profile: Profile) -> Result<()> {
+    let mut worker = command(&binary_of("worker", profile)?);
+    worker.args(["keys", "public", "--file"]).arg(secrets.path(PRIVATE_KEY));
+    let output = worker.output().context("asking `worker keys public`")?;
+    if !output.status.success() {
+        bail!("`worker keys public` failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    durable::write(&secrets.path(PUBLIC_KEY), &String::from_utf8_lossy(&output.stdout))
 }
 
 /// Runs a command of ours to its end, with stdout and stderr in `log`. Unless it succeeds, the error

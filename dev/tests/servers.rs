@@ -95,6 +95,7 @@ impl Client {
 const STREAM: &str = r#"{"name":"INSTALLATIONS","subjects":["installations.>"],"storage":"file","allow_direct":true}"#;
 const KEYS_STREAM: &str =
     r#"{"name":"DATA_KEYS","subjects":["data_keys.*"],"storage":"file","allow_direct":true}"#;
+const NEW_KEYS_STREAM: &str = r#"{"name":"NEW_DATA_KEYS","subjects":["new_data_keys.*"],"storage":"file","allow_direct":true,"discard":"new","max_msgs_per_subject":1,"discard_new_per_subject":true}"#;
 const CONSUMER: &str = r#"{"stream_name":"INSTALLATIONS","config":{"durable_name":"worker","name":"worker","ack_policy":"explicit"}}"#;
 
 #[test]
@@ -147,12 +148,17 @@ fn every_nats_user_may_do_its_work_and_nothing_else() {
     admin.request("$JS.API.STREAM.CREATE.INSTALLATIONS", STREAM);
     admin.request("$JS.API.CONSUMER.CREATE.INSTALLATIONS.worker", CONSUMER);
     admin.request("$JS.API.STREAM.CREATE.DATA_KEYS", KEYS_STREAM);
+    admin.request("$JS.API.STREAM.CREATE.NEW_DATA_KEYS", NEW_KEYS_STREAM);
 
     let mut ingest = Client::connect(&server, "ingest", &credentials.ingest);
     assert!(ingest.request("installations.blnk.0", "x").contains("\"seq\":1"));
     assert!(ingest.request("$JS.API.STREAM.INFO.INSTALLATIONS", "").contains("\"messages\":1"));
-    assert!(ingest.request("data_keys.p", "x").contains("\"seq\":1"));
-    assert!(ingest.request("$JS.API.DIRECT.GET.DATA_KEYS.data_keys.p", "").starts_with("-ERR"));
+    assert!(ingest.request("new_data_keys.p", "x").contains("\"seq\":1"));
+    assert!(ingest.request("new_data_keys.p", "y").contains("maximum messages per subject"));
+    assert!(ingest.request("data_keys.p", "x").starts_with("-ERR"));
+    for read in ["DATA_KEYS.data_keys.p", "NEW_DATA_KEYS.new_data_keys.p"] {
+        assert!(ingest.request(&format!("$JS.API.DIRECT.GET.{read}"), "").starts_with("-ERR"));
+    }
     assert!(
         ingest.request("$JS.API.STREAM.MSG.GET.INSTALLATIONS", r#"{"seq":1}"#).starts_with("-ERR")
     );
@@ -168,6 +174,7 @@ fn every_nats_user_may_do_its_work_and_nothing_else() {
             .contains("\"num_ack_pending\":0")
     );
     assert!(worker.request("data_keys.p", "x").starts_with("-ERR"));
+    assert!(worker.request("new_data_keys.q", "x").starts_with("-ERR"));
     assert!(worker.request("installations.blnk.0", "x").starts_with("-ERR"));
     assert!(worker.request("$JS.API.STREAM.PURGE.INSTALLATIONS", "").starts_with("-ERR"));
 
@@ -186,6 +193,9 @@ fn every_nats_user_may_do_its_work_and_nothing_else() {
         ("$JS.API.STREAM.UPDATE.INSTALLATIONS", STREAM),
         ("$JS.API.STREAM.MSG.DELETE.DATA_KEYS", r#"{"seq":1}"#),
         ("$JS.API.STREAM.MSG.GET.DATA_KEYS", r#"{"seq":1}"#),
+        ("$JS.API.STREAM.MSG.DELETE.NEW_DATA_KEYS", r#"{"seq":1}"#),
+        ("$JS.API.STREAM.MSG.GET.NEW_DATA_KEYS", r#"{"seq":1}"#),
+        ("new_data_keys.p", "x"),
         ("$JS.API.CONSUMER.CREATE.INSTALLATIONS.other", CONSUMER),
         ("$JS.API.CONSUMER.DELETE.INSTALLATIONS.worker", ""),
         ("$JS.API.CONSUMER.MSG.NEXT.INSTALLATIONS.worker", "1"),

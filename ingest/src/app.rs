@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use domain::fingerprint::FingerprintKeys;
 use domain::id::SourceName;
+use domain::key_ring::SealingKey;
 use eventlog::audit::Outcome;
-use eventlog::keys::{CurrentRing, DataKeyPool};
+use eventlog::keys::{Current, DataKeyPool};
 use opentelemetry::KeyValue;
 use service::problem::Problem;
 use service::telemetry::names::attribute;
@@ -21,7 +23,9 @@ use crate::ticket::UsedTickets;
 
 pub(crate) struct App {
     pub(crate) sources: BTreeMap<SourceName, Source>,
-    pub(crate) ring: CurrentRing,
+    /// For metrics: what seals is the pool of data keys.
+    pub(crate) sealing_key: Current<SealingKey>,
+    pub(crate) fingerprints: FingerprintKeys,
     pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) audit: Audit,
     pub(crate) http: Http,

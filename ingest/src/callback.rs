@@ -188,10 +188,10 @@ async fn seal(
         None
     };
     let (name, platform, key) = (source.name.clone(), source.platform.clone(), data_key.as_ref());
-    let ring = app.ring.get();
-    let sealed = callback.seal(name, platform, received_at, &ring, key, SealingNonce::random);
+    let sealed =
+        callback.seal(name, platform, received_at, &app.fingerprints, key, SealingNonce::random);
     if data_key.is_some() {
-        let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
+        let key_id = KeyValue::new(attribute::KEY_ID, app.sealing_key.get().id().to_string());
         METRICS.secrets_sealed.add(1, &[key_id]);
     }
     let event = sealed.map_err(|_| internal_error())?;

@@ -13,8 +13,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Fact, Grant, Payload, PlainCredential};
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{IdempotencyKey, InstallationId, InvalidId};
-use domain::seal::KeyRing;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 use service::config::{DeclaredSecret, InstallPage};
@@ -107,7 +107,7 @@ pub(crate) async fn submit(
     let query = query.unwrap_or_default();
     let ticket = query.strip_prefix("ticket=").unwrap_or_default();
     let of = purpose(source, &found.id);
-    let Some(ticket) = ticket::check(&app.ring.get(), of, &cookies, ticket) else {
+    let Some(ticket) = ticket::check(&app.fingerprints, of, &cookies, ticket) else {
         let problem = "The page was open for too long, or cookies are refused. Nothing was saved; \
                        please type the secrets again.";
         return refused(StatusCode::FORBIDDEN, "invalid-ticket", problem);
@@ -161,10 +161,10 @@ async fn save(
     typed: &Typed,
     ticket: &ticket::Number,
 ) -> Saved {
-    let ring = app.ring.get();
-    let Ok(callback) = callback(page, installation, typed, &ring, ticket) else { return Saved::No };
+    let keys = &app.fingerprints;
+    let Ok(callback) = callback(page, installation, typed, keys, ticket) else { return Saved::No };
     let parts = typed.iter().flat_map(|(key, value)| [key.as_str(), value.expose_secret()]);
-    let content = ring.fingerprint(&parts.collect::<Vec<_>>());
+    let content = keys.fingerprint(&parts.collect::<Vec<_>>());
     let used = app.used_tickets.note(ticket, &content);
     if used == Use::Other {
         return Saved::BeforeWithOther;
@@ -239,7 +239,7 @@ fn form(
 ) -> Response {
     let of = purpose(source, &installation.id);
     let (ticket, _, cookies) =
-        ticket::issue(&app.ring.get(), of, app.http.ticket_valid_for, cookies);
+        ticket::issue(&app.fingerprints, of, app.http.ticket_valid_for, cookies);
     let form = Form {
         app_name: &page.app_name,
         problem: what_is_wrong,
@@ -269,12 +269,12 @@ fn callback(
     page: &InstallPage,
     installation: &InstallationId,
     typed: &Typed,
-    ring: &KeyRing,
+    keys: &FingerprintKeys,
     ticket: &ticket::Number,
 ) -> Result<Callback, InvalidId> {
-    let identity = (page.identity)(&page.app_id, installation, ring)?;
+    let identity = (page.identity)(&page.app_id, installation, keys)?;
     // What is typed into a page that was opened anew counts again, even if it is the same.
-    let number = ring.fingerprint(&["form ticket", identity.place.as_str(), ticket.as_str()]);
+    let number = keys.fingerprint(&["form ticket", identity.place.as_str(), ticket.as_str()]);
     let given = typed.iter().filter(|(_, value)| !value.expose_secret().is_empty());
     let secrets: Map<String, Value> =
         given.clone().map(|(key, value)| (key.clone(), json!(value.expose_secret()))).collect();

@@ -25,8 +25,10 @@ use anyhow::Context as _;
 use eventlog::audit::Recorder;
 use eventlog::connect::Connection;
 use eventlog::contract::{self, Check};
-use eventlog::keys::DataKeyPool;
+use eventlog::keys::report::{self, Held};
+use eventlog::keys::{DataKeyPool, PoolSettings};
 use eventlog::loss::{self, Losses};
+use service::clock;
 use service::config::reload;
 use service::http_client;
 use service::server::Ports;
@@ -62,8 +64,18 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let doors = Doors::new(connection.clone(), contract.clone(), settings.open_log_percent_max);
     let publisher = Arc::new(Publisher::new(connection.clone(), contract));
     let audit = Audit(Recorder::start(connection.clone()));
-    let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
-    let data_keys = DataKeyPool::start(&connection, ring.clone(), DATA_KEYS_MAX, shutdown.clone());
+    let pool = PoolSettings {
+        ready_max: DATA_KEYS_MAX,
+        unused_max: settings.data_key_unused_max,
+        now: clock::now,
+    };
+    let sealing_key = reload::follow(settings.path, settings.sealing_key, shutdown.clone());
+    let data_keys = DataKeyPool::start(&connection, sealing_key.clone(), pool, shutdown.clone());
+    let held = {
+        let key = sealing_key.clone();
+        move || Held::of(&key.get(), Vec::new())
+    };
+    report::start(connection.clone(), "ingest", held, shutdown.clone());
     gauges::observe(connection.clone(), Arc::clone(&publisher), Arc::clone(&data_keys));
     gauges::zero(settings.sources.values());
     let losses = loss::watch(connection.clone(), shutdown.clone());
@@ -71,8 +83,20 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     // Requests, and notes about their answers.
     let in_flight = TaskTracker::new();
     let (sources, http, notes) = (settings.sources, settings.http, in_flight.clone());
+    let fingerprints = settings.fingerprints;
     let used_tickets = UsedTickets::new();
-    let app = App { sources, ring, data_keys, audit, http, publisher, doors, used_tickets, notes };
+    let app = App {
+        sources,
+        sealing_key,
+        fingerprints,
+        data_keys,
+        audit,
+        http,
+        publisher,
+        doors,
+        used_tickets,
+        notes,
+    };
     let app = Arc::new(app);
     let (public, admin) = (router::public(Arc::clone(&app)), router::admin(app));
     ports.serve(public, admin, &in_flight, shutdown).await;

@@ -40,6 +40,9 @@ const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let Command::Run(args) = Cli::parse().command;
+    if let Err(error) = service::process::forbid_core_dumps() {
+        return fail(1, &error);
+    }
     let env = |name: &str| std::env::var(name).ok();
     let settings = Config::load(&args.config)
         .and_then(|config| ingest::Settings::resolve(&config, &args.config, &env));

@@ -10,7 +10,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use domain::event::{Callback, Grant};
-use domain::seal::{KeyRing, SealingNonce};
+use domain::fingerprint::FingerprintKeys;
+use domain::seal::SealingNonce;
 use eventlog::message::LogMessage;
 use opentelemetry::KeyValue;
 use secrecy::SecretString;
@@ -161,8 +162,8 @@ pub(crate) async fn authorize(
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
     let (of, valid_for) = (purpose(source), app.http.ticket_valid_for);
-    let (state, number, cookies) = ticket::issue(&app.ring.get(), of, valid_for, cookies);
-    let pkce = oauth.pkce.then(|| verifier(&app.ring.get(), &number));
+    let (state, number, cookies) = ticket::issue(&app.fingerprints, of, valid_for, cookies);
+    let pkce = oauth.pkce.then(|| verifier(&app.fingerprints, &number));
     match oauth.authorize_url(&state, pkce.as_ref()) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
         None => NO_START.page(),
@@ -215,7 +216,7 @@ async fn connect(
 ) -> Result<(), Failed> {
     let ticket = match (&state, oauth.state) {
         (Some(state), _) => {
-            let ticket = ticket::check(&app.ring.get(), purpose(source), cookies, state);
+            let ticket = ticket::check(&app.fingerprints, purpose(source), cookies, state);
             let unused = ticket.filter(|ticket| !app.used_tickets.contains(ticket));
             Some(unused.ok_or(BAD_STATE)?)
         }
@@ -233,7 +234,7 @@ async fn connect(
     }
     app.doors.are_open(&source.quota).map_err(Failed::closed)?;
     let pkce = ticket.as_ref().filter(|_| oauth.pkce);
-    let pkce = pkce.map(|number| verifier(&app.ring.get(), number));
+    let pkce = pkce.map(|number| verifier(&app.fingerprints, number));
     let exchanged = oauth.exchange(&code, pkce.as_ref()).await;
     let issued = exchanged.map_err(|error| {
         count(source, error.result());
@@ -248,10 +249,10 @@ async fn connect(
         tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
-    let (grant, ring) = (Grant::AuthorizationCode, app.ring.get());
+    let (grant, keys) = (Grant::AuthorizationCode, &app.fingerprints);
     let callback = match &ticket {
-        Some(ticket) => issued.callback_with_ticket(owner, grant, &ring, ticket.as_str()),
-        None => issued.callback(owner, grant, &ring),
+        Some(ticket) => issued.callback_with_ticket(owner, grant, keys, ticket.as_str()),
+        None => issued.callback(owner, grant, keys),
     };
     let appended = append_grant(app, source, callback.map_err(|_| NOT_UNDERSTOOD)?, ticket).await;
     count(source, if appended.is_ok() { "issued" } else { "failed" });
@@ -259,8 +260,8 @@ async fn connect(
 }
 
 /// Nothing is stored: the verifier follows from the ticket, by a key that only we have.
-fn verifier(ring: &KeyRing, ticket: &ticket::Number) -> Pkce {
-    let half = |name| ring.fingerprint(&["pkce", name, ticket.as_str()]);
+fn verifier(keys: &FingerprintKeys, ticket: &ticket::Number) -> Pkce {
+    let half = |name| keys.fingerprint(&["pkce", name, ticket.as_str()]);
     Pkce::new(format!("{}{}", half("first"), half("second")).into())
 }
 
@@ -279,7 +280,7 @@ async fn append_grant(
         if appended.duplicate {
             return Err(BAD_STATE);
         }
-        let content = app.ring.get().fingerprint(&[ticket.as_str()]);
+        let content = app.fingerprints.fingerprint(&[ticket.as_str()]);
         app.used_tickets.note(&ticket, &content);
     }
     Ok(())
@@ -293,11 +294,11 @@ pub(crate) async fn append(
 ) -> Result<Published, Failed> {
     let started = Instant::now();
     let key = app.data_keys.take(APPEND_BUDGET).await.ok_or(NOT_SAVED)?;
-    let (name, ring) = (source.name.clone(), app.ring.get());
+    let (name, keys) = (source.name.clone(), &app.fingerprints);
     let (now, nonce) = (clock::now(), SealingNonce::random);
-    let event = callback.seal(name, source.platform.clone(), now, &ring, Some(&key), nonce);
+    let event = callback.seal(name, source.platform.clone(), now, keys, Some(&key), nonce);
     let message = event.map_err(|_| NOT_SAVED)?;
-    let key_id = KeyValue::new(attribute::KEY_ID, ring.active().to_string());
+    let key_id = KeyValue::new(attribute::KEY_ID, app.sealing_key.get().id().to_string());
     METRICS.secrets_sealed.add(1, &[key_id]);
     let message = LogMessage::new(&message).map_err(|_| NOT_SAVED)?;
     let budget = APPEND_BUDGET.saturating_sub(started.elapsed());

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{AppId, PlatformName, SourceName};
+use domain::key_ring::SealingKey;
 use domain::platform::{AckContract, Adapter};
-use domain::seal::KeyRing;
 use domain::verify::Verification;
 use eventlog::breach::Breach;
 use eventlog::connect::Endpoint;
@@ -25,8 +26,11 @@ pub struct Settings {
     pub nats: Endpoint,
     pub monitor_url: Option<String>,
     pub accepted_breaches: Vec<Breach>,
-    pub ring: KeyRing,
-    /// Where the ring is read again.
+    /// It seals new pages of data keys. Ingest has nothing that opens one.
+    pub sealing_key: SealingKey,
+    pub fingerprints: FingerprintKeys,
+    pub data_key_unused_max: Duration,
+    /// Where the key is read again.
     pub path: PathBuf,
     pub sources: BTreeMap<SourceName, Source>,
     pub http: Http,
@@ -76,7 +80,8 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut resolver = Resolver::new(env);
         let nats = resolver.nats(config);
-        let ring = resolver.key_ring(&config.sealing);
+        let sealing_key = resolver.sealing_key(&config.sealing);
+        let keys = sealing_key.zip(resolver.fingerprint_keys(&config.sealing));
         let sources = sources(config, path, &mut resolver);
         if !(1..=100).contains(&config.ingest.open_log_percent_max) {
             resolver.problem("ingest.open_log_percent_max", "must be 1 to 100");
@@ -87,17 +92,20 @@ impl Settings {
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
         };
         let server = resolver.ingest_server(&config.ingest);
-        let settings = nats.zip(ring).zip(server).map(|((nats, ring), server)| Self {
-            nats,
-            monitor_url: config.nats.monitor_url.clone(),
-            accepted_breaches: config.stream.allow.clone(),
-            ring,
-            path: path.to_owned(),
-            sources,
-            http,
-            server,
-            open_log_percent_max: config.ingest.open_log_percent_max,
-        });
+        let settings =
+            nats.zip(keys).zip(server).map(|((nats, (sealing_key, fingerprints)), server)| Self {
+                nats,
+                monitor_url: config.nats.monitor_url.clone(),
+                accepted_breaches: config.stream.allow.clone(),
+                sealing_key,
+                fingerprints,
+                data_key_unused_max: config.sealing.data_key_unused_max(),
+                path: path.to_owned(),
+                sources,
+                http,
+                server,
+                open_log_percent_max: config.ingest.open_log_percent_max,
+            });
         resolver.finish(path, settings)
     }
 }

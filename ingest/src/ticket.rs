@@ -17,8 +17,9 @@ use std::sync::{Mutex, PoisonError};
 
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{Fingerprint, SourceName};
-use domain::seal::{KeyRing, random_token};
+use domain::seal::random_token;
 use jiff::SignedDuration;
 use lru::LruCache;
 use service::clock;
@@ -51,7 +52,7 @@ impl Number {
 
 /// A ticket, its number, and the cookies with the browser's own.
 pub(crate) fn issue(
-    ring: &KeyRing,
+    keys: &FingerprintKeys,
     of: Purpose<'_>,
     valid_for: SignedDuration,
     cookies: CookieJar,
@@ -60,7 +61,7 @@ pub(crate) fn issue(
     let browser = known.unwrap_or_else(random_token);
     let ends = clock::now().as_second().saturating_add(valid_for.as_secs());
     let number = random_token();
-    let ticket = format!("{number}.{ends}.{}", digest(ring, of, &browser, &number, ends));
+    let ticket = format!("{number}.{ends}.{}", digest(keys, of, &browser, &number, ends));
     let cookie = Cookie::build((COOKIE, browser)).path("/").secure(true).http_only(true);
     // The redirect back from a platform is a navigation from another site.
     let cookie = cookie.same_site(SameSite::Lax);
@@ -70,7 +71,7 @@ pub(crate) fn issue(
 /// The number of `ticket`, if it was given to this browser, for this, and has not
 /// ended. Whether it was used is for the log to say.
 pub(crate) fn check(
-    ring: &KeyRing,
+    keys: &FingerprintKeys,
     of: Purpose<'_>,
     cookies: &CookieJar,
     ticket: &str,
@@ -78,7 +79,7 @@ pub(crate) fn check(
     let (number, rest) = ticket.split_once('.')?;
     let (ends, given) = rest.split_once('.')?;
     let ends: i64 = ends.parse().ok()?;
-    let expected = digest(ring, of, browser(cookies)?, number, ends);
+    let expected = digest(keys, of, browser(cookies)?, number, ends);
     let is_ours = bool::from(given.as_bytes().ct_eq(expected.as_bytes()));
     (is_ours && ends > clock::now().as_second()).then(|| Number(number.to_owned()))
 }
@@ -130,72 +131,73 @@ fn browser(cookies: &CookieJar) -> Option<&str> {
     cookies.get(COOKIE).map(Cookie::value).filter(|value| value.len() == COOKIE_BYTES)
 }
 
-fn digest(ring: &KeyRing, of: Purpose<'_>, browser: &str, number: &str, ends: i64) -> String {
+fn digest(
+    keys: &FingerprintKeys,
+    of: Purpose<'_>,
+    browser: &str,
+    number: &str,
+    ends: i64,
+) -> String {
     let (source, ends) = (of.source.as_str(), ends.to_string());
     let parts = ["ticket", of.step, source, of.about, browser, number, &ends];
-    ring.fingerprint(&parts).to_string()
+    keys.ticket(&parts).to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use domain::id::KeyId;
     use domain::seal::{new_key, parse_key};
 
     use super::*;
 
-    fn ring() -> KeyRing {
-        let key = || parse_key(&new_key()).unwrap();
-        let id = KeyId::parse("k1").unwrap();
-        KeyRing::new(id.clone(), &BTreeMap::from([(id, key())]), key()).unwrap()
+    fn keys() -> FingerprintKeys {
+        FingerprintKeys::of(parse_key(&new_key()).unwrap())
     }
 
-    fn issue(ring: &KeyRing, of: Purpose<'_>, cookies: CookieJar) -> (String, CookieJar) {
-        let (ticket, _, cookies) = super::issue(ring, of, VALID_FOR_MAX, cookies);
+    fn issue(keys: &FingerprintKeys, of: Purpose<'_>, cookies: CookieJar) -> (String, CookieJar) {
+        let (ticket, _, cookies) = super::issue(keys, of, VALID_FOR_MAX, cookies);
         (ticket, cookies)
     }
 
     #[test]
     fn a_ticket_is_valid_for_its_browser_and_its_purpose_alone() {
-        let (ring, source) = (ring(), SourceName::parse("hl").unwrap());
+        let (keys, source) = (keys(), SourceName::parse("hl").unwrap());
         let of = Purpose { step: "form", source: &source, about: "i1" };
-        let (ticket, cookies) = issue(&ring, of, CookieJar::new());
-        let number = check(&ring, of, &cookies, &ticket).unwrap();
-        let (second, cookies) = issue(&ring, of, cookies);
-        let other_page = check(&ring, of, &cookies, &second).unwrap();
+        let (ticket, cookies) = issue(&keys, of, CookieJar::new());
+        let number = check(&keys, of, &cookies, &ticket).unwrap();
+        let (second, cookies) = issue(&keys, of, cookies);
+        let other_page = check(&keys, of, &cookies, &second).unwrap();
         assert_ne!(number, other_page, "another page of the same browser has its own");
-        assert_eq!(check(&ring, of, &cookies, &ticket), Some(number));
+        assert_eq!(check(&keys, of, &cookies, &ticket), Some(number));
 
-        let (_, other_browser) = issue(&ring, of, CookieJar::new());
-        assert_eq!(check(&ring, of, &other_browser, &ticket), None);
-        assert_eq!(check(&ring, of, &CookieJar::new(), &ticket), None);
+        let (_, other_browser) = issue(&keys, of, CookieJar::new());
+        assert_eq!(check(&keys, of, &other_browser, &ticket), None);
+        assert_eq!(check(&keys, of, &CookieJar::new(), &ticket), None);
         for other in [Purpose { step: "state", ..of }, Purpose { about: "i2", ..of }] {
-            assert_eq!(check(&ring, other, &cookies, &second), None);
+            assert_eq!(check(&keys, other, &cookies, &second), None);
         }
         let parts: Vec<&str> = ticket.split('.').collect();
         let with = |number: &str, ends: &str| format!("{number}.{ends}.{}", parts[2]);
         let changed =
             [with(parts[0], "1700000000"), with(parts[0], "9700000000"), with("1", parts[1])];
         for bad in changed.iter().map(String::as_str).chain(["", ".", "..", "1.x", "x.1.y"]) {
-            assert_eq!(check(&ring, of, &cookies, bad), None, "{bad}");
+            assert_eq!(check(&keys, of, &cookies, bad), None, "{bad}");
         }
     }
 
     #[test]
     fn a_ticket_that_has_ended_is_not_valid() {
-        let (ring, source) = (ring(), SourceName::parse("hl").unwrap());
+        let (keys, source) = (keys(), SourceName::parse("hl").unwrap());
         let of = Purpose { step: "form", source: &source, about: "" };
-        let (_, cookies) = issue(&ring, of, CookieJar::new());
+        let (_, cookies) = issue(&keys, of, CookieJar::new());
         let ended = clock::now().as_second() - 1;
-        let digest = digest(&ring, of, browser(&cookies).unwrap(), "n", ended);
-        assert_eq!(check(&ring, of, &cookies, &format!("n.{ended}.{digest}")), None);
+        let digest = digest(&keys, of, browser(&cookies).unwrap(), "n", ended);
+        assert_eq!(check(&keys, of, &cookies, &format!("n.{ended}.{digest}")), None);
     }
 
     #[test]
     fn a_ticket_goes_with_one_content() {
-        let (used, ring) = (UsedTickets::new(), ring());
-        let (one, other) = (ring.fingerprint(&["one"]), ring.fingerprint(&["other"]));
+        let (used, keys) = (UsedTickets::new(), keys());
+        let (one, other) = (keys.fingerprint(&["one"]), keys.fingerprint(&["other"]));
         let number = Number("1".to_owned());
         assert_eq!(used.note(&number, &one), Use::First);
         assert_eq!(used.note(&number, &one), Use::Again);

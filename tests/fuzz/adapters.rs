@@ -20,7 +20,7 @@ use serde_json::Value;
 use service::config::{Resolver, SourceSettings};
 
 use crate::mutate::{CANARY, Input};
-use crate::world::{RING, data_key, nonce, now, platform, source};
+use crate::world::{FINGERPRINTS, data_key, nonce, now, platform, source};
 
 /// The settings of one source.
 type Settings = BTreeMap<SourceName, SourceSettings>;
@@ -150,7 +150,7 @@ pub(crate) fn becomes_an_event(callback: Callback, bytes: usize) {
     let secrets = secrets(&callback.fact);
     let credential = plain(&callback.fact).map(|plain| plain.secret.expose_secret().to_owned());
     let key = data_key();
-    let sealed = callback.seal(source(), platform(), now(), &RING, Some(&key), nonce);
+    let sealed = callback.seal(source(), platform(), now(), &FINGERPRINTS, Some(&key), nonce);
     let event = sealed.unwrap();
 
     let written = event.encode().unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::adapters::{documented, parse};
 use crate::mutate::Input;
-use crate::world::{RING, data_key, nonce, now, source};
+use crate::world::{FINGERPRINTS, data_key, nonce, now, source};
 
 /// One of schema version 1 as it must be readable for ever, and one of each kind.
 pub(crate) fn events() -> Vec<Input> {
@@ -19,8 +19,14 @@ pub(crate) fn events() -> Vec<Input> {
         for body in documented(platform) {
             let callback = parse(platform.name(), "", &HeaderMap::new(), body.as_bytes()).unwrap();
             let key = data_key();
-            let event =
-                callback.seal(source(), platform.to_name(), now(), &RING, Some(&key), nonce);
+            let event = callback.seal(
+                source(),
+                platform.to_name(),
+                now(),
+                &FINGERPRINTS,
+                Some(&key),
+                nonce,
+            );
             let event = event.unwrap();
             let about = [event.ack_missed(now()), event.ack_delivered(now())];
             let all = about.into_iter().flatten().chain([event]);

@@ -8,20 +8,20 @@ use domain::seal::{AssociatedData, Sealed, SealedUnder};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::mutate::Input;
-use crate::world::{PAGE, RING, data_key, nonce, source};
+use crate::world::{PAGE, RING, data_key, nonce, source, symmetric_key};
 
 const SECRET: &str = "what is sealed";
 
-/// Under a key of the ring, and under a data key.
+/// Under a symmetric key of the ring, and under a data key.
 static SEALED: LazyLock<[Sealed; 2]> = LazyLock::new(|| {
     let secret = SecretString::from(SECRET);
     bound(|to| {
-        [RING.seal(&secret, to, &nonce()), data_key().seal(&secret, to, &nonce())]
+        [symmetric_key().seal(&secret, to, &nonce()), data_key().seal(&secret, to, &nonce())]
             .map(Result::unwrap)
     })
 });
 
-static SEALED_PAGE: LazyLock<Sealed> = LazyLock::new(|| PAGE.seal(&RING, &nonce()).unwrap());
+static SEALED_PAGE: LazyLock<Sealed> = LazyLock::new(|| PAGE.seal(RING.sealing_key()).unwrap());
 
 fn bound<T>(with: impl FnOnce(AssociatedData<'_>) -> T) -> T {
     let event = MessageId::from_stored("fuzzed:1#0".to_owned());
@@ -40,7 +40,7 @@ pub(crate) fn pages() -> Vec<Input> {
 pub(crate) fn envelope(input: &Input) {
     let sealed = Sealed::from_stored(input.text(0));
     let opened = bound(|to| match sealed.under().ok()? {
-        SealedUnder::RingKey(_) => RING.open(&sealed, to).ok(),
+        SealedUnder::SymmetricKey(_) | SealedUnder::KeyPair(_) => RING.open(&sealed, to).ok(),
         SealedUnder::DataKey(id) => PAGE.key(id.slot)?.open(&sealed, to).ok(),
     });
     let is_genuine = SEALED.contains(&sealed);

@@ -58,6 +58,7 @@ fn resolve(config: &Config) -> Result<(), String> {
     let mut resolver = Resolver::new(&variable);
     resolver.optional_secret("nats.password", config.nats.password.as_ref());
     resolver.key_ring(&config.sealing);
+    resolver.fingerprint_keys(&config.sealing);
     for (name, source) in &config.sources {
         resolver.adapter(name, source);
         resolver.verification(name, source);

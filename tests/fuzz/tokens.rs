@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::adapters::{becomes_an_event, tells_no_secret, token_owner};
 use crate::mutate::Input;
-use crate::world::{RING, now};
+use crate::world::{FINGERPRINTS, now};
 
 pub(crate) fn answers() -> Vec<Input> {
     [
@@ -33,7 +33,7 @@ pub(crate) fn answer(input: &Input) {
     };
     InstallationId::parse(identity.installation_id.as_str()).unwrap();
     let access_token = issued.tokens.access_token.clone();
-    let callback = issued.callback(identity, Grant::AuthorizationCode, &RING).unwrap();
+    let callback = issued.callback(identity, Grant::AuthorizationCode, &FINGERPRINTS).unwrap();
     if let Fact::Authorized { credential, .. } = &callback.fact {
         let again = Tokens::from_secret(&credential.secret).unwrap();
         assert_eq!(again.access_token.expose_secret(), access_token.expose_secret());

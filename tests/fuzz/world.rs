@@ -1,19 +1,28 @@
 //! What stands still while inputs change: keys, names, times.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use domain::data_key::{DataKey, Page};
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{KeyId, PlatformName, SourceName};
-use domain::seal::{KeyRing, SealingNonce};
+use domain::key_pair::{NewPair, PrivateKey};
+use domain::key_ring::KeyRing;
+use domain::seal::{SealingNonce, SymmetricKey};
 use jiff::Timestamp;
-use secrecy::SecretSlice;
 
 pub(crate) static RING: LazyLock<KeyRing> = LazyLock::new(|| {
-    let id = KeyId::parse("k1").unwrap();
-    let keys = BTreeMap::from([(id.clone(), SecretSlice::from(vec![7; 32]))]);
-    KeyRing::new(id, &keys, SecretSlice::from(vec![9; 32])).unwrap()
+    let id = KeyId::parse("k2").unwrap();
+    let pair = PrivateKey::parse(&NewPair::generate().private).unwrap();
+    KeyRing::new(id.clone(), [(id, pair)], [symmetric_key()]).unwrap()
 });
+
+/// From before there were key pairs.
+pub(crate) fn symmetric_key() -> SymmetricKey {
+    SymmetricKey::new(KeyId::parse("k1").unwrap(), &vec![7; 32].into()).unwrap()
+}
+
+pub(crate) static FINGERPRINTS: LazyLock<FingerprintKeys> =
+    LazyLock::new(|| FingerprintKeys::of(vec![9; 32].into()));
 
 pub(crate) static PAGE: LazyLock<Page> = LazyLock::new(|| Page::generate().unwrap());
 

@@ -3,7 +3,7 @@
 
 use async_nats::jetstream::stream::PeerInfo;
 use dev::nats::NatsServer;
-use eventlog::keys::STREAM as KEYS_STREAM;
+use eventlog::keys::NEW_STREAM as KEYS_STREAM;
 use eventlog::message::STREAM;
 
 use crate::load::Load;

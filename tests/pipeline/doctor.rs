@@ -23,7 +23,7 @@ async fn a_sound_system_is_found_sound() {
     let findings = examined(&world, 0).await;
     let verdicts: Vec<&Value> = findings.iter().filter(|it| it["verdict"] != "ok").collect();
     assert!(verdicts.is_empty(), "{verdicts:?}");
-    assert_eq!(findings.len(), 10, "{findings:?}");
+    assert_eq!(findings.len(), 12, "{findings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,8 +40,8 @@ async fn what_is_broken_is_named_with_how_to_fix_it() {
     ] {
         sqlx::query(sql).execute(&mut world.connection().await).await.unwrap();
     }
-    world.replace_in_config("active = \"k1\"", "active = \"k2\"");
-    world.replace_in_config("k1 = {", "k2 = {");
+    world.replace_in_config("active = \"p1\"", "active = \"p2\"");
+    world.replace_in_config("keys.p1]", "keys.p2]");
 
     let findings = examined(&world, 3).await;
     let worker = of(&findings, "worker");
@@ -49,7 +49,7 @@ async fn what_is_broken_is_named_with_how_to_fix_it() {
     let postgres = of(&findings, "postgres");
     assert_eq!(postgres["fix"], "`worker migrate`", "{postgres}");
     let keys = of(&findings, "keys");
-    assert!(keys["found"].as_str().unwrap().ends_with("not configured: k1"), "{keys}");
+    assert!(keys["found"].as_str().unwrap().ends_with("not configured: p1"), "{keys}");
     assert_eq!(of(&findings, "privileges")["verdict"], "warning");
     assert_eq!(of(&findings, "rebuild")["verdict"], "warning");
 

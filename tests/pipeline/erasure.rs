@@ -7,7 +7,9 @@ use std::path::Path;
 use domain::data_key::{DataKey, Page};
 use domain::event::{Event, Fact};
 use domain::id::{InstallationId, MessageId, PageId, SourceName};
-use domain::seal::{AssociatedData, KeyRing, Sealed};
+use domain::key_ring::KeyRing;
+use domain::seal::{AssociatedData, Sealed, SealedUnder};
+use eventlog::keys;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use service::config::{Config, Resolver};
@@ -18,7 +20,7 @@ use crate::payload::{api_key, install, uninstall, with_key};
 use crate::reads::{configure_two_apps, in_shop, shop_key};
 use crate::world::{Setup, World, eventually};
 
-fn ring(world: &World) -> KeyRing {
+pub(crate) fn ring(world: &World) -> KeyRing {
     let config = Config::load(Path::new(&world.config())).unwrap();
     let env = |_: &str| None;
     let mut resolver = Resolver::new(&env);
@@ -27,24 +29,28 @@ fn ring(world: &World) -> KeyRing {
 }
 
 /// Every version of every page that is stored.
-async fn pages(world: &World) -> Vec<(PageId, Sealed)> {
-    let stream = world.jetstream().await.get_stream("DATA_KEYS").await.unwrap();
+pub(crate) async fn pages(world: &World) -> Vec<(PageId, Sealed)> {
     let mut found = Vec::new();
-    for sequence in 1..=stream.cached_info().state.last_sequence {
-        // A gap is a page that was replaced.
-        let Ok(message) = stream.direct_get(sequence).await else { continue };
-        let id = PageId::parse(message.subject.rsplit('.').next().unwrap()).unwrap();
-        let sealed = String::from_utf8(message.payload.to_vec()).unwrap();
-        found.push((id, Sealed::from_stored(sealed)));
+    for name in [keys::NEW_STREAM, keys::STREAM] {
+        let stream = world.jetstream().await.get_stream(name).await.unwrap();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            // A gap is a page that was replaced.
+            let Ok(message) = stream.direct_get(sequence).await else { continue };
+            let id = PageId::parse(message.subject.rsplit('.').next().unwrap()).unwrap();
+            let sealed = String::from_utf8(message.payload.to_vec()).unwrap();
+            found.push((id, Sealed::from_stored(sealed)));
+        }
     }
     found
 }
 
-async fn remaining_keys(world: &World) -> Vec<DataKey> {
-    let ring = ring(world);
-    let pages = pages(world).await;
-    let opened = pages.iter().map(|(id, sealed)| Page::open(&ring, id.clone(), sealed).unwrap());
-    opened.flat_map(|page| page.keys().collect::<Vec<_>>()).collect()
+/// The page that holds the data key of an installation's credential.
+pub(crate) async fn page_of(world: &World, id: &str) -> PageId {
+    let copies = copies(world, id).await;
+    match copies[0].sealed.under().unwrap() {
+        SealedUnder::DataKey(key) => PageId::clone(&key.page),
+        other => panic!("sealed under {other}"),
+    }
 }
 
 /// A sealed secret and what it is bound to, as any backup has it.
@@ -55,7 +61,7 @@ pub(crate) struct Copy {
 
 /// The copies of one installation in journal and projection; what the log holds
 /// is what the journal holds.
-async fn copies(world: &World, id: &str) -> Vec<Copy> {
+pub(crate) async fn copies(world: &World, id: &str) -> Vec<Copy> {
     let mut found = Vec::new();
     for recorded in world.journal().await {
         let Event { fact, message_id, .. } = recorded.event;
@@ -77,7 +83,19 @@ async fn copies(world: &World, id: &str) -> Vec<Copy> {
 
 /// What opens of them, with every key there is, by trial.
 pub(crate) async fn opened(world: &World, id: &str, copies: &[Copy]) -> Vec<String> {
-    let (keys, ring) = (remaining_keys(world).await, ring(world));
+    opened_by(&ring(world), world, id, copies).await
+}
+
+/// What opens of them and of all stored pages with this ring.
+pub(crate) async fn opened_by(
+    ring: &KeyRing,
+    world: &World,
+    id: &str,
+    copies: &[Copy],
+) -> Vec<String> {
+    let pages = pages(world).await;
+    let pages = pages.iter().filter_map(|(id, sealed)| Page::open(ring, id.clone(), sealed).ok());
+    let keys: Vec<DataKey> = pages.flat_map(|page| page.keys().collect::<Vec<_>>()).collect();
     let source = SourceName::parse("blnk").unwrap();
     let installation = InstallationId::parse(id).unwrap();
     let mut opened = Vec::new();
@@ -98,7 +116,8 @@ pub(crate) async fn opened(world: &World, id: &str, copies: &[Copy]) -> Vec<Stri
 fn files_below(folder: &Path) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
+        // Batches are staged in memory, behind a link.
+        if entry.path().is_dir() {
             found.extend(files_below(&entry.path()));
         } else {
             found.push(fs::read(entry.path()).unwrap());
@@ -112,7 +131,7 @@ fn on_disk(world: &World, sealed: &Sealed) -> bool {
     files.iter().any(|file| memchr::memmem::find(file, sealed.as_str().as_bytes()).is_some())
 }
 
-async fn erase(world: &World, id: &str) -> Value {
+pub(crate) async fn erase(world: &World, id: &str) -> Value {
     let args = erase_args(id);
     world.operate(&[&args[..], &["--by", "ann", "--yes", "--json"]].concat()).await.json(0)
 }
@@ -260,13 +279,13 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     let file = world.folder.path().join("sealing-key-k2");
     let path = file.to_string_lossy().into_owned();
     let rotate = ["keys", "rotate", "--id", "k2", "--file", &path];
-    let rotated = world.operate(&[&rotate[..], &["--json"]].concat()).await;
-    assert_eq!(rotated.json(0), json!({ "id": "k2", "file": path }));
+    let rotated = world.operate(&rotate).await;
+    assert_eq!(rotated.code, 0, "{rotated:?}");
     assert!(!rotated.stdout.contains(fs::read_to_string(&file).unwrap().trim()));
     assert_eq!(world.operate(&rotate).await.code, 1, "an existing file is not replaced");
-    let k2 = format!("[sealing.keys]\nk2 = {{ file = {path:?} }}");
-    world.replace_in_config("[sealing.keys]", &k2);
-    world.replace_in_config("active = \"k1\"", "active = \"k2\"");
+    // As it is printed.
+    world.configure(&rotated.stdout);
+    world.replace_in_config("active = \"p1\"", "active = \"k2\"");
 
     // The services read it by themselves.
     let picked_up = |log: String| log.contains("the key ring has changed");
@@ -274,7 +293,7 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
         eventually(async || picked_up(world.ingest_log()) && picked_up(world.worker_log())).await
     );
     goes_on().await;
-    let needed = world.operate(&["keys", "retire", "k1"]).await;
+    let needed = world.operate(&["keys", "retire", "p1"]).await;
     assert!(needed.code == 3 && needed.stderr.contains("keys reseal"), "{needed:?}");
     let typo = world.operate(&["keys", "retire", "k7"]).await;
     assert!(typo.code == 1 && typo.stderr.contains("there is no key k7"), "{typo:?}");
@@ -287,12 +306,12 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     let acknowledged = load.stop().await;
     world.assert_exactly_once(&acknowledged).await;
 
-    let retirable = world.operate(&["keys", "retire", "k1", "--json"]).await.json(0);
-    assert_eq!(retirable, json!({ "id": "k1", "needed": null }));
+    let retirable = world.operate(&["keys", "retire", "p1", "--json"]).await.json(0);
+    assert_eq!(retirable, json!({ "id": "p1", "needed": null }));
     let listed = world.operate(&["keys", "list", "--json"]).await.json(0);
-    assert_eq!(listed["k1"]["pages"], 0, "{listed}");
-    assert_eq!(listed["k2"]["active"], true);
-    world.replace_in_config("k1 = {", "old = {");
+    assert_eq!(listed["keys"]["p1"]["pages"], 0, "{listed}");
+    assert_eq!(listed["keys"]["k2"]["active"], true);
+    world.replace_in_config("keys.p1]", "keys.old]");
     let changed = |log: String| log.matches("the key ring has changed").count() == 2;
     assert!(eventually(async || changed(world.worker_log())).await);
     assert_eq!(world.credential("b").await.body["credential"], api_key("b").as_str());

@@ -127,7 +127,7 @@ async fn all_metrics(otlp: Receiver, setup: Setup) {
         ("mooring.callback.refusals", refusal("", "unknown-source").to_vec(), 1.0),
         ("mooring.callback.acks.missed", vec![blnk], 0.0),
         // That of the duplicate, too.
-        ("mooring.secrets.sealed", vec![("mooring.key.id", "k1")], 4.0),
+        ("mooring.secrets.sealed", vec![("mooring.key.id", "p1")], 4.0),
         ("mooring.projection.events", installed.to_vec(), 3.0),
         ("mooring.projection.lag.events", vec![], 0.0),
         ("mooring.projection.lag.age", vec![], 0.0),

@@ -12,11 +12,12 @@ use dev::nats::{ClusterNode, NatsOptions, NatsServer, Staging};
 use dev::ports::free_port;
 use dev::postgres::{Postgres, PostgresOptions, Role};
 use dev::secrets::Secrets;
-use dev::services::{self, Service};
+use dev::services::{self, Profile, Service};
 use dev::temporary;
 use domain::event::{Event, Fact};
 use domain::fold::{Recorded, Retention, fold};
 use domain::id::StreamSequence;
+use eventlog::topology;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use service::http_client;
@@ -136,7 +137,9 @@ impl World {
             nats_monitor: port(),
             postgres: port(),
         };
-        fs::write(folder.path().join("mooring.toml"), config::render(&ports, &secrets)).unwrap();
+        services::write_public_key(&secrets, Profile::Own).unwrap();
+        let text = config::render(&ports, &secrets, None);
+        fs::write(folder.path().join("mooring.toml"), text).unwrap();
         let postgres = Postgres::start(PostgresOptions {
             dir: folder.path().join("postgres"),
             port: ports.postgres,
@@ -379,12 +382,14 @@ impl World {
         jetstream::new(options.connect(urls).await.unwrap())
     }
 
-    /// Makes a log of its own kind, and the stream of data keys as it is.
+    /// Makes a log of its own kind, and the streams of data keys as they are.
     pub(crate) async fn create_streams(&self, log: Config) {
         let jetstream = self.jetstream().await;
         jetstream.create_stream(log).await.unwrap();
-        let keys = eventlog::topology::keys_config(&Default::default());
-        jetstream.create_stream(keys).await.unwrap();
+        let settings = Default::default();
+        for keys in [topology::keys_config(&settings), topology::new_keys_config(&settings)] {
+            jetstream.create_stream(keys).await.unwrap();
+        }
     }
 
     /// The log, once a leader answers for it.

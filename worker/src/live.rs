@@ -1,6 +1,7 @@
 //! What a worker does all the time.
 
 pub(crate) mod access;
+pub(crate) mod active_key;
 pub(crate) mod api;
 pub(crate) mod archive;
 pub(crate) mod archived_payloads;
@@ -12,11 +13,15 @@ pub(crate) mod measure;
 pub(crate) mod readiness;
 pub(crate) mod token_renewal;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use domain::key_ring::KeyRing;
 use eventlog::connect::Connection;
-use eventlog::keys::{CurrentRing, DataKeyPool};
+use eventlog::keys::report::{self, Held};
+use eventlog::keys::{Current, DataKeyPool, PoolSettings};
+use service::clock;
 use service::config::reload;
 use service::server::Ports;
 use sqlx::PgPool;
@@ -55,19 +60,25 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     };
     let (recorder, records) = record::start(pool.clone());
     let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone())?;
-    let ring = reload::follow(settings.path, settings.ring, shutdown.clone());
+    let ring = reload::follow(settings.path.clone(), settings.ring, shutdown.clone());
+    report::start(connection.clone(), "worker", held_by(ring.clone()), shutdown.clone());
     if settings.tokens_unattended {
         tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
     }
     let renewal = match settings.token_renewal {
         None => None,
-        Some(of) => Some(renewal(of, &connection, &pool, &ring, &recorder, &shutdown).await?),
+        Some(renewal) => {
+            let (pool, connection, ring) = (pool.clone(), connection.clone(), ring.clone());
+            let beside = Beside { pool, connection, ring, recorder: recorder.clone() };
+            Some(token_renewal(renewal, settings.path, beside, &shutdown).await?)
+        }
     };
     let renewing = async {
         if let Some(renewal) = renewal {
             renewal.run(shutdown.clone()).await;
         }
     };
+    tokio::spawn(active_key::remember(pool.clone(), ring.clone(), shutdown.clone()));
     let archiving = archiving(settings.archive.as_ref(), &pool).await?;
     let archiving = async {
         if let Some(archiving) = archiving {
@@ -75,7 +86,8 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         }
     };
     let archived = ArchivedPayloads::new(settings.archive);
-    let readiness = Readiness::start(connection.clone(), pool.clone(), shutdown.clone());
+    let readiness =
+        Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
     let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });
     let in_flight = TaskTracker::new();
     let public = api::router(api).merge(readiness.clone().public());
@@ -105,31 +117,6 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     Ok(())
 }
 
-async fn renewal(
-    settings: TokenRenewalSettings,
-    connection: &Connection,
-    pool: &PgPool,
-    ring: &CurrentRing,
-    recorder: &Recorder,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<TokenRenewal> {
-    let TokenRenewalSettings { nats, apps, before_expiry, every } = settings;
-    let appender = Connection::open(&nats, "token-renewal").await?;
-    let ring = ring.clone();
-    let data_keys = DataKeyPool::start(&appender, ring.clone(), DATA_KEYS_MAX, shutdown.clone());
-    Ok(TokenRenewal {
-        pool: pool.clone(),
-        connection: connection.clone(),
-        appender,
-        ring,
-        recorder: recorder.clone(),
-        data_keys,
-        apps,
-        before_expiry,
-        every,
-    })
-}
-
 /// `None` where workers are not to archive.
 async fn archiving(
     access: Option<&ArchiveAccess>,
@@ -145,6 +132,54 @@ async fn archiving(
         policy: access.policy,
         every: access.every,
     }))
+}
+
+fn held_by(ring: Current<KeyRing>) -> impl Fn() -> Held {
+    move || {
+        let ring = ring.get();
+        Held::of(ring.sealing_key(), ring.key_ids().cloned().collect())
+    }
+}
+
+/// What a worker has anyhow.
+struct Beside {
+    pool: PgPool,
+    connection: Connection,
+    ring: Current<KeyRing>,
+    recorder: record::Recorder,
+}
+
+/// As a user of NATS of its own, with data keys of its own.
+async fn token_renewal(
+    settings: TokenRenewalSettings,
+    path: PathBuf,
+    Beside { pool, connection, ring, recorder }: Beside,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<TokenRenewal> {
+    let appender = Connection::open(&settings.nats, "token-renewal").await?;
+    let key = reload::follow(path, settings.sealing_key, shutdown.clone());
+    let held = {
+        let key = key.clone();
+        move || Held::of(&key.get(), Vec::new())
+    };
+    report::start(appender.clone(), "renewer", held, shutdown.clone());
+    let keys = PoolSettings {
+        ready_max: DATA_KEYS_MAX,
+        unused_max: settings.data_key_unused_max,
+        now: clock::now,
+    };
+    Ok(TokenRenewal {
+        pool,
+        connection,
+        data_keys: DataKeyPool::start(&appender, key, keys, shutdown.clone()),
+        appender,
+        ring,
+        recorder,
+        fingerprints: settings.fingerprints,
+        apps: settings.apps,
+        before_expiry: settings.before_expiry,
+        every: settings.every,
+    })
 }
 
 async fn ending<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> T {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use domain::fingerprint::FingerprintKeys;
 use domain::fold::Retention;
 use domain::id::SourceName;
-use domain::seal::KeyRing;
+use domain::key_ring::{KeyRing, SealingKey};
 use eventlog::archive::Location;
 use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
@@ -57,6 +58,9 @@ pub(crate) struct RunSettings {
 pub(crate) struct TokenRenewalSettings {
     /// A user that may append events.
     pub(crate) nats: Endpoint,
+    pub(crate) sealing_key: SealingKey,
+    pub(crate) fingerprints: FingerprintKeys,
+    pub(crate) data_key_unused_max: Duration,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
     pub(crate) before_expiry: Duration,
     pub(crate) every: Duration,
@@ -258,8 +262,13 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
         password: settings.nats_password.as_ref(),
         nkey_seed: settings.nats_nkey_seed.as_ref(),
     };
+    let sealing_key = resolver.sealing_key(&config.sealing)?;
+    let fingerprints = resolver.fingerprint_keys(&config.sealing)?;
     Some(TokenRenewalSettings {
         nats: resolver.nats_as(config, &user)?,
+        sealing_key,
+        fingerprints,
+        data_key_unused_max: config.sealing.data_key_unused_max(),
         apps,
         before_expiry: Duration::from_secs(settings.before_expiry_s),
         every: Duration::from_millis(settings.every_ms.max(1)),

@@ -18,4 +18,5 @@ pub(crate) mod lost_events;
 pub(crate) mod reach;
 pub(crate) mod rebuilds;
 pub(crate) mod schema;
+pub(crate) mod sealing_keys;
 pub(crate) mod token_renewals;

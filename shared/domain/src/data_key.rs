@@ -2,7 +2,7 @@
 //! destroy that key is to erase them wherever their ciphertext was copied to.
 //!
 //! Keys are made ahead of their use, in pages, so that a callback waits for
-//! none: a page is stored, sealed by the active key of the ring, before the
+//! none: a page is stored, sealed to the active key pair, before the
 //! first of its keys is used. What a page holds is its keys and nothing about
 //! who uses them; the envelope of a secret names its page and slot.
 
@@ -13,11 +13,13 @@ use aes_gcm_siv::aead::{Generate, Key};
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
+use secrecy::zeroize::{Zeroize as _, Zeroizing};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use crate::id::{DataKeyId, InvalidId, KEYS_IN_PAGE, PageId};
+use crate::key_ring::{KeyRing, SealingKey};
 use crate::seal::{
-    AssociatedData, KeyRing, OpenError, SealError, Sealed, SealedUnder, SealingNonce,
+    AssociatedData, OpenError, SealError, Sealed, SealedUnder, SealingNonce, SymmetricKey,
 };
 use crate::seal::{open_under, seal_under};
 
@@ -81,8 +83,10 @@ impl fmt::Debug for Page {
 impl Page {
     pub fn generate() -> Result<Self, InvalidId> {
         let key = |_| {
-            let key = Key::<Aes256GcmSiv>::generate();
-            Some(SecretSlice::from(key.to_vec()))
+            let mut key = Key::<Aes256GcmSiv>::generate();
+            let kept = SecretSlice::from(key.to_vec());
+            key.as_mut_slice().zeroize();
+            Some(kept)
         };
         let id = Arc::new(PageId::parse(SealingNonce::random().to_hex())?);
         Ok(Self { id, keys: (0..KEYS_IN_PAGE).map(key).collect() })
@@ -92,14 +96,29 @@ impl Page {
         &self.id
     }
 
-    /// As it is stored. The key of the ring is bound to the page's id.
-    pub fn seal(&self, ring: &KeyRing, nonce: &SealingNonce) -> Result<Sealed, SealError> {
+    /// As it is stored. It is bound to the page's id.
+    pub fn seal(&self, key: &SealingKey) -> Result<Sealed, SealError> {
+        key.seal_parts(&self.text(), &Self::bound_to(&self.id))
+    }
+
+    /// As versions from before key pairs did. None does any more, but tests of
+    /// what those stored.
+    pub fn seal_symmetric(
+        &self,
+        key: &SymmetricKey,
+        nonce: &SealingNonce,
+    ) -> Result<Sealed, SealError> {
+        key.seal_parts(&self.text(), &Self::bound_to(&self.id), nonce)
+    }
+
+    fn text(&self) -> SecretString {
         let text = |key: &Option<SecretSlice<u8>>| match key {
-            Some(key) => BASE64_STANDARD_NO_PAD.encode(key.expose_secret()),
-            None => DESTROYED.to_owned(),
+            Some(key) => Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(key.expose_secret())),
+            None => Zeroizing::new(DESTROYED.to_owned()),
         };
-        let keys = self.keys.iter().map(text).collect::<Vec<_>>().join(" ");
-        ring.seal_parts(&SecretString::from(keys), &Self::bound_to(&self.id), nonce)
+        let keys: Vec<Zeroizing<String>> = self.keys.iter().map(text).collect();
+        let keys: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
+        SecretString::from(keys.join(" "))
     }
 
     pub fn open(ring: &KeyRing, id: PageId, sealed: &Sealed) -> Result<Self, OpenError> {
@@ -125,9 +144,22 @@ impl Page {
         Some(DataKey { id: DataKeyId { page: Arc::clone(&self.id), slot }, key })
     }
 
+    /// The slots whose keys are left.
+    pub fn slots(&self) -> impl Iterator<Item = u8> {
+        (0..KEYS_IN_PAGE)
+            .filter(|slot| self.keys.get(usize::from(*slot)).is_some_and(Option::is_some))
+    }
+
     /// Every key that is left.
     pub fn keys(&self) -> impl Iterator<Item = DataKey> {
         (0..KEYS_IN_PAGE).filter_map(|slot| self.key(slot))
+    }
+
+    /// Whether each slot of both holds the same key, or none.
+    pub fn has_keys_of(&self, other: &Self) -> bool {
+        let bytes =
+            |key: &Option<SecretSlice<u8>>| key.as_ref().map(|it| it.expose_secret().to_vec());
+        self.keys.iter().map(bytes).eq(other.keys.iter().map(bytes))
     }
 
     /// Whether it was there. Nothing is erased before the page is stored again
@@ -139,20 +171,20 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::id::{KeyId, MessageId, SourceName};
+    use crate::id::{KeyId, MessageId, SourceName, data_keys_in};
+    use crate::key_pair::{NewPair, PrivateKey};
 
     fn ring(id: &str) -> KeyRing {
         let id = KeyId::parse(id).unwrap();
-        let keys = BTreeMap::from([(id.clone(), SecretSlice::from(vec![7; 32]))]);
-        KeyRing::new(id, &keys, SecretSlice::from(vec![9; 32])).unwrap()
+        let key = PrivateKey::parse(&NewPair::generate().private).unwrap();
+        KeyRing::new(id.clone(), [(id, key)], []).unwrap()
     }
 
     fn reopened(page: &Page) -> Page {
-        let sealed = page.seal(&ring("k1"), &SealingNonce::random()).unwrap();
-        Page::open(&ring("k1"), page.id().clone(), &sealed).unwrap()
+        let ring = ring("k1");
+        let sealed = page.seal(ring.sealing_key()).unwrap();
+        Page::open(&ring, page.id().clone(), &sealed).unwrap()
     }
 
     #[test]
@@ -176,8 +208,12 @@ mod tests {
         assert!(again.open(&sealed, elsewhere).is_err());
         assert!(page.key(6).unwrap().open(&sealed, bound_to).is_err(), "another key");
 
+        let text = format!("{{\"a\":\"{}\",\"b\":\"v2.x\"}}", sealed.as_str());
+        assert_eq!(data_keys_in(&text).collect::<Vec<_>>(), [id]);
+        assert!(page.slots().any(|slot| slot == 5));
         assert!(page.destroy(5));
         assert!(!page.destroy(5));
+        assert!(page.slots().all(|slot| slot != 5));
         let page = reopened(&page);
         assert!(page.key(5).is_none());
         assert_eq!(page.keys().count(), usize::from(KEYS_IN_PAGE) - 1);
@@ -185,12 +221,30 @@ mod tests {
 
     #[test]
     fn a_page_opens_only_under_its_own_id() {
-        let page = Page::generate().unwrap();
-        let sealed = page.seal(&ring("k1"), &SealingNonce::random()).unwrap();
+        let (page, ring_one) = (Page::generate().unwrap(), ring("k1"));
+        let sealed = page.seal(ring_one.sealing_key()).unwrap();
+        assert!(sealed.as_str().starts_with("v3.k1."), "{}", sealed.as_str());
+        assert!(Page::open(&ring_one, page.id().clone(), &sealed).unwrap().has_keys_of(&page));
         let other = Page::generate().unwrap();
-        assert!(Page::open(&ring("k1"), other.id().clone(), &sealed).is_err());
+        assert!(Page::open(&ring_one, other.id().clone(), &sealed).is_err());
+        assert!(Page::open(&ring("k1"), page.id().clone(), &sealed).is_err(), "another pair");
         let refused = Page::open(&ring("k2"), page.id().clone(), &sealed).unwrap_err();
         assert!(matches!(refused, OpenError::UnknownKey(_)), "{refused}");
+    }
+
+    #[test]
+    fn a_page_from_before_key_pairs_opens_and_is_sealed_to_one() {
+        let key = SymmetricKey::new(KeyId::parse("k1").unwrap(), &vec![7; 32].into()).unwrap();
+        let page = Page::generate().unwrap();
+        let before = page.seal_symmetric(&key, &SealingNonce::random()).unwrap();
+        assert!(before.as_str().starts_with("v1.k1."), "{}", before.as_str());
+        let pair = PrivateKey::parse(&NewPair::generate().private).unwrap();
+        let active = KeyId::parse("k2").unwrap();
+        let ring = KeyRing::new(active.clone(), [(active, pair)], [key]).unwrap();
+        let opened = Page::open(&ring, page.id().clone(), &before).unwrap();
+        assert!(opened.has_keys_of(&page));
+        let now = opened.seal(ring.sealing_key()).unwrap();
+        assert!(Page::open(&ring, page.id().clone(), &now).unwrap().has_keys_of(&page));
     }
 
     #[test]

@@ -16,11 +16,12 @@ use serde_json::value::RawValue;
 
 use crate::data_key::DataKey;
 use crate::details::Details;
+use crate::fingerprint::FingerprintKeys;
 use crate::id::{
     AppId, Fingerprint, IdempotencyKey, InstallationId, InvalidId, MessageId, Place, PlatformName,
     SourceName,
 };
-use crate::seal::{AssociatedData, KeyRing, SealError, Sealed, SealingNonce};
+use crate::seal::{AssociatedData, SealError, Sealed, SealingNonce};
 
 /// Version of the JSON form in the log. Older versions are upcast in
 /// [`Event::decode`]; a newer one is refused, which makes it a dead letter that
@@ -292,16 +293,16 @@ impl Callback {
         source: SourceName,
         platform: PlatformName,
         received_at: Timestamp,
-        ring: &KeyRing,
+        keys: &FingerprintKeys,
         data_key: Option<&DataKey>,
         mut next_nonce: impl FnMut() -> SealingNonce,
     ) -> Result<Event, SealError> {
         let secret = self.secret().map(ExposeSecret::expose_secret);
-        let secret_fingerprint = secret.map(|secret| ring.fingerprint(&["secret", secret]));
+        let secret_fingerprint = secret.map(|secret| keys.fingerprint(&["secret", secret]));
         let content = self.content()?;
         // The kind and the installation may have been read from outside the body.
         let identity = self.fact.identity();
-        let content = ring.fingerprint(&[
+        let content = keys.fingerprint(&[
             "content",
             self.fact.kind(),
             identity.map_or("", |found| found.installation_id.as_str()),
@@ -309,7 +310,7 @@ impl Callback {
             secret.unwrap_or_default(),
             content.expose_secret(),
         ]);
-        let content = self.used_once(ring).unwrap_or(content);
+        let content = self.used_once(keys).unwrap_or(content);
         let message_id = MessageId::new(&source, &self.idempotency_key, &content);
         let (occurred_at, occurred_at_claimed) = believed(self.occurred_at, received_at);
         let installation = self.fact.identity().map(|identity| identity.installation_id.clone());
@@ -365,10 +366,10 @@ impl Callback {
 
     /// Where a user brings something, the key is what lets them bring it, once. Whatever
     /// else comes with the same key is the same event: the log keeps the first.
-    fn used_once(&self, ring: &KeyRing) -> Option<Fingerprint> {
+    fn used_once(&self, keys: &FingerprintKeys) -> Option<Fingerprint> {
         match &self.fact {
             Fact::Authorized { grant, .. } if grant.is_by_user() => {
-                Some(ring.fingerprint(&["used once", self.idempotency_key.as_str()]))
+                Some(keys.fingerprint(&["used once", self.idempotency_key.as_str()]))
             }
             Fact::Authorized { .. }
             | Fact::Installed { .. }

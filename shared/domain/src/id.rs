@@ -287,6 +287,12 @@ impl DataKeyId {
     }
 }
 
+/// Every name of a data key in a text that an envelope could begin with, wherever
+/// it stands.
+pub fn data_keys_in(text: &str) -> impl Iterator<Item = DataKeyId> {
+    text.split("v2.").skip(1).filter_map(|rest| DataKeyId::parse(rest.split_once('.')?.0))
+}
+
 impl fmt::Display for DataKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.page, self.slot)

@@ -9,8 +9,11 @@
 pub mod data_key;
 pub mod details;
 pub mod event;
+pub mod fingerprint;
 pub mod fold;
 pub mod id;
+pub mod key_pair;
+pub mod key_ring;
 pub mod platform;
 pub mod seal;
 pub mod signature;

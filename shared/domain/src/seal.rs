@@ -1,33 +1,33 @@
-//! Sealing: the one module that names the cipher.
+//! Sealing: envelopes, and the one module that names the cipher of secrets.
 //!
 //! A secret is sealed with AES-256-GCM-SIV (RFC 8452) as
 //! `<version>.<key id>.<nonce>.<ciphertext and tag>` (base64url): version `v2`
-//! under a data key (see [`crate::data_key`]), `v1` under a key of the ring
-//! itself, as pages of data keys are. The associated data binds the ciphertext
+//! under a data key (see [`crate::data_key`]), `v1` under a symmetric key of the
+//! ring, as was done before there were key pairs. A page of data keys is sealed to
+//! a key pair (see [`crate::key_pair`]), as `v3.<key id>.<encapsulated
+//! key>.<ciphertext and tag>`. The associated data binds the ciphertext
 //! to its source, installation, event and field: moved anywhere else it does
 //! not open. The key is chosen by id, never by trial.
 //!
 //! It must never put a secret or a key into `Debug`, an error or a log.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use aes_gcm_siv::aead::{Aead, Generate, Key, KeyInit, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use hmac::{Hmac, Mac};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
-use crate::id::{DataKeyId, Fingerprint, InstallationId, KeyId, MessageId, SourceName};
+use crate::id::{DataKeyId, InstallationId, KeyId, MessageId, SourceName};
 
-const UNDER_RING_KEY: &str = "v1";
+const UNDER_SYMMETRIC_KEY: &str = "v1";
 const UNDER_DATA_KEY: &str = "v2";
+const UNDER_KEY_PAIR: &str = "v3";
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
-const FINGERPRINT_BYTES: usize = 16;
 
 /// A sealed secret. It never held plaintext, so it may be stored and logged;
 /// `Debug` still shows only which key sealed it.
@@ -45,11 +45,27 @@ impl Sealed {
         &self.0
     }
 
+    pub(crate) fn of(under: &SealedUnder, first: &[u8], ciphertext: &[u8]) -> Self {
+        let encode = |bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        Self(format!("{}.{under}.{}.{}", under.version(), encode(first), encode(ciphertext)))
+    }
+
+    /// The nonce or the encapsulated key, and the ciphertext.
+    pub(crate) fn content(&self) -> Result<(Vec<u8>, Vec<u8>), OpenError> {
+        let parts: Vec<&str> = self.0.split('.').collect();
+        let [_, _, first, ciphertext] = parts[..] else { return Err(OpenError::Envelope) };
+        let decode = |part| BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| OpenError::Envelope);
+        Ok((decode(first)?, decode(ciphertext)?))
+    }
+
     /// Which key sealed it.
     pub fn under(&self) -> Result<SealedUnder, OpenError> {
         let mut parts = self.0.split('.');
         let under = match (parts.next(), parts.next()) {
-            (Some(UNDER_RING_KEY), Some(id)) => KeyId::parse(id).ok().map(SealedUnder::RingKey),
+            (Some(UNDER_SYMMETRIC_KEY), Some(id)) => {
+                KeyId::parse(id).ok().map(SealedUnder::SymmetricKey)
+            }
+            (Some(UNDER_KEY_PAIR), Some(id)) => KeyId::parse(id).ok().map(SealedUnder::KeyPair),
             (Some(UNDER_DATA_KEY), Some(id)) => DataKeyId::parse(id).map(SealedUnder::DataKey),
             _ => None,
         };
@@ -60,14 +76,18 @@ impl Sealed {
 /// The key that a secret is sealed under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SealedUnder {
-    RingKey(KeyId),
+    /// Of the ring, from before there were key pairs.
+    SymmetricKey(KeyId),
+    /// Of the ring.
+    KeyPair(KeyId),
     DataKey(DataKeyId),
 }
 
 impl SealedUnder {
     fn version(&self) -> &'static str {
         match self {
-            Self::RingKey(_) => UNDER_RING_KEY,
+            Self::SymmetricKey(_) => UNDER_SYMMETRIC_KEY,
+            Self::KeyPair(_) => UNDER_KEY_PAIR,
             Self::DataKey(_) => UNDER_DATA_KEY,
         }
     }
@@ -76,7 +96,7 @@ impl SealedUnder {
 impl fmt::Display for SealedUnder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RingKey(id) => id.fmt(f),
+            Self::SymmetricKey(id) | Self::KeyPair(id) => id.fmt(f),
             Self::DataKey(id) => id.fmt(f),
         }
     }
@@ -110,7 +130,7 @@ impl<'a> AssociatedData<'a> {
 
 /// Each part with its length in front, so that no two lists of parts give the
 /// same bytes.
-fn encode(parts: &[&str]) -> Vec<u8> {
+pub(crate) fn encode(parts: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
         bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -125,8 +145,6 @@ pub enum KeyError {
         "a key must be {KEY_BYTES} bytes in standard base64 (make one: `openssl rand -base64 {KEY_BYTES}`)"
     )]
     Malformed,
-    #[error("the active key '{0}' is not among the keys of the ring")]
-    NoActiveKey(KeyId),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -163,16 +181,52 @@ impl SealingNonce {
     }
 }
 
-/// The active key, the retired ones, and the fingerprint key.
-pub struct KeyRing {
-    active: KeyId,
-    ciphers: BTreeMap<KeyId, Aes256GcmSiv>,
-    fingerprint_key: SecretSlice<u8>,
+/// A key of the ring from before there were key pairs. It opens what it sealed
+/// then.
+pub struct SymmetricKey {
+    id: KeyId,
+    cipher: Aes256GcmSiv,
 }
 
-impl fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyRing(active {}, {} keys)", self.active, self.ciphers.len())
+impl SymmetricKey {
+    pub fn new(id: KeyId, key: &SecretSlice<u8>) -> Result<Self, KeyError> {
+        let cipher =
+            Aes256GcmSiv::new_from_slice(key.expose_secret()).map_err(|_| KeyError::Malformed)?;
+        Ok(Self { id, cipher })
+    }
+
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// As versions from before key pairs did. None does any more, but tests of
+    /// what those stored.
+    pub fn seal(
+        &self,
+        secret: &SecretString,
+        bound_to: AssociatedData<'_>,
+        nonce: &SealingNonce,
+    ) -> Result<Sealed, SealError> {
+        let under = SealedUnder::SymmetricKey(self.id.clone());
+        self.seal_parts(secret, &bound_to.parts(&under), nonce)
+    }
+
+    pub(crate) fn seal_parts(
+        &self,
+        secret: &SecretString,
+        bound_to: &[&str],
+        nonce: &SealingNonce,
+    ) -> Result<Sealed, SealError> {
+        let under = SealedUnder::SymmetricKey(self.id.clone());
+        seal_under(&self.cipher, &under, secret, bound_to, nonce)
+    }
+
+    pub(crate) fn open_parts(
+        &self,
+        sealed: &Sealed,
+        bound_to: &[&str],
+    ) -> Result<SecretString, OpenError> {
+        open_under(&self.cipher, sealed, bound_to)
     }
 }
 
@@ -194,89 +248,6 @@ pub fn random_token() -> String {
     hex::encode(Key::<Aes256GcmSiv>::generate())
 }
 
-impl KeyRing {
-    pub fn new(
-        active: KeyId,
-        keys: &BTreeMap<KeyId, SecretSlice<u8>>,
-        fingerprint_key: SecretSlice<u8>,
-    ) -> Result<Self, KeyError> {
-        let mut ciphers = BTreeMap::new();
-        for (id, key) in keys {
-            let cipher = Aes256GcmSiv::new_from_slice(key.expose_secret())
-                .map_err(|_| KeyError::Malformed)?;
-            ciphers.insert(id.clone(), cipher);
-        }
-        if !ciphers.contains_key(&active) {
-            return Err(KeyError::NoActiveKey(active));
-        }
-        Ok(Self { active, ciphers, fingerprint_key })
-    }
-
-    /// Of several parts, which are kept apart by their lengths.
-    pub fn fingerprint(&self, parts: &[&str]) -> Fingerprint {
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.fingerprint_key.expose_secret())
-            .expect("HMAC takes a key of any length");
-        for part in parts {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part.as_bytes());
-        }
-        let digest: Vec<u8> =
-            mac.finalize().into_bytes().into_iter().take(FINGERPRINT_BYTES).collect();
-        Fingerprint::of_digest(&digest)
-    }
-
-    pub fn active(&self) -> &KeyId {
-        &self.active
-    }
-
-    pub fn key_ids(&self) -> impl Iterator<Item = &KeyId> {
-        self.ciphers.keys()
-    }
-
-    pub fn seal(
-        &self,
-        secret: &SecretString,
-        bound_to: AssociatedData<'_>,
-        nonce: &SealingNonce,
-    ) -> Result<Sealed, SealError> {
-        let under = SealedUnder::RingKey(self.active.clone());
-        self.seal_parts(secret, &bound_to.parts(&under), nonce)
-    }
-
-    pub(crate) fn seal_parts(
-        &self,
-        secret: &SecretString,
-        bound_to: &[&str],
-        nonce: &SealingNonce,
-    ) -> Result<Sealed, SealError> {
-        let cipher = self.ciphers.get(&self.active).ok_or(SealError)?;
-        seal_under(cipher, &SealedUnder::RingKey(self.active.clone()), secret, bound_to, nonce)
-    }
-
-    pub fn open(
-        &self,
-        sealed: &Sealed,
-        bound_to: AssociatedData<'_>,
-    ) -> Result<SecretString, OpenError> {
-        self.open_parts(sealed, &bound_to.parts(&sealed.under()?))
-    }
-
-    pub(crate) fn open_parts(
-        &self,
-        sealed: &Sealed,
-        bound_to: &[&str],
-    ) -> Result<SecretString, OpenError> {
-        match sealed.under()? {
-            SealedUnder::RingKey(id) => {
-                let cipher = self.ciphers.get(&id).ok_or(OpenError::UnknownKey(id))?;
-                open_under(cipher, sealed, bound_to)
-            }
-            SealedUnder::DataKey(_) => Err(OpenError::Authentication),
-        }
-    }
-}
-
 pub(crate) fn seal_under(
     cipher: &Aes256GcmSiv,
     under: &SealedUnder,
@@ -287,12 +258,13 @@ pub(crate) fn seal_under(
     let aad = encode(bound_to);
     let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: &aad };
     let ciphertext = cipher.encrypt(&nonce.0, payload).map_err(|_| SealError)?;
-    Ok(Sealed(format!(
-        "{}.{under}.{}.{}",
-        under.version(),
-        BASE64_URL_SAFE_NO_PAD.encode(nonce.0),
-        BASE64_URL_SAFE_NO_PAD.encode(ciphertext),
-    )))
+    Ok(Sealed::of(under, &nonce.0, &ciphertext))
+}
+
+/// What is not text was not sealed by us.
+pub(crate) fn text_of(plaintext: Zeroizing<Vec<u8>>) -> Result<SecretString, OpenError> {
+    let text = std::str::from_utf8(&plaintext).map_err(|_| OpenError::Authentication)?;
+    Ok(SecretString::from(text))
 }
 
 pub(crate) fn open_under(
@@ -300,20 +272,13 @@ pub(crate) fn open_under(
     sealed: &Sealed,
     bound_to: &[&str],
 ) -> Result<SecretString, OpenError> {
-    let parts: Vec<&str> = sealed.0.split('.').collect();
-    let [_, _, nonce, ciphertext] = parts[..] else {
-        return Err(OpenError::Envelope);
-    };
-    let decode = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part);
-    let nonce = decode(nonce).map_err(|_| OpenError::Envelope)?;
+    let (nonce, ciphertext) = sealed.content()?;
     let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| OpenError::Envelope)?;
-    let ciphertext = decode(ciphertext).map_err(|_| OpenError::Envelope)?;
     let aad = encode(bound_to);
     let payload = Payload { msg: &ciphertext, aad: &aad };
     let plaintext =
         cipher.decrypt(&nonce.into(), payload).map_err(|_| OpenError::Authentication)?;
-    let text = String::from_utf8(plaintext).map_err(|_| OpenError::Authentication)?;
-    Ok(SecretString::from(text))
+    text_of(Zeroizing::new(plaintext))
 }
 
 #[cfg(test)]

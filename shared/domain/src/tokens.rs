@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
 use crate::event::{Callback, Fact, Grant, Identity, Payload, PlainCredential};
+use crate::fingerprint::FingerprintKeys;
 use crate::id::{AppId, Fingerprint, IdempotencyKey, InvalidId};
-use crate::seal::KeyRing;
 
 /// The name of the sealed field.
 const FIELD: &str = "tokens";
@@ -121,12 +121,12 @@ impl Issued {
         self,
         identity: Identity,
         grant: Grant,
-        ring: &KeyRing,
+        keys: &FingerprintKeys,
     ) -> Result<Callback, InvalidId> {
         // Tokens that are issued again are a new event: they may last longer, or come after an
         // erasure.
         let at = self.issued_at.as_nanosecond().to_string();
-        let number = ring.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
+        let number = keys.fingerprint(&["oauth", self.tokens.access_token.expose_secret(), &at]);
         self.callback_of(identity, grant, &number)
     }
 
@@ -135,10 +135,10 @@ impl Issued {
         self,
         identity: Identity,
         grant: Grant,
-        ring: &KeyRing,
+        keys: &FingerprintKeys,
         ticket: &str,
     ) -> Result<Callback, InvalidId> {
-        self.callback_of(identity, grant, &ring.fingerprint(&["oauth ticket", ticket]))
+        self.callback_of(identity, grant, &keys.fingerprint(&["oauth ticket", ticket]))
     }
 
     fn callback_of(

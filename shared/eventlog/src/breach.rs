@@ -9,6 +9,8 @@ use async_nats::jetstream::stream::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::keys;
+
 /// One way in which a stream may lose what it acknowledged.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -35,6 +37,8 @@ pub enum Breach {
     AllowsRollup,
     /// Retries are appended again.
     NoDuplicateWindow,
+    /// The server takes a second page of data keys under the name of the first.
+    PagesWrittenOver,
     /// The server's `sync_interval` is not `always`, so a power loss takes acknowledged events.
     SyncNotAlways,
     /// `nats.monitor_url` is not set, so nobody knows `sync_interval`.
@@ -54,6 +58,10 @@ impl Breach {
             Self::AllowsPurge => "deny_purge is not set: anyone with access can empty the log",
             Self::AllowsRollup => "allow_rollup is set: a publish can delete older events",
             Self::NoDuplicateWindow => "duplicate_window is zero: retries are appended again",
+            Self::PagesWrittenOver => {
+                "a new page of data keys can be written over: set max_messages_per_subject to 1, \
+                 and discard_new_per_subject"
+            }
             Self::SyncNotAlways => {
                 "the server's sync_interval is not 'always': a power loss takes acknowledged events"
             }
@@ -70,8 +78,9 @@ impl fmt::Display for Breach {
     }
 }
 
-/// What in a stream's settings breaks the durability contract.
-pub fn breaches(stream: &StreamConfig) -> Vec<Breach> {
+/// What in the settings of one of our streams breaks the durability contract.
+pub fn breaches_of(stream: &StreamConfig) -> Vec<Breach> {
+    let takes_one = stream.max_messages_per_subject == 1 && stream.discard_new_per_subject;
     let drops_per_subject = stream.max_messages_per_subject > 0 && !stream.discard_new_per_subject;
     let checks = [
         (stream.storage != StorageType::File, Breach::MemoryStorage),
@@ -84,6 +93,7 @@ pub fn breaches(stream: &StreamConfig) -> Vec<Breach> {
         (!stream.deny_purge, Breach::AllowsPurge),
         (stream.allow_rollup, Breach::AllowsRollup),
         (stream.duplicate_window.is_zero(), Breach::NoDuplicateWindow),
+        (stream.name == keys::NEW_STREAM && !takes_one, Breach::PagesWrittenOver),
     ];
     checks.into_iter().filter_map(|(broken, breach)| broken.then_some(breach)).collect()
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::append::CommitMode;
-use crate::breach::{Breach, breaches};
+use crate::breach::{Breach, breaches_of};
 use crate::connect::{Connection, Unanswered};
 use crate::{keys, message};
 
@@ -185,7 +185,7 @@ fn report(contract: &Contract) {
 
 impl Check {
     async fn contract(&self, last: &Contract) -> Contract {
-        let streams = tokio::try_join!(self.stream(message::STREAM), self.stream(keys::STREAM));
+        let streams = tokio::try_join!(self.stream(message::STREAM), self.stream(keys::NEW_STREAM));
         let (log, keys) = match streams {
             Ok(streams) => streams,
             Err(missing @ Unanswered::Missing { .. }) => {
@@ -201,8 +201,8 @@ impl Check {
         let commit = CommitMode::of(log.config.num_replicas, log.config.allow_atomic_publish);
         let fill = Fill::of(log.state.bytes, log.config.max_bytes);
         // A secret is as lost without its data key as without its event.
-        let mut found = breaches(&log.config);
-        found.extend(breaches(&keys.config));
+        let mut found = breaches_of(&log.config);
+        found.extend(breaches_of(&keys.config));
         found.sort();
         found.dedup();
         match self.sync_breach().await {

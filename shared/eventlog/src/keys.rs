@@ -1,46 +1,76 @@
-//! The stored pages of data keys: store one, read one, rewrite one, go through
-//! all. A page is one message; to destroy a key is to store its page without it
-//! and to overwrite what was stored before.
+//! The stored pages of data keys: find one, store one, change one, go through
+//! all.
+//!
+//! A page is one message in one of two streams. Ingest and the renewer store new
+//! pages in [`NEW_STREAM`], where the server takes one message for each page and
+//! refuses a second one. What becomes of a page later, sealed again or without
+//! a key that was destroyed, is stored in [`STREAM`], where only operators may
+//! publish, and counts before what stands in the other. So whoever has the
+//! password of a service can add pages, which no secret is sealed under, and
+//! change none.
 
-use anyhow::{Context as _, bail};
-use async_nats::HeaderMap;
-use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM};
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::stream::{Info, Stream};
+use anyhow::Context as _;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{DirectGetErrorKind, Info, LastRawMessageErrorKind, Stream};
 use domain::data_key::{DataKey, Page};
 use domain::id::{DataKeyId, PageId};
-use domain::seal::{KeyRing, OpenError, Sealed, SealingNonce};
+use domain::key_ring::KeyRing;
+use domain::seal::{OpenError, Sealed};
+use jiff::Timestamp;
 
 use crate::connect::Connection;
+use crate::delivery::Delivery;
 use crate::read::{Reader, Selection, Start};
 
+mod change;
+mod current;
 mod pool;
-mod ring;
+pub mod report;
 
-pub use pool::DataKeyPool;
-pub use ring::CurrentRing;
+pub use change::{Replaced, destroy_former, remove, replace, versions};
+pub use current::Current;
+pub use pool::{DataKeyPool, PoolSettings, add_page};
 
-/// The stream that keeps the pages.
+/// The stream of changed pages, and of all pages from before there were two.
 pub const STREAM: &str = "DATA_KEYS";
-/// First token of its subjects; the second is the id of a page.
-const SUBJECT_ROOT: &str = "data_keys";
-/// The first version of a page has none before it.
-const NONE_BEFORE: u64 = 0;
+/// The stream of pages as they were made.
+pub const NEW_STREAM: &str = "NEW_DATA_KEYS";
+/// First tokens of their subjects; the second is the id of a page.
+const CHANGED: &str = "data_keys";
+const NEW: &str = "new_data_keys";
 
-/// The subjects of every page.
-pub(crate) fn all_subjects() -> String {
-    format!("{SUBJECT_ROOT}.*")
+/// The subjects of every changed page.
+pub(crate) fn changed_subjects() -> String {
+    format!("{CHANGED}.*")
 }
 
-fn subject(page: &PageId) -> String {
-    format!("{SUBJECT_ROOT}.{page}")
+/// The subjects of every new page.
+pub(crate) fn new_subjects() -> String {
+    format!("{NEW}.*")
+}
+
+fn changed_subject(page: &PageId) -> String {
+    format!("{CHANGED}.{page}")
+}
+
+fn new_subject(page: &PageId) -> String {
+    format!("{NEW}.{page}")
+}
+
+/// Where a version of a page stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// As it was made, in [`NEW_STREAM`].
+    New { sequence: u64 },
+    /// As an operator stored it, in [`STREAM`].
+    Changed { sequence: u64 },
 }
 
 /// A page as it is stored, and where.
 pub struct StoredPage {
     pub id: PageId,
-    pub sequence: u64,
+    pub version: Version,
+    pub stored_at: Timestamp,
     pub sealed: Sealed,
 }
 
@@ -48,59 +78,62 @@ impl StoredPage {
     pub fn open(&self, ring: &KeyRing) -> Result<Page, OpenError> {
         Page::open(ring, self.id.clone(), &self.sealed)
     }
+
+    fn of(id: &PageId, message: &StreamMessage, version: Version) -> anyhow::Result<Self> {
+        Ok(Self {
+            id: id.clone(),
+            version,
+            stored_at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())?,
+            sealed: sealed(&message.payload),
+        })
+    }
+
+    fn changed(id: &PageId, message: &StreamMessage) -> anyhow::Result<Self> {
+        Self::of(id, message, Version::Changed { sequence: message.sequence })
+    }
+
+    fn new(id: &PageId, message: &StreamMessage) -> anyhow::Result<Self> {
+        Self::of(id, message, Version::New { sequence: message.sequence })
+    }
 }
 
-async fn stream(connection: &Connection) -> anyhow::Result<Stream<Info>> {
-    Ok(connection.stream(STREAM).await?)
+fn sealed(payload: &[u8]) -> Sealed {
+    Sealed::from_stored(String::from_utf8_lossy(payload).into_owned())
 }
 
-/// Stores the next version of a page, provided that `before` is the sequence of
-/// the last one.
-async fn store(
-    jetstream: &Context,
-    ring: &KeyRing,
-    page: &Page,
-    before: u64,
-) -> anyhow::Result<Result<u64, PublishError>> {
-    let sealed = page.seal(ring, &SealingNonce::random())?;
-    let mut headers = HeaderMap::new();
-    headers.insert(NATS_EXPECTED_STREAM, STREAM);
-    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, before.to_string());
-    let body = sealed.as_str().to_owned().into();
-    let sent = match jetstream.publish_with_headers(subject(page.id()), headers, body).await {
-        Ok(sent) => sent.await,
-        Err(error) => Err(error),
-    };
-    Ok(sent.map(|ack| ack.sequence))
+/// There is no page of this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no page {0} in the streams {STREAM} and {NEW_STREAM}: were they restored from an older backup?"
+)]
+pub struct NoSuchPage(pub PageId);
+
+async fn stream(connection: &Connection, name: &str) -> anyhow::Result<Stream<Info>> {
+    Ok(connection.stream(name).await?)
 }
 
-/// Makes a page and stores it. Its keys may be used once this returns.
-pub async fn add_page(connection: &Connection, ring: &KeyRing) -> anyhow::Result<Page> {
-    store_new(&connection.jetstream, ring).await
-}
-
-async fn store_new(jetstream: &Context, ring: &KeyRing) -> anyhow::Result<Page> {
-    let page = Page::generate()?;
-    // Another page of this name must not be replaced.
-    store(jetstream, ring, &page, NONE_BEFORE).await??;
-    Ok(page)
-}
-
-/// The last version of a page, as the stream's leader has it: whoever rewrites
-/// a page must not start from what a follower has not heard yet.
+/// What counts of a page, as the streams' leaders have it: whoever changes a
+/// page must not start from what a follower has not heard yet.
 pub async fn page(connection: &Connection, id: &PageId) -> anyhow::Result<StoredPage> {
-    let found = stream(connection).await?.get_last_raw_message_by_subject(&subject(id)).await;
-    let message = found.with_context(|| missing(id))?;
-    Ok(stored(id, message.sequence, &message.payload))
+    let changed = stream(connection, STREAM).await?;
+    if let Some(found) = last(&changed, &changed_subject(id)).await? {
+        return StoredPage::changed(id, &found);
+    }
+    let made = stream(connection, NEW_STREAM).await?;
+    if let Some(found) = last(&made, &new_subject(id)).await? {
+        return StoredPage::new(id, &found);
+    }
+    // Somebody changed it while we looked.
+    let found = last(&changed, &changed_subject(id)).await?;
+    StoredPage::changed(id, &found.ok_or_else(|| NoSuchPage(id.clone()))?)
 }
 
-fn missing(id: &PageId) -> String {
-    format!("reading page {id} in stream {STREAM}: was it restored from an older backup?")
-}
-
-fn stored(id: &PageId, sequence: u64, payload: &[u8]) -> StoredPage {
-    let sealed = Sealed::from_stored(String::from_utf8_lossy(payload).into_owned());
-    StoredPage { id: id.clone(), sequence, sealed }
+async fn last(stream: &Stream<Info>, subject: &str) -> anyhow::Result<Option<StreamMessage>> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error).context("reading a page of data keys"),
+    }
 }
 
 /// `None` if it was destroyed.
@@ -109,74 +142,80 @@ pub async fn key(
     ring: &KeyRing,
     id: &DataKeyId,
 ) -> anyhow::Result<Option<DataKey>> {
-    // Of any replica, which the worker may ask.
-    let found = stream(connection).await?.direct_get_last_for_subject(subject(&id.page)).await;
-    let message = found.with_context(|| missing(&id.page))?;
-    Ok(stored(&id.page, message.sequence, &message.payload).open(ring)?.key(id.slot))
+    let page = &id.page;
+    let changed = || any_replica(connection, STREAM, changed_subject(page));
+    // Both at once: most pages are never changed.
+    let (first, made) =
+        tokio::join!(changed(), any_replica(connection, NEW_STREAM, new_subject(page)));
+    let found = match (first?, made?) {
+        (Some(changed), _) => Some(StoredPage::changed(page, &changed)?),
+        (None, Some(made)) => Some(StoredPage::new(page, &made)?),
+        // Somebody changed it while we looked.
+        (None, None) => match changed().await? {
+            Some(changed) => Some(StoredPage::changed(page, &changed)?),
+            None => None,
+        },
+    };
+    let found = found.ok_or_else(|| NoSuchPage(PageId::clone(page)))?;
+    Ok(found.open(ring)?.key(id.slot))
 }
 
-/// Stores a page anew, and destroys what was stored of it before. Nothing
-/// happens, and the answer is false, if someone else has changed it meanwhile.
-pub async fn replace(
+/// Of any replica, which the worker may ask.
+async fn any_replica(
     connection: &Connection,
-    ring: &KeyRing,
-    page: &Page,
-    read_at: u64,
-) -> anyhow::Result<bool> {
-    let last = match store(&connection.jetstream, ring, page, read_at).await? {
-        Ok(sequence) => sequence,
-        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => return Ok(false),
-        Err(error) => return Err(error).context("storing a page of data keys"),
-    };
-    destroy_former(connection, page.id(), last).await?;
-    Ok(true)
-}
-
-/// Every version before `last`, overwritten on disk.
-pub async fn destroy_former(connection: &Connection, id: &PageId, last: u64) -> anyhow::Result<()> {
-    let stream = stream(connection).await?;
-    let first = async || -> anyhow::Result<u64> {
-        let found = stream.get_first_raw_message_by_subject(subject(id), 1).await;
-        Ok(found.context("looking for former versions of a page")?.sequence)
-    };
-    let mut found = first().await?;
-    while found < last {
-        // It overwrites what the file holds. Someone else may have been faster.
-        let deleted = stream.delete_message(found).await;
-        let next = first().await?;
-        if next == found {
-            deleted.context("destroying a former version of a page")?;
-            bail!("page {id} at sequence {found} was deleted and is there still");
-        }
-        found = next;
+    stream: &str,
+    subject: String,
+) -> anyhow::Result<Option<StreamMessage>> {
+    let stream = connection.jetstream.get_stream_no_info(stream).await?;
+    match stream.direct_get_last_for_subject(subject).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("reading a page of data keys"),
     }
-    Ok(())
 }
 
-/// Versions that are stored beside the last one of their page: someone was
-/// interrupted before they were destroyed.
+/// Versions that are stored beside the last one of their page in [`STREAM`]:
+/// someone was interrupted before they were destroyed.
 pub async fn former_versions(connection: &Connection) -> anyhow::Result<u64> {
-    let state = stream(connection).await?.cached_info().state.clone();
+    let state = stream(connection, STREAM).await?.cached_info().state.clone();
     Ok(state.messages.saturating_sub(state.subjects_count))
 }
 
-/// The last version of every page, one after the other.
-pub struct Pages(Reader);
+/// The last version of every page in each stream, new pages first: so a page
+/// that is changed meanwhile may come twice, and is never left out.
+pub struct Pages {
+    made: Reader,
+    changed: Reader,
+}
 
 impl Pages {
     pub async fn open(connection: &Connection) -> anyhow::Result<Self> {
-        let all = Selection::of_all(STREAM, all_subjects(), Start::LastOfEachSubject);
-        Ok(Self(Reader::open(connection, all).await?))
+        let of = |stream, subjects| {
+            let all = Selection::of_all(stream, subjects, Start::LastOfEachSubject);
+            Reader::open(connection, all)
+        };
+        let made = of(NEW_STREAM, new_subjects()).await?;
+        Ok(Self { made, changed: of(STREAM, changed_subjects()).await? })
     }
 
     pub fn count(&self) -> u64 {
-        self.0.count
+        self.made.count + self.changed.count
     }
 
     pub async fn next(&mut self) -> anyhow::Result<Option<StoredPage>> {
-        let Some(message) = self.0.next().await? else { return Ok(None) };
-        let id = message.subject.rsplit('.').next().unwrap_or_default();
-        let id = PageId::parse(id).with_context(|| format!("the subject {}", message.subject))?;
-        Ok(Some(stored(&id, message.sequence.0, &message.body)))
+        if let Some(message) = self.made.next().await? {
+            let version = Version::New { sequence: message.sequence.0 };
+            return stored(&message, version).map(Some);
+        }
+        let Some(message) = self.changed.next().await? else { return Ok(None) };
+        let version = Version::Changed { sequence: message.sequence.0 };
+        stored(&message, version).map(Some)
     }
+}
+
+fn stored(message: &Delivery, version: Version) -> anyhow::Result<StoredPage> {
+    let id = message.subject.rsplit('.').next().unwrap_or_default();
+    let id = PageId::parse(id).with_context(|| format!("the subject {}", message.subject))?;
+    let stored_at = message.published_at;
+    Ok(StoredPage { id, version, stored_at, sealed: sealed(&message.body) })
 }

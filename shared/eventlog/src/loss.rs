@@ -33,7 +33,7 @@ pub fn watch(connection: Connection, shutdown: CancellationToken) -> Losses {
 }
 
 async fn look_for_ever(connection: &Connection, losses: &watch::Sender<u64>) {
-    let mut streams = [message::STREAM, keys::STREAM].map(|name| (name, None));
+    let mut streams = [message::STREAM, keys::NEW_STREAM].map(|name| (name, None));
     loop {
         let mut wait = LOOK_EVERY;
         for (name, known) in &mut streams {

@@ -6,7 +6,7 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use jiff::Timestamp;
 
-use crate::breach::{Breach, breaches};
+use crate::breach::{Breach, breaches_of};
 use crate::connect::{Connection, Unanswered};
 use crate::consume::CONSUMER;
 use crate::message;
@@ -40,7 +40,7 @@ pub async fn stream(connection: &Connection, name: &str) -> anyhow::Result<Strea
         bytes_max: u64::try_from(config.max_bytes).ok().filter(|max| *max > 0),
         first_sequence: state.first_sequence,
         last_sequence: state.last_sequence,
-        breaches: breaches(&config),
+        breaches: breaches_of(&config),
     })
 }
 

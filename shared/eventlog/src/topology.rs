@@ -18,7 +18,7 @@ use domain::id::StreamSequence;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::breach::{Breach, breaches};
+use crate::breach::{Breach, breaches_of};
 use crate::connect::Connection;
 use crate::consume::CONSUMER;
 use crate::message::{STREAM, all_subjects};
@@ -69,10 +69,10 @@ pub async fn migrate(
         None => (known_to.0 > 0).then_some(known_to.0 + 1),
     };
     let log = StreamConfig { first_sequence, ..log_config(settings) };
-    for config in [log, keys_config(settings)] {
+    for config in [log, keys_config(settings), new_keys_config(settings)] {
         let stream = create_or_update(&jetstream, &config).await?;
         // The server may keep a setting that cannot be changed on a stream.
-        let kept = breaches(&stream.config);
+        let kept = breaches_of(&stream.config);
         if !kept.is_empty() {
             let why: Vec<String> = kept.iter().map(ToString::to_string).collect();
             let (name, why) = (&config.name, why.join("; "));
@@ -80,6 +80,7 @@ pub async fn migrate(
         }
     }
     create_or_update(&jetstream, &audit_config(settings)).await?;
+    create_or_update(&jetstream, &rings_config(settings)).await?;
     create_or_update(&jetstream, &quota_config(settings)).await?;
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(ack_wait)).await?;
@@ -170,12 +171,30 @@ pub fn keys_config(settings: &StreamSettings) -> StreamConfig {
     StreamConfig {
         name: keys::STREAM.to_owned(),
         description: Some(
-            "Mooring's data keys, in sealed pages: without them no secret opens".to_owned(),
+            "Mooring's data keys, in sealed pages that were changed: without them no secret opens"
+                .to_owned(),
         ),
-        subjects: vec![keys::all_subjects()],
+        subjects: vec![keys::changed_subjects()],
         // Small beside the log, whose size is what an operator limits.
         max_bytes: -1,
         ..log_config(settings)
+    }
+}
+
+/// A page is stored once: the server refuses a second message of its subject,
+/// whatever the headers of the client say.
+pub fn new_keys_config(settings: &StreamSettings) -> StreamConfig {
+    StreamConfig {
+        name: keys::NEW_STREAM.to_owned(),
+        description: Some(
+            "Mooring's data keys, in sealed pages as they were made: without them no secret opens"
+                .to_owned(),
+        ),
+        subjects: vec![keys::new_subjects()],
+        max_messages_per_subject: 1,
+        discard_new_per_subject: true,
+        allow_atomic_publish: false,
+        ..keys_config(settings)
     }
 }
 
@@ -195,6 +214,23 @@ fn audit_config(settings: &StreamSettings) -> StreamConfig {
         max_age: 7 * DAY,
         max_bytes: BYTES_MAX,
         max_messages_per_subject: audit::RECORDS_OF_SUBJECT_MAX,
+        num_replicas: settings.replicas,
+        ..StreamConfig::default()
+    }
+}
+
+/// The last report of each running service; what it holds is of the moment.
+fn rings_config(settings: &StreamSettings) -> StreamConfig {
+    const BYTES_MAX: i64 = 1 << 20;
+    StreamConfig {
+        name: keys::report::STREAM.to_owned(),
+        description: Some("What each running service has of the key ring".to_owned()),
+        subjects: vec![keys::report::subjects()],
+        storage: StorageType::Memory,
+        discard: DiscardPolicy::Old,
+        max_age: keys::report::FORGOTTEN_AFTER,
+        max_messages_per_subject: 1,
+        max_bytes: BYTES_MAX,
         num_replicas: settings.replicas,
         ..StreamConfig::default()
     }
@@ -242,8 +278,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stream_that_we_create_meets_the_contract() {
-        assert_eq!(breaches(&log_config(&StreamSettings::default())), []);
+    fn the_streams_that_we_create_meet_the_contract() {
+        let settings = StreamSettings::default();
+        for config in [log_config(&settings), keys_config(&settings), new_keys_config(&settings)] {
+            assert_eq!(breaches_of(&config), []);
+        }
     }
 
     #[test]
@@ -272,7 +311,14 @@ mod tests {
             ),
         ];
         for (stream, breach) in lax {
-            assert_eq!(breaches(&stream), [breach]);
+            assert_eq!(breaches_of(&stream), [breach]);
+        }
+        let new_keys = || new_keys_config(&StreamSettings::default());
+        for lax in [
+            StreamConfig { max_messages_per_subject: -1, ..new_keys() },
+            StreamConfig { max_messages_per_subject: 2, ..new_keys() },
+        ] {
+            assert_eq!(breaches_of(&lax), [Breach::PagesWrittenOver]);
         }
     }
 }

@@ -18,10 +18,9 @@ use serde::Deserialize;
 use crate::secret_ref::SecretRef;
 use crate::server::ForwardedHeader;
 use crate::server::tls::TlsSettings;
-use domain::id::{AppId, KeyId, SourceName};
+use domain::id::{AppId, SourceName};
 use domain::platform::generic::Mapping;
 use domain::platform::{MissedAck, Platform, SuccessBody};
-use domain::seal::{KeyRing, parse_key};
 use eventlog::topology::StreamSettings;
 
 mod api_tokens;
@@ -30,6 +29,7 @@ mod identity;
 mod install_page;
 mod oauth;
 pub mod reload;
+mod sealing;
 mod server;
 mod source;
 mod transport;
@@ -41,6 +41,7 @@ pub use archive::ArchiveSettings;
 pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
+pub use sealing::{KeySettings, PublicHalf, SealingSettings};
 pub use server::ServerConfig;
 pub use transport::{NatsTlsSettings, NatsUser, PlainTransport, TransportSettings, is_local_host};
 pub use verification::VerificationSettings;
@@ -67,7 +68,7 @@ pub struct Config {
     pub stream: StreamSettings,
     /// How to reach Postgres. Only the worker needs it.
     pub postgres: Option<PostgresSettings>,
-    /// The keys that secrets are sealed with.
+    /// The keys that data keys are sealed to, and what fingerprints are keyed by.
     pub sealing: SealingSettings,
     /// The service that receives callbacks.
     #[serde(default)]
@@ -115,18 +116,6 @@ pub struct PostgresSettings {
     /// How many connections each worker opens at most.
     #[serde(default = "default_connections_max")]
     pub connections_max: u32,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SealingSettings {
-    /// The id of the key that seals new data keys. It must be one of `keys`.
-    pub active: KeyId,
-    /// The sealing keys by id: 32 bytes in base64 (`openssl rand -base64 32`). Keep a retired key
-    /// until `worker keys retire <id>` says that nothing needs it.
-    pub keys: BTreeMap<KeyId, SecretRef>,
-    /// 32 bytes in base64. It tells a replaced secret from a repeated one. Never change it.
-    pub fingerprint_key: SecretRef,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -477,26 +466,6 @@ impl<'a> Resolver<'a> {
             None => Some(None),
             Some(reference) => self.secret(at, reference).map(Some),
         }
-    }
-
-    pub fn key_ring(&mut self, sealing: &SealingSettings) -> Option<KeyRing> {
-        let mut key = |at: &str, reference: &SecretRef| {
-            let text = self.secret(at, reference)?;
-            parse_key(&text).map_err(|why| self.problem(at, why)).ok()
-        };
-        let fingerprint_key = key("sealing.fingerprint_key", &sealing.fingerprint_key);
-        let mut keys = BTreeMap::new();
-        for (id, reference) in &sealing.keys {
-            if let Some(key) = key(&format!("sealing.keys.{id}"), reference) {
-                keys.insert(id.clone(), key);
-            }
-        }
-        if keys.len() < sealing.keys.len() {
-            return None;
-        }
-        KeyRing::new(sealing.active.clone(), &keys, fingerprint_key?)
-            .map_err(|why| self.problem("sealing.active", why))
-            .ok()
     }
 }
 

@@ -7,6 +7,7 @@ pub mod http_client;
 pub mod identity;
 pub mod oauth;
 pub mod problem;
+pub mod process;
 pub mod secret_ref;
 pub mod server;
 pub mod shutdown;

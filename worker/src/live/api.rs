@@ -9,9 +9,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use domain::id::InstallationId;
+use domain::key_ring::KeyRing;
 use domain::seal::OpenError;
 use eventlog::connect::Connection;
-use eventlog::keys::CurrentRing;
+use eventlog::keys::Current;
 use opentelemetry::KeyValue;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
@@ -37,7 +38,7 @@ const RETRY_AFTER_S: u32 = 2;
 pub(crate) struct Api {
     pub(crate) pool: PgPool,
     pub(crate) connection: Connection,
-    pub(crate) ring: CurrentRing,
+    pub(crate) ring: Current<KeyRing>,
     pub(crate) door: Door,
     pub(crate) recorder: Recorder,
     pub(crate) archived: ArchivedPayloads,

@@ -2,7 +2,8 @@
 //! `mooring.access_log` before the secret is answered.
 
 use domain::id::{InstallationId, InvalidId, SourceName};
-use domain::seal::{AssociatedData, KeyRing, OpenError, SealedUnder};
+use domain::key_ring::KeyRing;
+use domain::seal::{AssociatedData, OpenError, SealedUnder};
 use domain::tokens::without_refresh_token;
 use eventlog::connect::Connection;
 use eventlog::keys;
@@ -80,7 +81,9 @@ pub(crate) async fn open(
         field: &stored.field,
     };
     let secret = match under {
-        SealedUnder::RingKey(_) => ring.open(&stored.sealed, bound_to)?,
+        SealedUnder::SymmetricKey(_) | SealedUnder::KeyPair(_) => {
+            ring.open(&stored.sealed, bound_to)?
+        }
         SealedUnder::DataKey(id) => {
             let key = keys::key(connection, ring, &id).await.map_err(CredentialError::DataKey)?;
             key.ok_or(OpenError::Erased)?.open(&stored.sealed, bound_to)?

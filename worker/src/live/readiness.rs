@@ -8,34 +8,52 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use domain::key_ring::KeyRing;
 use eventlog::connect::Connection;
+use eventlog::keys::Current;
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::live::active_key;
 use crate::live::commit::chain;
 use crate::store::{database, installations};
 
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Why Postgres is of no use, where it is not.
+/// Why something is of no use, where it is not.
 type Found = Result<(), String>;
+
+/// What Postgres answered.
+#[derive(Clone)]
+struct Answers {
+    postgres: Found,
+    /// Whether the ring lacks a key that pages may need.
+    keys: Found,
+}
 
 #[derive(Clone)]
 pub(crate) struct Readiness {
     connection: Connection,
-    postgres: watch::Receiver<Found>,
+    answers: watch::Receiver<Answers>,
 }
 
 impl Readiness {
     /// Starts the task that asks, until `shutdown`.
-    pub(crate) fn start(connection: Connection, pool: PgPool, shutdown: CancellationToken) -> Self {
-        let (sender, postgres) = watch::channel(Err("not asked yet".to_owned()));
+    pub(crate) fn start(
+        connection: Connection,
+        pool: PgPool,
+        ring: Current<KeyRing>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let not_asked = || Err("not asked yet".to_owned());
+        let (sender, answers) =
+            watch::channel(Answers { postgres: not_asked(), keys: not_asked() });
         tokio::spawn(async move {
             loop {
-                let found = ask(&pool).await;
+                let found = ask(&pool, &ring.get()).await;
                 drop(sender.send_replace(found));
                 tokio::select! {
                     () = tokio::time::sleep(ASK_EVERY) => {}
@@ -43,7 +61,7 @@ impl Readiness {
                 }
             }
         });
-        Self { connection, postgres }
+        Self { connection, answers }
     }
 
     /// For whoever comes: whether, and no more.
@@ -61,7 +79,8 @@ impl Readiness {
     }
 
     fn status(&self) -> StatusCode {
-        let ready = self.nats().is_ok() && self.postgres.borrow().is_ok();
+        let Answers { postgres, keys } = self.answers.borrow().clone();
+        let ready = self.nats().is_ok() && postgres.is_ok() && keys.is_ok();
         if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
     }
 }
@@ -78,15 +97,31 @@ async fn whether(State(readiness): State<Readiness>) -> Response {
 async fn why(State(readiness): State<Readiness>) -> Response {
     let say = |found: Found| found.map_or_else(|why| why, |()| "ready".to_owned());
     let status = readiness.status();
-    let (nats, postgres) = (readiness.nats(), readiness.postgres.borrow().clone());
+    let Answers { postgres, keys } = readiness.answers.borrow().clone();
+    let nats = readiness.nats();
     let ready = status == StatusCode::OK;
-    let body = json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres) });
+    let body =
+        json!({ "ready": ready, "nats": say(nats), "postgres": say(postgres), "keys": say(keys) });
     (status, Json(body)).into_response()
 }
 
-async fn ask(pool: &PgPool) -> Found {
-    match tokio::time::timeout(ANSWER_TIMEOUT, can_read(pool)).await {
-        Ok(Ok(())) => Ok(()),
+async fn ask(pool: &PgPool, ring: &KeyRing) -> Answers {
+    let postgres = in_time(can_read(pool)).await;
+    let keys = match &postgres {
+        Ok(()) => {
+            in_time(active_key::missing(pool, ring)).await.and_then(|missing| match missing {
+                None => Ok(()),
+                Some(missing) => Err(missing),
+            })
+        }
+        Err(_) => Err("not known".to_owned()),
+    };
+    Answers { postgres, keys }
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, String> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(why_unreadable(&error)),
         Err(_elapsed) => Err("no answer in time".to_owned()),
     }

@@ -16,14 +16,15 @@ use anyhow::{Context as _, ensure};
 use backon::{ConstantBuilder, Retryable as _};
 use domain::data_key::DataKey;
 use domain::event::{Callback, Grant, Identity};
+use domain::fingerprint::FingerprintKeys;
 use domain::id::{InstallationId, PlatformName, SourceName};
+use domain::key_ring::KeyRing;
 use domain::platform::{Parent, Parentage};
 use domain::seal::SealingNonce;
 use domain::tokens::{Issued, Tokens};
 use eventlog::append::Writer;
 use eventlog::connect::Connection;
-use eventlog::keys::CurrentRing;
-use eventlog::keys::DataKeyPool;
+use eventlog::keys::{Current, DataKeyPool};
 use eventlog::message::LogMessage;
 use eventlog::status;
 use jiff::SignedDuration;
@@ -64,7 +65,9 @@ pub(crate) struct TokenRenewal {
     pub(crate) connection: Connection,
     /// As a user that may append.
     pub(crate) appender: Connection,
-    pub(crate) ring: CurrentRing,
+    /// To open the tokens that are renewed.
+    pub(crate) ring: Current<KeyRing>,
+    pub(crate) fingerprints: FingerprintKeys,
     pub(crate) recorder: Recorder,
     pub(crate) data_keys: Arc<DataKeyPool>,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
@@ -199,7 +202,7 @@ impl TokenRenewal {
         let (platform, identity) = self.identity(&source, candidate).await?;
         let (grant, asked) = self.ask(app, candidate, &identity).await?;
         let issued = asked.inspect_err(|error| count(&source, grant, error.result()))?;
-        let callback = issued.callback(identity, grant, &self.ring.get());
+        let callback = issued.callback(identity, grant, &self.fingerprints);
         let callback = callback.context("what was issued").map_err(NotRenewed::Lost)?;
         // The platform's clock may be ahead of ours: these are not tokens of the time before.
         // Postgres cuts off what is less than a microsecond.
@@ -299,8 +302,8 @@ impl TokenRenewal {
         callback: Callback,
         key: &DataKey,
     ) -> anyhow::Result<()> {
-        let (ring, now) = (self.ring.get(), clock::now());
-        let event = callback.seal(source, platform, now, &ring, Some(key), SealingNonce::random)?;
+        let (keys, now) = (&self.fingerprints, clock::now());
+        let event = callback.seal(source, platform, now, keys, Some(key), SealingNonce::random)?;
         let message = LogMessage::new(&event)?;
         let appended = Writer::new(self.appender.clone()).append(&message, APPEND_FOR).await;
         appended.context("appending new tokens to the log")?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use domain::fold::Retention;
-use domain::seal::KeyRing;
+use domain::key_ring::KeyRing;
 use eventlog::archive::{History, Location};
 use eventlog::connect::{ConnectErrorKind, Connection, Endpoint};
 use eventlog::status;

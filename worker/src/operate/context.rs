@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use service::config::Config;
 use service::{shutdown, telemetry};
@@ -27,6 +27,11 @@ pub(crate) trait Command: Args + Send + 'static {
         "mooring-operator"
     }
 
+    /// What the command does without a configuration, if that is all it does.
+    fn without_configuration(&self) -> Option<anyhow::Result<()>> {
+        None
+    }
+
     fn run(self, context: &Context) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
@@ -40,6 +45,10 @@ pub(crate) struct Context {
 }
 
 pub(crate) fn execute<C: Command>(command: C, path: PathBuf, env: Env) -> anyhow::Result<()> {
+    service::process::forbid_core_dumps().context("forbidding core dumps")?;
+    if let Some(done) = command.without_configuration() {
+        return done;
+    }
     let config = Config::load(&path)?;
     let env_of_telemetry = |name: &str| match name {
         "RUST_LOG" => env(name).or_else(|| Some(C::LOG_LEVEL.to_owned())),

@@ -1,12 +1,12 @@
 //! `worker doctor`: is everything as it must be, and how to fix what is not.
 //! It changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::Args;
-use domain::seal::KeyRing;
+use domain::key_ring::KeyRing;
 use eventlog::breach::Breach;
 use eventlog::connect::Connection;
 use eventlog::contract::{Fill, Room, ServerStatus};
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::operate::backends;
 use crate::operate::context::{Command, Context};
 use crate::operate::exit::Differs;
-use crate::operate::keys::{self, KeyUse};
+use crate::operate::keys::{self, KeyUse, KeysInUse};
 use crate::operate::migrate;
 use crate::operate::output::Format;
 use crate::settings::BackendSettings;
@@ -139,6 +139,7 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
                 findings.push(identity(nats, &pool).await);
                 findings.extend(archive::check(nats, archived.as_ref(), &mut connection).await);
                 findings.push(sealing(nats, &pool, &ring, context).await);
+                findings.push(rings(nats, &ring).await);
             }
         }
         Err(error) => findings.push(Finding::error("postgres", &error.into())),
@@ -148,14 +149,15 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
 
 /// What NATS says of itself and of the streams.
 async fn log(connection: &Connection, config: &Config) -> Vec<Finding> {
-    let (nats, durability, log, keys, consumer) = tokio::join!(
+    let (nats, durability, log, keys, new_keys, consumer) = tokio::join!(
         answers(connection),
         durability(config),
         stream(connection, config, message::STREAM),
         stream(connection, config, data_keys::STREAM),
+        stream(connection, config, data_keys::NEW_STREAM),
         consumer(connection),
     );
-    [vec![nats, durability], log, keys, vec![consumer]].concat()
+    [vec![nats, durability], log, keys, new_keys, vec![consumer]].concat()
 }
 
 async fn in_time<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -369,11 +371,30 @@ async fn sealing(
     }
 }
 
-fn judge_keys(found: &BTreeMap<String, KeyUse>) -> Finding {
+/// What the running services have of the ring.
+async fn rings(connection: &Connection, ring: &KeyRing) -> Finding {
+    const CHECK: &str = "key rings";
+    let running = match in_time(data_keys::report::reports(connection)).await {
+        Ok(running) => running,
+        Err(error) => return Finding::error(CHECK, &error),
+    };
+    let wrong = keys::disagreements(&running, ring);
+    if wrong.is_empty() {
+        return Finding::ok(
+            CHECK,
+            format!("{} running services seal with known keys", running.len()),
+        );
+    }
+    let fix = "at once, give every host the same sealing.keys: what is sealed so may never open";
+    Finding::failed(CHECK, wrong.join("; "), fix)
+}
+
+fn judge_keys(found: &KeysInUse) -> Finding {
     const CHECK: &str = "keys";
+    let KeysInUse { keys, damaged_pages } = found;
     let ids = |is_meant: fn(&KeyUse) -> bool| {
         let meant: Vec<&str> =
-            found.iter().filter(|(_, key)| is_meant(key)).map(|(id, _)| id.as_str()).collect();
+            keys.iter().filter(|(_, key)| is_meant(key)).map(|(id, _)| id.as_str()).collect();
         meant.join(", ")
     };
     let missing = ids(|key| !key.configured);
@@ -381,7 +402,18 @@ fn judge_keys(found: &BTreeMap<String, KeyUse>) -> Finding {
         let found = format!("secrets are sealed with keys that are not configured: {missing}");
         return Finding::failed(CHECK, found, "put them back into sealing.keys");
     }
-    if found.values().any(|key| !key.active && key.pages > 0) {
+    let not_opened = ids(|key| key.newest_page_opens == Some(false));
+    if !not_opened.is_empty() {
+        let found = format!("the newest page of data keys does not open, sealed with {not_opened}");
+        let fix = "compare sealing.keys of ingest and worker; `worker keys reseal` tries each page";
+        return Finding::failed(CHECK, found, fix);
+    }
+    if *damaged_pages > 0 {
+        let found = format!("{damaged_pages} pages of data keys are no pages at all");
+        let fix = "`worker keys reseal` mends what can be mended";
+        return Finding::warning(CHECK, found, fix);
+    }
+    if keys.values().any(|key| !key.active && key.pages > 0) {
         let found = "pages are sealed with a retired key";
         return Finding::warning(CHECK, found, "`worker keys reseal`");
     }

@@ -16,11 +16,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use domain::event::Event;
+use domain::fingerprint;
 use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
-use domain::seal::{KeyRing, Sealed, SealedUnder};
+use domain::key_ring::KeyRing;
+use domain::seal::{Sealed, SealedUnder};
 use eventlog::append::Writer;
 use eventlog::archive::History;
-use eventlog::keys as data_keys;
+use eventlog::keys::{self as data_keys, Replaced};
 use eventlog::message::{LogMessage, header_subject, subjects_of};
 use eventlog::read::{Selection, Start};
 use eventlog::status;
@@ -57,8 +59,8 @@ or from a backup of any of them. What happened stays readable, and a rebuild equ
 projection.
 Names and e-mail addresses in payloads are not secrets, and stay.
 
-Not covered: a backup of the stream DATA_KEYS from before. Keep those no longer than you may keep
-the secrets, and run the erasures of mooring.erasures again after you restored one. What the
+Not covered: a backup of the streams DATA_KEYS and NEW_DATA_KEYS from before. Keep those no longer
+than you may keep the secrets, and run the erasures of mooring.erasures again after you restored one. What the
 platform sends about the installation afterwards is new, and not erased.
 
 It asks before it destroys anything. Without a terminal it needs --yes.
@@ -219,7 +221,7 @@ async fn erase(
     let of = chosen.events();
     let places: Vec<&Place> = known.iter().map(|known| &known.identity.place).collect();
     let erasure = erasures::begin(&mut connection, order, of.source, &places).await?;
-    let sequence = append(backends, ring, &known).await?;
+    let sequence = append(backends, &known).await?;
     wait_for_workers(backends, sequence, shutdown).await?;
 
     // What came after that is new, and is not erased.
@@ -280,13 +282,12 @@ async fn find(
 }
 
 /// The sequence of the last event that says it.
-async fn append(backends: &Backends, ring: &KeyRing, known: &[Known]) -> anyhow::Result<u64> {
+async fn append(backends: &Backends, known: &[Known]) -> anyhow::Result<u64> {
     let writer = Writer::new(backends.connection.clone());
     let now = clock::now();
     let mut last = 0;
     for Known { source, platform, identity } in known {
-        let what = ["erased", identity.installation_id.as_str(), identity.place.as_str()];
-        let number = ring.fingerprint(&[&what[..], &[&now.to_string()]].concat());
+        let number = fingerprint::random();
         let event =
             Event::erased(source.clone(), platform.clone(), identity.clone(), now, &number)?;
         let message = LogMessage::new(&event)?;
@@ -361,7 +362,7 @@ fn keys_of(envelopes: &[Sealed]) -> (BTreeMap<PageId, BTreeSet<u8>>, BTreeSet<St
                 let slots: &mut BTreeSet<u8> = pages.entry(PageId::clone(&page)).or_default();
                 slots.insert(slot);
             }
-            Ok(SealedUnder::RingKey(id)) => {
+            Ok(SealedUnder::SymmetricKey(id) | SealedUnder::KeyPair(id)) => {
                 ring_keys.insert(id.to_string());
             }
             Err(_) => {}
@@ -383,10 +384,10 @@ async fn destroy(
         let mut page = stored.open(ring)?;
         let destroyed = slots.iter().filter(|slot| page.destroy(**slot)).count();
         if destroyed == 0 {
-            data_keys::destroy_former(connection, id, stored.sequence).await?;
+            data_keys::destroy_former(connection, &stored, &page).await?;
             return Ok(0);
         }
-        if data_keys::replace(connection, ring, &page, stored.sequence).await? {
+        if data_keys::replace(connection, ring, &page, stored.version).await? == Replaced::Yes {
             let now = data_keys::page(connection, id).await?.open(ring)?;
             let is_gone = slots.iter().all(|slot| now.key(*slot).is_none());
             ensure!(is_gone, "page {id} was stored and holds a destroyed key still");

@@ -5,7 +5,7 @@
 //! before there were data keys; so to rotate is to seal the pages again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -14,33 +14,49 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 use domain::id::KeyId;
-use domain::seal::{KeyRing, SealedUnder, new_key};
+use domain::key_pair::{NewPair, PrivateKey, PublicKey};
+use domain::key_ring::KeyRing;
+use domain::seal::SealedUnder;
 use eventlog::connect::Connection;
 use eventlog::keys::{self as data_keys, Pages, StoredPage};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use service::config::SealingSettings;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::Backends;
+use crate::operate::consent::Consent;
 use crate::operate::context::{self, Context};
 use crate::operate::exit::{Differs, Interrupted};
-use crate::operate::output::Format;
-use crate::operate::progress::Progress;
+use crate::operate::output::{Format, print};
 use crate::store::database;
 use crate::store::journal;
+use crate::store::sealing_keys;
+
+mod collect;
+mod reseal;
+mod running;
+
+use reseal::reseal;
+use running::Patience;
+pub(crate) use running::disagreements;
 
 /// The keys that seal: list, rotate, reseal, retire
 #[derive(Args)]
 #[command(after_help = "\
-Each secret is sealed under a data key of its own, in the stream DATA_KEYS. The keys of the ring
-(`sealing` in the configuration) seal the data keys. To rotate, under live traffic and without a
-replay:
+Each secret is sealed under a data key of its own, in the streams NEW_DATA_KEYS and DATA_KEYS. Data
+keys are sealed to a key pair of the ring (`sealing` in the configuration): ingest has the public
+half and can open nothing, the worker has the private half. To rotate, under live traffic and
+without a replay:
   1. worker keys rotate --id k2 --file /run/secrets/sealing-key-k2
-     makes a key, and says what to put into the configuration; ingest and worker read it again
-     by themselves
-  2. worker keys reseal
-  3. worker keys retire k1, and take k1 out of the configuration")]
+     makes a pair, and says what to append to the configuration on every host; ingest and worker
+     read it by themselves
+  2. worker keys activate k2
+     waits until every worker can open with it; then set sealing.active to k2 on every host
+  3. worker keys reseal
+  4. worker keys retire k1
+     waits until no service seals with it; then take k1 out of the configuration")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -53,14 +69,39 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Make a new key, and say how to make it the active one
-    Rotate {
-        /// The id of the new key
-        #[arg(long, value_parser = |text: &str| KeyId::parse(text))]
-        id: KeyId,
-        /// Where to write it; must not exist
+    /// Make a key pair for a first configuration, and print its public half
+    Generate {
+        /// Where to write the private half; must not exist
         #[arg(long)]
         file: PathBuf,
+    },
+    /// Print the public half of a key pair
+    Public {
+        /// The file with the private half
+        #[arg(long)]
+        file: PathBuf,
+        /// Write it to this file instead, which is replaced
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
+    /// Make a key pair, and say how to make it the active one
+    Rotate {
+        /// The id of the new pair
+        #[arg(long, value_parser = |text: &str| KeyId::parse(text))]
+        id: KeyId,
+        /// Where to write the private half; must not exist
+        #[arg(long)]
+        file: PathBuf,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Wait until every worker can open with a key pair, and say how to make it the active one
+    Activate {
+        /// The id of the pair
+        #[arg(value_parser = |text: &str| KeyId::parse(text))]
+        id: KeyId,
+        #[command(flatten)]
+        patience: Patience,
         #[command(flatten)]
         format: Format,
     },
@@ -69,11 +110,21 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Say whether anything needs a key; exit code 3 if so
+    /// Destroy data keys that no event needs and that are too old to be used
+    #[command(after_help = collect::AFTER_HELP)]
+    Collect {
+        #[command(flatten)]
+        consent: Consent,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Say whether anything needs a key, once no service seals with it; exit code 3 if so
     Retire {
         /// The id of the key
         #[arg(value_parser = |text: &str| KeyId::parse(text))]
         id: KeyId,
+        #[command(flatten)]
+        patience: Patience,
         #[command(flatten)]
         format: Format,
     },
@@ -89,21 +140,31 @@ pub(crate) struct KeyUse {
     /// Events with secrets that it seals itself, from before there were data
     /// keys.
     pub(crate) events: u64,
+    /// Of those pages; not known of a key that is not configured.
+    pub(crate) newest_page_opens: Option<bool>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct KeysInUse {
+    /// Every key that is configured or needed.
+    pub(crate) keys: BTreeMap<String, KeyUse>,
+    /// What stands where a page should, and is none.
+    pub(crate) damaged_pages: u64,
 }
 
 #[derive(Debug, Serialize)]
 struct Rotated {
     id: KeyId,
-    /// Holds the new key.
+    public: String,
+    /// Holds the private half.
     file: PathBuf,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Resealed {
-    active: String,
-    resealed: u64,
-    /// Sealed under the active key before.
-    up_to_date: u64,
+#[derive(Debug, Serialize)]
+struct Activable {
+    id: KeyId,
+    /// That can open with it: all that run.
+    workers: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,29 +177,64 @@ struct Retirable {
 impl context::Command for Arguments {
     const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
+    fn without_configuration(&self) -> Option<anyhow::Result<()>> {
+        let print_it = |public: PublicKey| print(&public.to_string());
+        Some(match &self.command {
+            Command::Generate { file } => write_new_pair(file).and_then(print_it),
+            Command::Public { file, to: None } => public_half(file).and_then(print_it),
+            Command::Public { file, to: Some(to) } => public_half(file).and_then(|public| {
+                fs::write(to, format!("{public}\n")).with_context(|| to.display().to_string())
+            }),
+            Command::List { .. }
+            | Command::Rotate { .. }
+            | Command::Activate { .. }
+            | Command::Reseal { .. }
+            | Command::Collect { .. }
+            | Command::Retire { .. } => return None,
+        })
+    }
+
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let ring = context.key_ring()?;
         let shutdown = &context.shutdown;
+        if let Command::Rotate { id, file, format } = self.command {
+            // The ring need not be usable: perhaps its first pair is made now.
+            let rotated = rotate(&context.config.sealing, id, file)?;
+            return format.print(&rotated, render_rotated);
+        }
+        let ring = context.key_ring()?;
         match self.command {
+            Command::Generate { .. } | Command::Public { .. } | Command::Rotate { .. } => Ok(()),
             Command::List { format } => {
                 let Backends { connection, pool, .. } = context.backends().await?;
                 let found = list(&connection, &pool, &ring, shutdown).await?;
                 format.print(&found, render)?;
-                if found.values().any(|found| !found.configured) {
+                if found.keys.values().any(|found| !found.configured) {
                     bail!(Differs("a key that is needed is not in the configuration".to_owned()));
                 }
                 Ok(())
             }
-            Command::Rotate { id, file, format } => {
-                format.print(&rotate(&ring, id, file)?, render_rotated)
-            }
             Command::Reseal { format } => {
                 let backends = context.backends().await?;
                 let report = reseal(&backends, &ring, shutdown).await?;
-                format.print(&report, render_resealed)
+                format.print(&report, reseal::render)?;
+                report.require_all_opened()
             }
-            Command::Retire { id, format } => {
+            Command::Collect { consent, format } => {
+                collect::run(context, &ring, &consent, &format).await
+            }
+            Command::Activate { id, patience, format } => {
+                ensure!(ring.key_ids().any(|known| *known == id), no_such_key(&id, ring.key_ids()));
+                let connection = context.backends().await?.connection;
+                let workers =
+                    running::every_worker_opens_with(&id, &connection, &patience, shutdown).await?;
+                format.print(&Activable { id, workers }, render_activable)
+            }
+            Command::Retire { id, patience, format } => {
                 let backends = context.backends().await?;
+                if ring.active() != &id {
+                    let connection = &backends.connection;
+                    running::nobody_seals_with(&id, connection, &patience, shutdown).await?;
+                }
                 let needed = needed(&backends, &ring, &id, shutdown).await?;
                 let report = Retirable { id, needed };
                 format.print(&report, render_retirable)?;
@@ -148,33 +244,41 @@ impl context::Command for Arguments {
     }
 }
 
-fn render(found: &BTreeMap<String, KeyUse>) -> String {
+fn render(found: &KeysInUse) -> String {
     let line = |(id, found): (&String, &KeyUse)| {
         let state = match (found.active, found.configured) {
             (true, _) => "active",
             (false, true) => "retired",
             (false, false) => "MISSING",
         };
-        format!("{id:<32} {state:<8} {} pages, {} events", found.pages, found.events)
+        let opens = if found.newest_page_opens == Some(false) { ", DOES NOT OPEN" } else { "" };
+        format!("{id:<32} {state:<8} {} pages, {} events{opens}", found.pages, found.events)
     };
-    let lines: Vec<String> = found.iter().map(line).collect();
+    let mut lines: Vec<String> = found.keys.iter().map(line).collect();
+    if found.damaged_pages > 0 {
+        lines.push(format!("{} pages are damaged", found.damaged_pages));
+    }
     lines.join("\n")
 }
 
 fn render_rotated(rotated: &Rotated) -> String {
-    let Rotated { id, file } = rotated;
+    let Rotated { id, public, file } = rotated;
     format!(
-        "a new key is in {path} (mode 0600). Put into the configuration, on every host:\n\n\
-         [sealing]\nactive = \"{id}\"\n\n[sealing.keys]\n{id} = {{ file = \"{path}\" }}\n\n\
-         and keep the other keys. Ingest and worker read it within seconds; then run\n\
-         `worker keys reseal`.",
+        "# The private half of a new key pair is in {path} (mode 0600).\n\
+         # Append this to the configuration on every host. Ingest does not read `private`: do not\n\
+         # give it that file. Ingest and worker read the configuration again within seconds.\n\
+         # Then run `worker keys activate {id}`.\n\n\
+         [sealing.keys.{id}]\npublic = \"{public}\"\nprivate = {{ file = {quoted} }}",
         path = file.display(),
+        quoted = serde_json::Value::from(file.to_string_lossy()),
     )
 }
 
-fn render_resealed(report: &Resealed) -> String {
-    let Resealed { active, resealed, up_to_date } = report;
-    format!("resealed {resealed} pages under {active}; {up_to_date} were up to date")
+fn render_activable(Activable { id, workers }: &Activable) -> String {
+    format!(
+        "each of {workers} running workers can open with {id}: set `active = \"{id}\"` in [sealing] on \
+         every host, then `worker keys reseal`"
+    )
 }
 
 fn render_retirable(report: &Retirable) -> String {
@@ -185,95 +289,77 @@ fn render_retirable(report: &Retirable) -> String {
     }
 }
 
-/// Every key that is configured or needed.
 pub(crate) async fn list(
     connection: &Connection,
     pool: &PgPool,
     ring: &KeyRing,
     shutdown: &CancellationToken,
-) -> anyhow::Result<BTreeMap<String, KeyUse>> {
-    let mut found: BTreeMap<String, KeyUse> = BTreeMap::new();
+) -> anyhow::Result<KeysInUse> {
+    let mut found = KeysInUse::default();
     for id in ring.key_ids() {
         let active = id == ring.active();
-        found.insert(id.to_string(), KeyUse { configured: true, active, ..KeyUse::default() });
+        let key = KeyUse { configured: true, active, ..KeyUse::default() };
+        found.keys.insert(id.to_string(), key);
     }
+    let mut newest: BTreeMap<String, StoredPage> = BTreeMap::new();
     let mut pages = Pages::open(connection).await?;
     while let Some(page) = pages.next().await? {
-        found.entry(sealed_by(&page)?.to_string()).or_default().pages += 1;
+        match sealed_by(&page) {
+            Some(id) => {
+                found.keys.entry(id.to_string()).or_default().pages += 1;
+                newest.insert(id.to_string(), page);
+            }
+            None => found.damaged_pages += 1,
+        }
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
     }
+    for (id, page) in newest {
+        let key = found.keys.entry(id).or_default();
+        key.newest_page_opens = key.configured.then(|| page.open(ring).is_ok());
+    }
     let mut postgres = database::acquire(pool).await.context("connecting to Postgres")?;
     for (id, events) in journal::sealed_by_ring_keys(&mut postgres).await? {
-        found.entry(id).or_default().events = events;
+        found.keys.entry(id).or_default().events = events;
     }
     Ok(found)
 }
 
-fn sealed_by(page: &StoredPage) -> anyhow::Result<KeyId> {
+/// `None` of what is not a page.
+pub(crate) fn sealed_by(page: &StoredPage) -> Option<KeyId> {
     match page.sealed.under() {
-        Ok(SealedUnder::RingKey(id)) => Ok(id),
-        _ => bail!("page {} of data keys is damaged", page.id),
+        Ok(SealedUnder::SymmetricKey(id) | SealedUnder::KeyPair(id)) => Some(id),
+        Ok(SealedUnder::DataKey(_)) | Err(_) => None,
     }
 }
 
-fn rotate(ring: &KeyRing, id: KeyId, file: PathBuf) -> anyhow::Result<Rotated> {
-    ensure!(ring.key_ids().all(|known| *known != id), "there is a key {id} in the ring already");
-    write_new_key(&file).with_context(|| format!("making {}", file.display()))?;
-    Ok(Rotated { id, file })
+fn rotate(sealing: &SealingSettings, id: KeyId, file: PathBuf) -> anyhow::Result<Rotated> {
+    ensure!(!sealing.keys.contains_key(&id), "there is a key {id} in the ring already");
+    let public = write_new_pair(&file)?.to_string();
+    Ok(Rotated { id, public, file })
 }
 
-fn write_new_key(file: &Path) -> anyhow::Result<()> {
-    let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
-    writeln!(opened, "{}", new_key().expose_secret())?;
-    Ok(opened.sync_all()?)
+/// The private half, in a file that only its owner can read.
+fn write_new_pair(file: &Path) -> anyhow::Result<PublicKey> {
+    let NewPair { public, private } = NewPair::generate();
+    let write = || -> anyhow::Result<()> {
+        let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
+        writeln!(opened, "{}", private.expose_secret())?;
+        Ok(opened.sync_all()?)
+    };
+    write().with_context(|| format!("making {}", file.display()))?;
+    Ok(public)
 }
 
-/// Seals every page under the active key that is not. Run again it goes on.
-async fn reseal(
-    backends: &Backends,
-    ring: &KeyRing,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Resealed> {
-    let mut report = Resealed { active: ring.active().to_string(), ..Resealed::default() };
-    let mut pages = Pages::open(&backends.connection).await?;
-    let mut progress = Progress::new("resealing pages", pages.count());
-    // Of one that was interrupted.
-    let cleans_up = data_keys::former_versions(&backends.connection).await? > 0;
-    while let Some(stored) = pages.next().await? {
-        if shutdown.is_cancelled() {
-            bail!(Interrupted);
-        }
-        if sealed_by(&stored)? == *ring.active() {
-            report.up_to_date += 1;
-            if cleans_up {
-                data_keys::destroy_former(&backends.connection, &stored.id, stored.sequence)
-                    .await?;
-            }
-        } else {
-            reseal_page(backends, ring, stored).await?;
-            report.resealed += 1;
-        }
-        progress.add(1);
-    }
-    progress.finish();
-    Ok(report)
+fn public_half(file: &Path) -> anyhow::Result<PublicKey> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(PrivateKey::parse(&SecretString::from(text))?.public())
 }
 
-async fn reseal_page(
-    backends: &Backends,
-    ring: &KeyRing,
-    mut stored: StoredPage,
-) -> anyhow::Result<()> {
-    loop {
-        let page = stored.open(ring).with_context(|| format!("page {}", stored.id))?;
-        if data_keys::replace(&backends.connection, ring, &page, stored.sequence).await? {
-            return Ok(());
-        }
-        // An erasure came between.
-        stored = data_keys::page(&backends.connection, &stored.id).await?;
-    }
+fn no_such_key(id: &KeyId, known: impl Iterator<Item = impl ToString>) -> String {
+    let known: Vec<String> = known.map(|id| id.to_string()).collect();
+    format!("there is no key {id}: the keys are {}", known.join(", "))
 }
 
 /// What still needs the key. An error if nobody knows the key.
@@ -285,23 +371,27 @@ async fn needed(
 ) -> anyhow::Result<Option<String>> {
     let Backends { connection, pool, .. } = backends;
     let found = list(connection, pool, ring, shutdown).await?;
-    let Some(KeyUse { active, pages, events, .. }) = found.get(id.as_str()) else {
-        let known: Vec<&str> = found.keys().map(String::as_str).collect();
-        bail!("there is no key {id}: the keys are {}", known.join(", "));
+    let mut postgres = database::acquire(pool).await.context("connecting to Postgres")?;
+    let was_active = sealing_keys::needed(&mut postgres).await?.iter().any(|it| it == id.as_str());
+    let used = found.keys.get(id.as_str()).cloned();
+    let Some(KeyUse { active, pages, events, .. }) = used.or(was_active.then(KeyUse::default))
+    else {
+        bail!(no_such_key(id, found.keys.keys()));
     };
     let former_versions = data_keys::former_versions(connection).await?;
-    Ok(if *active {
+    Ok(if active {
         Some(format!("{id} is the active key: make another one active first"))
-    } else if *pages > 0 {
+    } else if pages > 0 {
         Some(format!("{pages} pages of data keys are sealed with {id}: `worker keys reseal`"))
     } else if former_versions > 0 {
         let why = "former versions of pages are still stored: `worker keys reseal` destroys them";
         Some(why.to_owned())
-    } else if *events > 0 {
+    } else if events > 0 {
         Some(format!(
             "{events} events hold a secret sealed with {id} itself, from before there were data keys"
         ))
     } else {
+        sealing_keys::retired(&mut postgres, id).await?;
         None
     })
 }
@@ -317,21 +407,30 @@ mod tests {
 
     #[test]
     fn keys_are_listed_with_what_they_seal() {
-        let used = |configured, active, pages| KeyUse { configured, active, pages, events: 0 };
-        let found = BTreeMap::from([
+        let used = |configured, active, pages| KeyUse {
+            configured,
+            active,
+            pages,
+            events: 0,
+            newest_page_opens: configured.then_some(active),
+        };
+        let keys = BTreeMap::from([
             ("k1".to_owned(), used(false, false, 2)),
             ("k2".to_owned(), used(true, false, 0)),
             ("k3".to_owned(), used(true, true, 40)),
         ]);
-        assert_view("keys-list", &render(&found));
+        assert_view("keys-list", &render(&KeysInUse { keys, damaged_pages: 1 }));
     }
 
     #[test]
     fn each_step_of_a_rotation_says_what_it_did() {
-        let rotated = Rotated { id: key("k2"), file: "/run/secrets/sealing-key-k2".into() };
+        let rotated = Rotated {
+            id: key("k2"),
+            public: "x25519-public.AAAA".to_owned(),
+            file: "/run/secrets/sealing-key-k2".into(),
+        };
         assert_view("keys-rotate", &render_rotated(&rotated));
-        let resealed = Resealed { active: "k2".to_owned(), resealed: 40, up_to_date: 2 };
-        assert_view("keys-reseal", &render_resealed(&resealed));
+        assert_view("keys-activate", &render_activable(&Activable { id: key("k2"), workers: 2 }));
         let retirable = |needed| render_retirable(&Retirable { id: key("k1"), needed });
         assert_view("keys-retire", &retirable(None));
         assert_view("keys-retire-needed", &retirable(Some("2 pages".to_owned())));

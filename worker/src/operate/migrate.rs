@@ -43,7 +43,7 @@ struct Report {
     schema_version: i64,
     /// Those that were not applied before.
     applied_migrations: Vec<i64>,
-    streams: [&'static str; 3],
+    streams: [&'static str; 5],
     consumer: &'static str,
 }
 
@@ -57,7 +57,13 @@ impl Command for Arguments {
         let report = Report {
             schema_version: MIGRATIONS.iter().map(|it| it.version).max().unwrap_or_default(),
             applied_migrations: applied,
-            streams: [message::STREAM, keys::STREAM, audit::STREAM],
+            streams: [
+                message::STREAM,
+                keys::STREAM,
+                keys::NEW_STREAM,
+                audit::STREAM,
+                keys::report::STREAM,
+            ],
             consumer: consume::CONSUMER,
         };
         self.format.print(&report, render)
@@ -139,7 +145,7 @@ mod tests {
         let report = Report {
             schema_version: 6,
             applied_migrations: vec![5, 6],
-            streams: ["INSTALLATIONS", "DATA_KEYS", "CALLBACKS"],
+            streams: ["INSTALLATIONS", "DATA_KEYS", "NEW_DATA_KEYS", "CALLBACKS", "KEY_RINGS"],
             consumer: "worker",
         };
         assert_view("migrate", &render(&report));

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use domain::id::StreamSequence;
 use eventlog::delivery::Delivery;
 use eventlog::message::header_subject;
+use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -111,6 +112,18 @@ pub(crate) async fn bodies(
     .await?;
     let bodies = bodies.iter().filter_map(|body| serde_json::from_slice(body).ok());
     Ok(bodies.filter(|body| of.includes(body)).collect())
+}
+
+/// Every body, resolved ones included.
+pub(crate) async fn all_bodies(
+    connection: &mut PgConnection,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), sqlx::Error> {
+    let mut bodies = sqlx::query_scalar!("SELECT body FROM mooring.dead_letters").fetch(connection);
+    while let Some(body) = bodies.try_next().await? {
+        each(&body);
+    }
+    Ok(())
 }
 
 /// A dead letter as operators see it. Its body holds only sealed secrets.

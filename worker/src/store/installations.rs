@@ -20,7 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 pub(crate) use read::LastEventView;
 pub(crate) use read::{
     InstallationView, PageEnd, PageOf, Selection, by_id, can_be_read, counts, credential, digests,
-    expired_tokens, page,
+    envelopes, expired_tokens, page,
 };
 pub(crate) use write::{copy_in, save};
 

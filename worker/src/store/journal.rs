@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use domain::event::{Event, Identity, Payload};
 use domain::fold::{Recorded, conflicts};
 use domain::id::{InstallationId, MessageId, PlatformName, SourceName, StreamSequence};
+use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::types::Json;
@@ -340,6 +341,24 @@ pub(crate) async fn sealed_by_ring_keys(
     .await?;
     let count = |events| u64::try_from(events).unwrap_or_default();
     Ok(rows.into_iter().map(|row| (row.key_id, count(row.events))).collect())
+}
+
+/// The name of every data key in any event, wherever in it and however often.
+pub(crate) async fn data_keys(
+    connection: &mut PgConnection,
+    mut each: impl FnMut(&str),
+) -> Result<(), sqlx::Error> {
+    let mut names = sqlx::query_scalar!(
+        r#"
+        SELECT (regexp_matches(event::text, 'v2\.([a-z0-9_]+-[0-9]+)\.', 'g'))[1] AS "name!"
+        FROM mooring.journal
+        "#
+    )
+    .fetch(connection);
+    while let Some(name) = names.try_next().await? {
+        each(&name);
+    }
+    Ok(())
 }
 
 /// One event as the read API shows it: history without sealed bytes.

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use super::generic::mapping::Mapping;
 use super::refusal::Refusal;
 use crate::event::{Callback, Identity};
+use crate::fingerprint::FingerprintKeys;
 use crate::id::{AppId, InstallationId, InvalidId};
-use crate::seal::KeyRing;
 use crate::verify::{Check, Verified};
 
 /// What holds for every source of a platform. What a platform does not have is
@@ -169,4 +169,5 @@ pub struct InstallPageRules {
 }
 
 /// Which installation a form is about, by the platform's id in the page's URL.
-pub type FormIdentity = fn(&AppId, &InstallationId, &KeyRing) -> Result<Identity, InvalidId>;
+pub type FormIdentity =
+    fn(&AppId, &InstallationId, &FingerprintKeys) -> Result<Identity, InvalidId>;

@@ -24,8 +24,8 @@ use super::rules::{
 };
 use crate::details::Details;
 use crate::event::{Callback, Fact, Identity, Payload, Reinstall};
+use crate::fingerprint::FingerprintKeys;
 use crate::id::{AppId, IdempotencyKey, InstallationId, InvalidId, Place};
-use crate::seal::KeyRing;
 use crate::verify::Verified;
 
 mod app_secrets;
@@ -79,9 +79,9 @@ impl Adapter for SecurityScorecard {
 fn form_identity(
     app_id: &AppId,
     installation: &InstallationId,
-    ring: &KeyRing,
+    keys: &FingerprintKeys,
 ) -> Result<Identity, InvalidId> {
-    let digest = ring.fingerprint(&["install_url", installation.as_str()]).to_string();
+    let digest = keys.fingerprint(&["install_url", installation.as_str()]).to_string();
     let parts = [app_id.as_str(), "install_url", &digest];
     Ok(Identity {
         installation_id: InstallationId::of(&parts)?,

@@ -5,9 +5,11 @@ const MINIMAL: &str = r#"
     url = "nats://127.0.0.1:4222"
 
     [sealing]
-    active = "k1"
+    active = "p1"
     fingerprint_key = { env = "FINGERPRINT_KEY" }
     keys.k1 = { env = "KEY_1" }
+    keys.p1.public = "x25519-public.QxDul9iMwfCIpVdsd6sM9cOseX89lROcbIS1QpxZZio"
+    keys.p1.private = { env = "PRIVATE" }
 
     [sources.blnk]
     platform = "blnk"
@@ -18,6 +20,7 @@ fn env(name: &str) -> Option<String> {
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     match name {
         "KEY_1" | "FINGERPRINT_KEY" => Some(key.to_owned()),
+        "PRIVATE" => Some("x25519-private.gFeZHu-PHxrxj0qUkdFqHOMz9pXU24442nWXXER44Ps".to_owned()),
         "TOKEN" => Some("a-token-that-nobody-guesses".to_owned()),
         "SHORT" => Some("short".to_owned()),
         _ => None,
@@ -77,7 +80,7 @@ fn a_variable_overrides_the_setting_that_it_is_named_after() {
     let config = Config::read(MINIMAL, environment().source(Some(variables.into()))).unwrap();
     assert_eq!(config.ingest.listen.to_string(), "0.0.0.0:9000");
     assert_eq!(config.nats.password, Some(SecretRef::File("/run/secrets/nats".into())));
-    assert_eq!(config.sealing.keys.len(), 2);
+    assert_eq!(config.sealing.keys.len(), 3);
     assert_eq!(config.sources.values().next().unwrap().callbacks_max, 100);
     assert!(config.worker.keep_ended_credentials);
 }
@@ -104,6 +107,53 @@ fn everything_that_is_wrong_is_said_at_once() {
         "{said}"
     );
     assert!(said.contains("holds fewer than 20 bytes"), "{said}");
+}
+
+#[test]
+fn ingest_needs_no_key_that_opens() {
+    let config = Config::parse(MINIMAL).unwrap();
+    let needed = |name: &str| match name {
+        "KEY_1" | "PRIVATE" => panic!("{name} opens what was sealed"),
+        _ => env(name),
+    };
+    let mut resolver = Resolver::new(&needed);
+    assert!(resolver.sealing_key(&config.sealing).is_some());
+    assert!(resolver.fingerprint_keys(&config.sealing).is_some());
+    let without = MINIMAL.replace("    keys.p1.private = { env = \"PRIVATE\" }\n", "");
+    let config = Config::parse(&without).unwrap();
+    assert!(Resolver::new(&env).sealing_key(&config.sealing).is_some());
+    assert!(Resolver::new(&env).key_ring(&config.sealing).is_none(), "the worker needs it");
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_refused_with_what_to_do() {
+    let public = "\"x25519-public.QxDul9iMwfCIpVdsd6sM9cOseX89lROcbIS1QpxZZio\"";
+    let other = "\"x25519-public.GvoI097AR6ZDiFFj8RgEdvp921TGqAKeoz-VeWvyrEo\"";
+    let cases = [
+        ("active = \"p1\"", "active = \"k1\"", "'k1' is a symmetric key, which would open what it"),
+        ("active = \"p1\"", "active = \"k3\"", "there is no key 'k3' in sealing.keys"),
+        (public, "\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"", "a public key looks like"),
+        (public, other, "sealing.keys.p1.private: it is not the other half"),
+        ("env = \"PRIVATE\"", "env = \"KEY_1\"", "a private key looks like"),
+    ];
+    for (from, to, expected) in cases {
+        let config = Config::parse(&MINIMAL.replace(from, to)).unwrap();
+        let mut resolver = Resolver::new(&env);
+        let ring = resolver.key_ring(&config.sealing);
+        let said = resolver.finish(Path::new("x"), ring).unwrap_err().to_string();
+        assert!(said.contains(expected), "{to}: {said}");
+        assert!(!said.contains("AAECAwQF"), "{said}");
+    }
+    for (from, to) in [
+        (public, "1234567890"),
+        ("keys.p1.private =", "keys.p1.secret ="),
+        ("keys.p1.private =", "keys.p1.public_file = \"p\"\n    keys.p1.private ="),
+        ("{ env = \"PRIVATE\" }", "\"the-secret-1234567890\""),
+    ] {
+        let refused = Config::parse(&MINIMAL.replace(from, to)).unwrap_err();
+        assert!(!refused.contains("1234567890"), "{refused}");
+        assert!(refused.contains("sealing.keys.p1"), "{refused}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use domain::details::Details;
 use domain::id::{InstallationId, MessageId};
 use domain::seal::Sealed;
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
@@ -50,6 +51,20 @@ pub(crate) struct LastEventView {
     pub(crate) sequence: u64,
     #[sqlx(rename = "last_event_type")]
     pub(crate) r#type: String,
+}
+
+/// The envelope of every credential.
+pub(crate) async fn envelopes(
+    connection: &mut PgConnection,
+    mut each: impl FnMut(&str),
+) -> Result<(), sqlx::Error> {
+    let sql = "SELECT credential_sealed FROM projection.installations \
+               WHERE credential_sealed IS NOT NULL";
+    let mut found = sqlx::query_scalar::<_, String>(sql).fetch(connection);
+    while let Some(envelope) = found.try_next().await? {
+        each(&envelope);
+    }
+    Ok(())
 }
 
 /// What [`InstallationView`] is read from, up to the condition.

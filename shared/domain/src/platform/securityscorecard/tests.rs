@@ -1,8 +1,6 @@
-use secrecy::SecretSlice;
 use serde_json::json;
 
 use super::*;
-use crate::id::KeyId;
 
 const INSTALL: &str = include_str!("app_installed.json");
 
@@ -77,10 +75,9 @@ fn an_install_without_a_usable_time_is_accepted() {
 
 #[test]
 fn a_form_is_named_by_a_digest_of_the_id_in_its_url() {
-    let (id, key) = (KeyId::parse("k1").unwrap(), SecretSlice::from(vec![1; 32]));
-    let ring = KeyRing::new(id.clone(), &BTreeMap::from([(id, key.clone())]), key).unwrap();
+    let keys = FingerprintKeys::of(vec![1; 32].into());
     let app_id = AppId::parse("app_1").unwrap();
-    let of = |id: &str| form_identity(&app_id, &InstallationId::parse(id).unwrap(), &ring).unwrap();
+    let of = |id: &str| form_identity(&app_id, &InstallationId::parse(id).unwrap(), &keys).unwrap();
     assert_eq!(of("cap-1"), of("cap-1"));
     assert_ne!(of("cap-1").place, of("cap-2").place);
     let id = of("cap-1").installation_id.to_string();
