@@ -115,7 +115,7 @@ async fn keys_are_collected_under_load_and_every_credential_opens() {
     let world = start().await;
     let load = Load::start(&world);
     let mut removed = 0;
-    for _ in 0..4 {
+    for _ in 0..2 {
         let before = load.acknowledged();
         assert!(eventually(async || load.acknowledged() > before + 200).await, "no more acks");
         tokio::time::sleep(Duration::from_secs(UNUSED_MAX_S)).await; // what is ready grows old
@@ -124,7 +124,7 @@ async fn keys_are_collected_under_load_and_every_credential_opens() {
     let acknowledged = load.stop().await;
     world.assert_exactly_once(&acknowledged).await;
     let (open, all) = credentials(&world).await;
-    assert!(open == all && all > 500, "{open} of {all} open; {removed} pages were removed");
+    assert!(open == all && all > 250, "{open} of {all} open; {removed} pages were removed");
     assert!(removed > 0);
 }
 

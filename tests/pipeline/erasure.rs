@@ -320,3 +320,35 @@ async fn keys_are_rotated_and_secrets_erased_under_load() {
     world.wait_applied().await;
     assert_eq!(world.operate(&["verify"]).await.code, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_a_service_publishes_changes_nothing() {
+    let world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    let installed = world.journal().await.remove(0).event;
+    let identity = installed.fact.identity().unwrap().clone();
+    let number = serde_json::from_str("\"00112233445566778899aabbccddeeff\"").unwrap();
+    let (source, platform) = (installed.source.clone(), installed.platform.clone());
+    let now = installed.received_at;
+    let forged = Event::erased(source, platform, identity, now, &number).unwrap();
+
+    let options = async_nats::ConnectOptions::new()
+        .user_and_password("ingest".to_owned(), world.nats.credentials().ingest.clone())
+        .custom_inbox_prefix("_INBOX_ingest");
+    let client = options.connect(world.nats.url()).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-id", "another");
+    let body = forged.encode().unwrap();
+    client.request("installations.blnk.7", "not an event".into()).await.unwrap();
+    let sent = async_nats::Request::new().headers(headers).payload(body.into());
+    client.send_request("installations.blnk.7", sent).await.unwrap();
+    world.acknowledged(&install("b")).await;
+    world.wait_for_status("b", "active").await;
+    world.wait_applied().await;
+    assert_eq!(world.credential("a").await.body["credential"], api_key("a"));
+    let listed = world.operate(&["dead-letters", "list", "--json"]).await.json(0);
+    let reasons: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|it| it["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["undecodable", "not_entitled"], "{listed}");
+}

@@ -107,6 +107,11 @@ impl Delivery {
         is_operators(&self.subject).then(stood).flatten().unwrap_or(self.sequence)
     }
 
+    /// Whether only an operator can have published it.
+    pub fn is_by_operator(&self) -> bool {
+        is_operators(&self.subject)
+    }
+
     /// Whether it is in the log for the second time.
     pub fn is_restored(&self) -> bool {
         self.position() != self.sequence

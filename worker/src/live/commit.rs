@@ -62,9 +62,9 @@ pub(crate) enum CommitError {
     /// An event of the batch will never be accepted.
     #[error("an event of the batch cannot be applied")]
     Unappliable(#[source] sqlx::Error),
-    /// These are more than their places may have.
-    #[error("a place has too many events")]
-    PlaceFull(BTreeSet<MessageId>),
+    /// These cannot be applied, and the others of the batch can.
+    #[error("some events of the batch cannot be applied")]
+    SetAside(BTreeSet<MessageId>, Reason),
     /// Going on would mix two histories.
     #[error(
         "the log holds another event at a sequence that the journal knows: the stream \
@@ -136,8 +136,8 @@ pub(crate) async fn apply(
 ) -> Result<Committed, CommitError> {
     let cause = match commit(pool, batch, retention, arrival).await {
         Err(CommitError::Unappliable(cause)) => cause,
-        Err(CommitError::PlaceFull(events)) => {
-            return without(pool, batch, &events, retention, arrival).await;
+        Err(CommitError::SetAside(events, reason)) => {
+            return without(pool, batch, (&events, reason), retention, arrival).await;
         }
         done => return done,
     };
@@ -162,20 +162,23 @@ pub(crate) async fn apply(
 async fn without(
     pool: &PgPool,
     batch: &[Delivery],
-    events: &BTreeSet<MessageId>,
+    (events, reason): (&BTreeSet<MessageId>, Reason),
     retention: Retention,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
+    // Not by its header, which may say something else.
     let is_left_out = |delivery: &&Delivery| {
-        let id = delivery.message_id().map(str::to_owned).map(MessageId::from_stored);
-        id.is_some_and(|id| events.contains(&id))
+        Event::decode_without_payload(&delivery.body)
+            .is_ok_and(|event| events.contains(&event.message_id))
     };
     let (left_out, others): (Vec<&Delivery>, Vec<&Delivery>) = batch.iter().partition(is_left_out);
     let mut total = Committed::default();
     for delivery in left_out {
-        let detail = "its place has more events that matter than worker.place_events_max";
-        let detail = detail.to_owned();
-        keep(pool, &DeadLetter { delivery, reason: Reason::PlaceFull, detail }).await?;
+        let detail = match reason {
+            Reason::NotEntitled => "an erasure that no operator has published",
+            _ => "its place has more events that matter than worker.place_events_max",
+        };
+        keep(pool, &DeadLetter { delivery, reason, detail: detail.to_owned() }).await?;
         total.dead_letters += 1;
         *total.by_kind.entry(undecoded(delivery)).or_default() += 1;
     }
@@ -263,6 +266,10 @@ async fn write(
         let is_old = arrival == Arrival::Late || entry.restored;
         is_old && (appended.contains(id) || moved.contains(id))
     };
+    let forged = forged(&entries, &appended, arrival);
+    if !forged.is_empty() {
+        return Err(CommitError::SetAside(forged, Reason::NotEntitled));
+    }
     let late = entries.iter().filter(is_late).filter_map(|entry| FoldUnit::of(&entry.recorded));
     let late: BTreeSet<FoldUnit> = late.collect();
     if !late.is_empty() {
@@ -281,7 +288,7 @@ async fn write(
         .await?;
     let too_many = too_many(&entries, &appended, &full);
     if !too_many.is_empty() {
-        return Err(CommitError::PlaceFull(too_many));
+        return Err(CommitError::SetAside(too_many, Reason::PlaceFull));
     }
     for letter in &dead_letters {
         dead_letters::keep(transaction, letter)
@@ -293,6 +300,19 @@ async fn write(
     let (appended, dead_letters) = (appended.len(), dead_letters.len());
     let duplicates = batch.len() - dead_letters - appended;
     Ok(Committed { appended, duplicates, dead_letters, conflicts, by_kind })
+}
+
+/// Erasures that a service has published. Only operators erase. Those of earlier
+/// versions are in the journal; an operator who replays the log brings them in again.
+fn forged(entries: &[&Entry], new: &BTreeSet<MessageId>, arrival: Arrival) -> BTreeSet<MessageId> {
+    if arrival == Arrival::Late {
+        return BTreeSet::new();
+    }
+    let is_forged = |entry: &&&Entry| {
+        matches!(entry.recorded.event.fact, Fact::Erased { .. }) && !entry.by_operator
+    };
+    let forged = entries.iter().filter(is_forged).map(|entry| &entry.recorded.event.message_id);
+    forged.filter(|id| new.contains(*id)).cloned().collect()
 }
 
 /// What has come to a full place just now. An erasure must always be possible.
@@ -373,9 +393,9 @@ fn entry(delivery: &Delivery) -> Result<Entry, String> {
     let text = String::from_utf8(delivery.body.to_vec()).map_err(|error| chain(&error))?;
     let body = RawValue::from_string(text).map_err(|error| chain(&error))?;
     let traceparent = delivery.headers.get(TRACEPARENT).map(str::to_owned);
-    let restored = delivery.is_restored();
+    let (restored, by_operator) = (delivery.is_restored(), delivery.is_by_operator());
     let recorded = Recorded { sequence: delivery.position(), event };
-    Ok(Entry { recorded, restored, traceparent, body })
+    Ok(Entry { recorded, restored, by_operator, traceparent, body })
 }
 
 /// One statement may not touch a row twice, so of copies in one batch only the

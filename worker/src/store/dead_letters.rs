@@ -26,17 +26,21 @@ pub(crate) enum Reason {
     Unappliable,
     /// Its place has more events that matter than a place may have.
     PlaceFull,
+    /// Whoever published it may not say this.
+    NotEntitled,
 }
 
 impl Reason {
     /// What [`Reason::name`] may say.
-    pub(crate) const NAMES: [&'static str; 3] = ["undecodable", "unappliable", "place_full"];
+    pub(crate) const NAMES: [&'static str; 4] =
+        ["undecodable", "unappliable", "place_full", "not_entitled"];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable",
             Self::Unappliable => "unappliable",
             Self::PlaceFull => "place_full",
+            Self::NotEntitled => "not_entitled",
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) recorded: Recorded,
     /// Put back into the log by an operator, far behind its position.
     pub(crate) restored: bool,
+    /// Nobody but an operator can have published it.
+    pub(crate) by_operator: bool,
     pub(crate) traceparent: Option<String>,
     /// The body as in the log.
     pub(crate) body: Box<RawValue>,
