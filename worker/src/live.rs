@@ -145,7 +145,7 @@ struct Beside {
     pool: PgPool,
     connection: Connection,
     ring: Current<KeyRing>,
-    recorder: record::Recorder,
+    recorder: Recorder,
 }
 
 /// As a user of NATS of its own, with data keys of its own.
