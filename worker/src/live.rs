@@ -28,6 +28,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::access::record::Recorder;
 use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::archived_payloads::ArchivedPayloads;
