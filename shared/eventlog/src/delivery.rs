@@ -7,10 +7,10 @@ use async_nats::header::{
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
-use domain::id::StreamSequence;
+use domain::id::{MessageId, StreamSequence};
 use jiff::Timestamp;
 
-use crate::message::{CE_ID, CE_SUBJECT, CE_TYPE, POSITION, is_operators};
+use crate::message::{CE_ID, CE_SUBJECT, CE_TYPE, LogMessage, POSITION, Restored, is_operators};
 
 /// What the server adds when a message is asked for by its sequence.
 const OF_ANSWER: [HeaderName; 5] =
@@ -107,6 +107,13 @@ impl Delivery {
         is_operators(&self.subject).then(stood).flatten().unwrap_or(self.sequence)
     }
 
+    /// To be put back into the log.
+    pub fn again(&self, restored: Restored) -> LogMessage {
+        let id = MessageId::from_stored(self.message_id().unwrap_or_default().to_owned());
+        let (subject, body) = (self.subject.clone(), self.body.clone());
+        LogMessage::stored(id, subject, body, self.headers.of_event(), restored)
+    }
+
     /// Whether only an operator can have published it.
     pub fn is_by_operator(&self) -> bool {
         is_operators(&self.subject)
@@ -168,5 +175,45 @@ impl Delivery {
             published_at,
         };
         Some((delivery, pending))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::event::Event;
+
+    use super::*;
+    use crate::message::partition_of;
+
+    #[test]
+    fn a_restored_event_says_where_it_stood_and_a_copy_is_no_duplicate() {
+        let body = include_str!("../../domain/src/event/installed.v1.json");
+        let event = Event::decode(body.as_bytes()).unwrap();
+        let (position, copy_of) = (Some(StreamSequence(7)), Some(StreamSequence(9)));
+        let lost = Restored { position, copy_of: None };
+        let lost = LogMessage::restored(&event, Bytes::new(), None, lost).unwrap();
+        assert_eq!(lost.subject, "installations.blnk.31.operator");
+        assert_eq!(partition_of(&lost.subject), Some(31));
+        let delivery = |message: &LogMessage| Delivery {
+            sequence: StreamSequence(10),
+            subject: message.subject.clone(),
+            headers: message.headers().into(),
+            body: message.body.clone(),
+            published_at: Timestamp::UNIX_EPOCH,
+        };
+        let stored = delivery(&lost);
+        assert_eq!((stored.position(), stored.is_restored()), (StreamSequence(7), true));
+        assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
+
+        let copy = stored.again(Restored { position, copy_of });
+        let id = copy.headers().get(NATS_MESSAGE_ID).unwrap().to_string();
+        assert_eq!(id, format!("{}!copy_of@9", event.message_id));
+        let stored = delivery(&copy);
+        assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
+        assert_eq!(stored.subject, lost.subject);
+
+        // Who may not publish as an operator cannot choose a position.
+        let forged = Delivery { subject: "installations.blnk.31".to_owned(), ..stored };
+        assert_eq!((forged.position(), forged.is_restored()), (StreamSequence(10), false));
     }
 }

@@ -13,8 +13,6 @@ use domain::id::{InstallationId, MessageId, SourceName, StreamSequence, percent_
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::delivery::Delivery;
-
 /// The stream that is the log.
 pub const STREAM: &str = "INSTALLATIONS";
 /// First token of every subject of the stream.
@@ -98,14 +96,20 @@ impl LogMessage {
         Ok(Self { subject, body, traceparent, restored: Some(restored), ..Self::new(event)? })
     }
 
-    /// What was in the log before, whether it can be read or not.
-    pub fn again(delivery: &Delivery, restored: Restored) -> Self {
+    /// What was in the log before with these headers, whether it can be read or not.
+    pub(crate) fn stored(
+        id: MessageId,
+        subject: String,
+        body: Bytes,
+        headers: HeaderMap,
+        restored: Restored,
+    ) -> Self {
         Self {
-            id: MessageId::from_stored(delivery.message_id().unwrap_or_default().to_owned()),
-            subject: operators(delivery.subject.clone()),
-            body: delivery.body.clone(),
+            id,
+            subject: operators(subject),
+            body,
             traceparent: None,
-            described: Described::Stored(delivery.headers.of_event()),
+            described: Described::Stored(headers),
             restored: Some(restored),
         }
     }
@@ -228,37 +232,6 @@ mod tests {
         assert_eq!(header("ce-type").as_deref(), Some("mooring.installation.installed"));
         assert_eq!(header("ce-subject").as_deref(), Some("instapp_1"));
         assert_eq!(header("ce-time").as_deref(), Some("2026-07-01T10:00:00.123456789Z"));
-    }
-
-    #[test]
-    fn a_restored_event_says_where_it_stood_and_a_copy_is_no_duplicate() {
-        let event = golden("\"installation_id\": \"instapp_1\"");
-        let (position, copy_of) = (Some(StreamSequence(7)), Some(StreamSequence(9)));
-        let lost = Restored { position, copy_of: None };
-        let lost = LogMessage::restored(&event, Bytes::new(), None, lost).unwrap();
-        assert_eq!(lost.subject, "installations.blnk.31.operator");
-        assert_eq!(partition_of(&lost.subject), Some(31));
-        let delivery = |message: &LogMessage| Delivery {
-            sequence: StreamSequence(10),
-            subject: message.subject.clone(),
-            headers: message.headers().into(),
-            body: message.body.clone(),
-            published_at: Timestamp::UNIX_EPOCH,
-        };
-        let stored = delivery(&lost);
-        assert_eq!((stored.position(), stored.is_restored()), (StreamSequence(7), true));
-        assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
-
-        let copy = LogMessage::again(&stored, Restored { position, copy_of });
-        let id = copy.headers().get(NATS_MESSAGE_ID).unwrap().to_string();
-        assert_eq!(id, format!("{}!copy_of@9", event.message_id));
-        let stored = delivery(&copy);
-        assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
-        assert_eq!(stored.subject, lost.subject);
-
-        // Who may not publish as an operator cannot choose a position.
-        let forged = Delivery { subject: "installations.blnk.31".to_owned(), ..stored };
-        assert_eq!((forged.position(), forged.is_restored()), (StreamSequence(10), false));
     }
 
     #[test]

@@ -272,7 +272,7 @@ async fn append_lost(
         {
             let again = |event: &Delivery| {
                 let restored = lost.remove(&event.position())?;
-                Some(LogMessage::again(event, restored))
+                Some(event.again(restored))
             };
             let messages: Vec<LogMessage> = some.iter().filter_map(again).collect();
             let count = messages.len() as u64;
@@ -315,9 +315,8 @@ async fn from_dead_letters(
         ..Default::default()
     };
     let letters = dead_letters::deliveries(connection, &selection).await?;
-    let again = |letter: &Delivery| {
-        lost.get(&letter.position()).map(|restored| LogMessage::again(letter, *restored))
-    };
+    let again =
+        |letter: &Delivery| lost.get(&letter.position()).map(|restored| letter.again(*restored));
     Ok(letters.iter().filter_map(again).collect())
 }
 
@@ -353,7 +352,7 @@ async fn move_misplaced(
             let id = found.message_id().unwrap_or_default();
             if !lost_events::is_known(connection, id).await? {
                 let moved = Restored { position: None, copy_of: Some(*sequence) };
-                copies.push(LogMessage::again(&found, moved));
+                copies.push(found.again(moved));
             }
         }
         append(&writer, copies).await?;
