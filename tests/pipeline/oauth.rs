@@ -228,8 +228,13 @@ async fn a_code_is_not_spent_while_what_it_brings_cannot_be_kept() {
     let setup = Setup { workers: 0, ..Setup::default() };
     let mut highlevel = start(&server, setup, "state = \"when_present\"").await;
     highlevel.world.nats.kill().unwrap();
-    let away = async || come_back(&highlevel.world, "", "code=c1").await.0 == 503;
-    assert!(eventually(away).await);
+    // Until ingest has noticed, it may take the code for one whose tokens it can keep.
+    let noticed = async || {
+        let ready = highlevel.world.ingest_url(0, "/readyz");
+        highlevel.world.http.get(ready).send().await.unwrap().status() == 503
+    };
+    assert!(eventually(noticed).await);
+    assert_eq!(come_back(&highlevel.world, "", "code=c1").await.0, 503);
     highlevel.world.nats.start_again().unwrap();
     highlevel.world.wait_ingest_ready(0);
     assert_eq!(come_back(&highlevel.world, "", "code=c1").await.0, 200);
