@@ -16,6 +16,7 @@ mod doctor;
 mod erase;
 mod exit;
 mod explain;
+mod indexing;
 mod installations;
 mod keys;
 mod migrate;

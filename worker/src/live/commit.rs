@@ -63,8 +63,8 @@ pub(crate) enum CommitError {
     #[error("an event of the batch cannot be applied")]
     Unappliable(#[source] sqlx::Error),
     /// These cannot be applied, and the others of the batch can.
-    #[error("some events of the batch cannot be applied")]
-    SetAside(BTreeSet<MessageId>, Reason),
+    #[error("some events of the batch cannot be applied: {}", .why.1)]
+    SetAside { events: BTreeSet<MessageId>, why: Why },
     /// Going on would mix two histories.
     #[error(
         "the log holds another event at a sequence that the journal knows: the stream \
@@ -72,6 +72,13 @@ pub(crate) enum CommitError {
     )]
     OtherLog(#[source] sqlx::Error),
 }
+
+/// Why an event is set aside, as a dead letter says it.
+type Why = (Reason, &'static str);
+
+const NOT_ENTITLED: Why = (Reason::NotEntitled, "an erasure that no operator has published");
+const PLACE_FULL: Why =
+    (Reason::PlaceFull, "its place has more events that matter than worker.place_events_max");
 
 impl From<sqlx::Error> for CommitError {
     fn from(error: sqlx::Error) -> Self {
@@ -136,8 +143,8 @@ pub(crate) async fn apply(
 ) -> Result<Committed, CommitError> {
     let cause = match commit(pool, batch, retention, arrival).await {
         Err(CommitError::Unappliable(cause)) => cause,
-        Err(CommitError::SetAside(events, reason)) => {
-            return without(pool, batch, (&events, reason), retention, arrival).await;
+        Err(CommitError::SetAside { events, why }) => {
+            return without(pool, batch, (&events, why), retention, arrival).await;
         }
         done => return done,
     };
@@ -162,7 +169,7 @@ pub(crate) async fn apply(
 async fn without(
     pool: &PgPool,
     batch: &[Delivery],
-    (events, reason): (&BTreeSet<MessageId>, Reason),
+    (events, (reason, detail)): (&BTreeSet<MessageId>, Why),
     retention: Retention,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
@@ -174,10 +181,6 @@ async fn without(
     let (left_out, others): (Vec<&Delivery>, Vec<&Delivery>) = batch.iter().partition(is_left_out);
     let mut total = Committed::default();
     for delivery in left_out {
-        let detail = match reason {
-            Reason::NotEntitled => "an erasure that no operator has published",
-            _ => "its place has more events that matter than worker.place_events_max",
-        };
         keep(pool, &DeadLetter { delivery, reason, detail: detail.to_owned() }).await?;
         total.dead_letters += 1;
         *total.by_kind.entry(undecoded(delivery)).or_default() += 1;
@@ -268,7 +271,7 @@ async fn write(
     };
     let forged = forged(&entries, &appended, arrival);
     if !forged.is_empty() {
-        return Err(CommitError::SetAside(forged, Reason::NotEntitled));
+        return Err(CommitError::SetAside { events: forged, why: NOT_ENTITLED });
     }
     let late = entries.iter().filter(is_late).filter_map(|entry| FoldUnit::of(&entry.recorded));
     let late: BTreeSet<FoldUnit> = late.collect();
@@ -288,7 +291,7 @@ async fn write(
         .await?;
     let too_many = too_many(&entries, &appended, &full);
     if !too_many.is_empty() {
-        return Err(CommitError::SetAside(too_many, Reason::PlaceFull));
+        return Err(CommitError::SetAside { events: too_many, why: PLACE_FULL });
     }
     for letter in &dead_letters {
         dead_letters::keep(transaction, letter)

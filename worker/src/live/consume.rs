@@ -178,7 +178,7 @@ impl Projector {
                 }
                 Err(
                     error @ (CommitError::Unappliable(_)
-                    | CommitError::SetAside(..)
+                    | CommitError::SetAside { .. }
                     | CommitError::OtherLog(_)),
                 ) => {
                     return Err(Interrupted::Fatal(error.into()));

@@ -20,7 +20,7 @@ use eventlog::append::Writer;
 use eventlog::archive::{Archive, History, HistoryReader, LogIdentity, Storage};
 use eventlog::delivery::Delivery;
 use eventlog::message::{LogMessage, Restored, all_subjects};
-use eventlog::read::{self, Reader, Selection, Start};
+use eventlog::read::{self, Selection, Start};
 use eventlog::status;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -30,10 +30,10 @@ use crate::operate::backends::Backends;
 use crate::operate::consent::{self, Consent};
 use crate::operate::context::{Command, Context};
 use crate::operate::exit::Interrupted;
+use crate::operate::indexing::index_log;
 use crate::operate::output::Format;
 use crate::operate::progress::{Progress, note};
 use crate::operate::rebuild;
-use crate::store::log_index::{self, Entries};
 use crate::store::lost_events::{self, ArchiveOf, Comparison};
 use crate::store::schema::{self, Schema};
 use crate::store::{database, dead_letters, log_identity};
@@ -128,7 +128,8 @@ async fn restore(
     consent: &Consent,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let mut report = compare(backends, connection, shutdown).await?;
+    let archives = archives(backends).await?;
+    let mut report = compare(backends, connection, &archives, shutdown).await?;
     let is_whole = report.found.lost == 0 && report.found.misplaced == 0;
     if consent.dry_run {
         return Ok(report);
@@ -138,7 +139,6 @@ async fn restore(
         let question = if is_whole { "take it for the log of the journal?" } else { "restore it?" };
         ensure!(consent::ask(question, shutdown).await?, "nothing was changed");
     }
-    let archives = archives(backends).await?;
     append_lost(backends, connection, &archives, shutdown).await?;
     move_misplaced(backends, connection, shutdown).await?;
     let log = status::log(&backends.connection).await?;
@@ -151,12 +151,16 @@ async fn restore(
 async fn compare(
     backends: &Backends,
     connection: &mut PgConnection,
+    archives: &[(ArchiveOf, History)],
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let log = status::log(&backends.connection).await?;
-    let in_log = index_log(backends, connection, log.last_sequence, shutdown).await?;
+    let history = History::find(&backends.connection, None).await?;
+    let log = &history.log;
+    let all = Selection::of_log(all_subjects(), Start::Sequence(1), log.last_sequence);
+    let reader = history.read(&backends.connection, all).await?;
+    let in_log = index_log(connection, reader, log.last_sequence, |_| false, shutdown).await?;
     lost_events::create(connection).await?;
-    for archive in &archives(backends).await? {
+    for archive in archives {
         index_archive(backends, connection, archive, shutdown).await?;
     }
     note("comparing with the journal");
@@ -221,36 +225,6 @@ async fn next(
         some.push(delivery);
     }
     Ok((!some.is_empty()).then_some(some))
-}
-
-/// Reads the log into a table. Says how many events there are.
-async fn index_log(
-    backends: &Backends,
-    connection: &mut PgConnection,
-    target: u64,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<u64> {
-    log_index::create(connection).await?;
-    if target == 0 {
-        return Ok(0);
-    }
-    let mut progress = Progress::new("comparing events", target);
-    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
-    let mut reader = Reader::open(&backends.connection, all).await?;
-    let (mut entries, mut count) = (Entries::default(), 0);
-    while let Some(delivery) = reader.next().await? {
-        count += 1;
-        entries.push(&delivery, false);
-        if entries.is_full() {
-            if shutdown.is_cancelled() {
-                bail!(Interrupted);
-            }
-            progress.add(entries.save(connection).await?);
-        }
-    }
-    progress.add(entries.save(connection).await?);
-    progress.finish();
-    Ok(count)
 }
 
 /// In the order in which they stood.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use eventlog::archive::History;
+use eventlog::delivery::Delivery;
 use eventlog::message::all_subjects;
 use eventlog::read::{Selection, Start};
 use serde::Serialize;
@@ -14,15 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::{Backends, wait_for_workers};
 use crate::operate::context::{Command, Context};
-use crate::operate::exit::{Differs, Interrupted};
+use crate::operate::exit::Differs;
+use crate::operate::indexing::index_log;
 use crate::operate::output::Format;
-use crate::operate::progress::{Progress, note};
+use crate::operate::progress::note;
 use crate::operate::rebuild::{self, Effort, Loaded, Options};
 use crate::store::database;
 use crate::store::installations::compare::Comparison;
 use crate::store::late_places::{self, Mark};
 use crate::store::log_identity;
-use crate::store::log_index::{self, Entries, JournalFindings};
+use crate::store::log_index::{self, JournalFindings};
 use crate::store::rebuilds::{Origin, Rebuild};
 use crate::store::schema::{self, Schema};
 
@@ -141,7 +143,13 @@ async fn compare(
     let origin = if history.require_whole().is_ok() { Origin::Log } else { Origin::Journal };
     let mark = Mark { sequence: target, late: late_places::last(connection).await? };
     let (loaded, projection) = projection(backends, effort, origin, mark, shutdown).await?;
-    index_log(backends, history, connection, target, shutdown).await?;
+    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
+    let reader = history.read(&backends.connection, all).await?;
+    // A restored event may have been archived when it stood in another log.
+    let is_archived = |delivery: &Delivery| {
+        delivery.sequence.0 <= history.archived_to() || delivery.is_restored()
+    };
+    index_log(connection, reader, target, is_archived, shutdown).await?;
     note("comparing with the journal");
     let journal = log_index::compare_with_journal(connection, first, target).await?;
     Ok(Report {
@@ -171,37 +179,6 @@ async fn projection(
     let loaded = rebuild::load_into(backends, into, &options, &mut unrecorded, shutdown).await?;
     let caught_up = rebuild::catch_up(backends, into, target, shutdown).await?;
     Ok((loaded, caught_up.comparison))
-}
-
-async fn index_log(
-    backends: &Backends,
-    history: &History,
-    connection: &mut PgConnection,
-    target: u64,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    log_index::create(connection).await?;
-    if target == 0 {
-        return Ok(());
-    }
-    let mut progress = Progress::new("comparing events", target);
-    let all = Selection::of_log(all_subjects(), Start::Sequence(1), target);
-    let mut reader = history.read(&backends.connection, all).await?;
-    let mut entries = Entries::default();
-    while let Some(delivery) = reader.next().await? {
-        // A restored event may have been archived when it stood in another log.
-        let is_archived = delivery.sequence.0 <= history.archived_to() || delivery.is_restored();
-        entries.push(&delivery, is_archived);
-        if entries.is_full() {
-            if shutdown.is_cancelled() {
-                bail!(Interrupted);
-            }
-            progress.add(entries.save(connection).await?);
-        }
-    }
-    progress.add(entries.save(connection).await?);
-    progress.finish();
-    Ok(())
 }
 
 #[cfg(test)]
