@@ -94,6 +94,27 @@ async fn a_log_restored_from_an_older_copy_that_went_on_keeps_both_histories() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_came_again_to_its_old_sequence_is_taken_from_the_log() {
+    let mut world = World::start(Setup::default()).await;
+    world.acknowledged(&install("a")).await;
+    world.wait_applied().await;
+    restored_after(&mut world, &["b"]).await;
+    let journal = world.journal().await;
+    let b = journal.iter().find(|it| it.event.idempotency_key.as_str() == "install:b").unwrap();
+    let last_sequence = async || world.stream().await.cached_info().state.last_sequence;
+    let mut all = vec!["install:a".to_owned(), "install:b".to_owned()];
+    while last_sequence().await + 1 < b.sequence.0 {
+        world.acknowledged(&install(&format!("x{}", all.len()))).await;
+        all.push(format!("install:x{}", all.len()));
+    }
+    assert!(!world.acknowledged(&install("b")).await, "it is new to this log");
+    assert_eq!(last_sequence().await, b.sequence.0);
+    restore(&world).await;
+    assert_whole(&mut world, &all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(world.credential("b").await.body["credential"], api_key("b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_again_with_other_content_conflicts_as_it_would_have() {
     let mut world = World::start(Setup::default()).await;
     world.acknowledged(&install("a")).await;

@@ -33,14 +33,16 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Appended {
     pub(crate) new: BTreeSet<MessageId>,
-    /// There before, from a later place in the log.
+    /// There before, from a later place in the log, or as it stood at this one before
+    /// the log was restored.
     pub(crate) moved: BTreeSet<MessageId>,
 }
 
 /// Appends what is not there yet.
 ///
 /// Of two copies of one event the first in the log stays: which one a worker
-/// sees first must not matter.
+/// sees first must not matter. After the log was put back to an older copy, a retry
+/// may stand where the event stood before. Then the log is right.
 pub(crate) async fn append(
     connection: &mut PgConnection,
     entries: &[&Entry],
@@ -89,6 +91,9 @@ pub(crate) async fn append(
                 event = excluded.event,
                 event_sha256 = NULL
             WHERE excluded.stream_sequence < kept.stream_sequence
+               OR excluded.stream_sequence = kept.stream_sequence
+                  AND sha256(convert_to(excluded.event::text, 'UTF8'))
+                      <> coalesce(kept.event_sha256, sha256(convert_to(kept.event::text, 'UTF8')))
         RETURNING message_id, (xmax = 0) AS "inserted!"
         "#,
         &ids as _,
