@@ -34,6 +34,7 @@ make_all() {
   done
   make sealing-private-key "x25519-private.$(random | tr '+/' '-_' | tr -d '=')"
   make fingerprint-key "$(random)"
+  make event-key-ingest "$(random)"
   make blnk-path-token "$(random | tr '+/' '-_' | tr -d '=')" # base64url: it is put into a URL
   make read-token "$(random | tr '+/' '-_' | tr -d '=')"
   # The worker knows its callers by the hashes of their tokens.
@@ -51,10 +52,10 @@ random() {
 make() {
   [ ! -e "/master/$1" ] || return 0
   # Postgres keeps the old passwords, and what is in the log was sealed with the old key. NATS keeps no
-  # password, and a newer version may have a user more. Data from before there were key pairs was
+  # password, nothing is sealed with an event key, and a newer version may have one more. Data from before there were key pairs was
   # sealed with a symmetric key, which is there.
   case $1 in
-    nats-*) ;;
+    nats-* | event-key-*) ;;
     *) { [ "$1" = sealing-private-key ] && [ -e /master/sealing-key-k1 ] && [ ! -e /for/sealing/public-key ]; } ||
       [ ! -e /data/nats/jetstream ] || fail "the secret $1 is missing, and the data beside it was made with it: put \
 it back into the volume mooring_secrets, or start over with 'docker compose down --volumes'" ;;
@@ -69,8 +70,9 @@ hand_out() {
     nats-archiver-password
   give postgres "$postgres_user" postgres-superuser-password postgres-owner-password postgres-worker-password
   give migrate "$services_user" nats-admin-password postgres-owner-password
-  give ingest "$services_user" nats-ingest-password fingerprint-key blnk-path-token
-  give worker "$services_user" nats-worker-password nats-renewer-password postgres-worker-password sealing-private-key fingerprint-key read-token-sha256
+  give ingest "$services_user" nats-ingest-password fingerprint-key event-key-ingest blnk-path-token
+  give worker "$services_user" nats-worker-password nats-renewer-password postgres-worker-password sealing-private-key fingerprint-key event-key-ingest \
+    read-token-sha256
   [ ! -e /master/sealing-key-k1 ] || give worker "$services_user" sealing-key-k1
   # What was there before key pairs, and must not be any more.
   rm -f /for/ingest/sealing-key-k1

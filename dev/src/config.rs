@@ -53,6 +53,14 @@ url = "{postgres_url}"
 password = {postgres_password}
 
 {sealing}
+[event_keys.ingest]
+active = "i1"
+keys.i1 = {event_key_ingest}
+
+[event_keys.token_renewal]
+active = "r1"
+keys.r1 = {event_key_renewal} # ingest does not read it
+
 [ingest]
 listen = "127.0.0.1:{ingest}"
 
@@ -78,6 +86,8 @@ path_tokens = [{path_token}]
         postgres_url = ports.postgres_url("mooring_worker"),
         postgres_password = file("postgres-worker-password"),
         sealing = sealing(before, secrets),
+        event_key_ingest = file("event-key-ingest"),
+        event_key_renewal = file("event-key-token-renewal"),
         ingest = ports.ingest,
         worker = ports.worker,
         read_token_hash = quoted(&secrets.path(READ_TOKEN_HASH)),

@@ -16,9 +16,11 @@ use crate::durable;
 /// A secret's file name, and how it is made.
 type Kind = (&'static str, fn() -> String);
 
-const ALL: [Kind; 16] = [
+const ALL: [Kind; 18] = [
     (PRIVATE_KEY, new_private_key),
     ("fingerprint-key", new_key),
+    ("event-key-ingest", new_key),
+    ("event-key-token-renewal", new_key),
     ("nats-admin-password", new_password),
     ("nats-ingest-password", new_password),
     ("nats-worker-password", new_password),

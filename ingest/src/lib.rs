@@ -62,7 +62,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     };
     let contract = contract::watch(check, shutdown.clone());
     let doors = Doors::new(connection.clone(), contract.clone(), settings.open_log_percent_max);
-    let publisher = Arc::new(Publisher::new(connection.clone(), contract));
+    let publisher = Arc::new(Publisher::new(connection.clone(), settings.event_key, contract));
     let audit = Audit(Recorder::start(connection.clone()));
     let pool = PoolSettings {
         ready_max: DATA_KEYS_MAX,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use domain::event_key::EventKey;
 use domain::id::MessageId;
 use eventlog::append::{Failure, Writer};
 use eventlog::connect::Connection;
@@ -59,8 +60,12 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Starts the committing task, which ends when the publisher is dropped and
     /// nothing is on its way.
-    pub(crate) fn new(connection: Connection, contract: watch::Receiver<Contract>) -> Self {
-        let writer = Writer::new(connection);
+    pub(crate) fn new(
+        connection: Connection,
+        key: Option<EventKey>,
+        contract: watch::Receiver<Contract>,
+    ) -> Self {
+        let writer = Writer::of_service(connection, key);
         let (queue, submissions) = mpsc::channel(QUEUE_MAX);
         let committer = Committer::new(writer.clone(), contract.clone(), submissions);
         tokio::spawn(committer.run());

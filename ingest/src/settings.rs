@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::event_key::{Author, EventKey};
 use domain::fingerprint::FingerprintKeys;
 use domain::id::{AppId, PlatformName, SourceName};
 use domain::key_ring::SealingKey;
@@ -29,6 +30,8 @@ pub struct Settings {
     /// It seals new pages of data keys. Ingest has nothing that opens one.
     pub sealing_key: SealingKey,
     pub fingerprints: FingerprintKeys,
+    /// It proves that ingest wrote an event.
+    pub event_key: Option<EventKey>,
     pub data_key_unused_max: Duration,
     /// Where the key is read again.
     pub path: PathBuf,
@@ -82,6 +85,7 @@ impl Settings {
         let nats = resolver.nats(config);
         let sealing_key = resolver.sealing_key(&config.sealing);
         let keys = sealing_key.zip(resolver.fingerprint_keys(&config.sealing));
+        let keys = keys.zip(resolver.event_key(config.event_keys.as_ref(), Author::Ingest));
         let sources = sources(config, path, &mut resolver);
         if !(1..=100).contains(&config.ingest.open_log_percent_max) {
             resolver.problem("ingest.open_log_percent_max", "must be 1 to 100");
@@ -92,20 +96,20 @@ impl Settings {
             read_timeout: Duration::from_millis(config.ingest.read_timeout_ms),
         };
         let server = resolver.ingest_server(&config.ingest);
-        let settings =
-            nats.zip(keys).zip(server).map(|((nats, (sealing_key, fingerprints)), server)| Self {
-                nats,
-                monitor_url: config.nats.monitor_url.clone(),
-                accepted_breaches: config.stream.allow.clone(),
-                sealing_key,
-                fingerprints,
-                data_key_unused_max: config.sealing.data_key_unused_max(),
-                path: path.to_owned(),
-                sources,
-                http,
-                server,
-                open_log_percent_max: config.ingest.open_log_percent_max,
-            });
+        let settings = nats.zip(keys).zip(server).map(|((nats, (keys, event_key)), server)| Self {
+            nats,
+            event_key,
+            monitor_url: config.nats.monitor_url.clone(),
+            accepted_breaches: config.stream.allow.clone(),
+            sealing_key: keys.0,
+            fingerprints: keys.1,
+            data_key_unused_max: config.sealing.data_key_unused_max(),
+            path: path.to_owned(),
+            sources,
+            http,
+            server,
+            open_log_percent_max: config.ingest.open_log_percent_max,
+        });
         resolver.finish(path, settings)
     }
 }

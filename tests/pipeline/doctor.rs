@@ -23,7 +23,7 @@ async fn a_sound_system_is_found_sound() {
     let findings = examined(&world, 0).await;
     let verdicts: Vec<&Value> = findings.iter().filter(|it| it["verdict"] != "ok").collect();
     assert!(verdicts.is_empty(), "{verdicts:?}");
-    assert_eq!(findings.len(), 12, "{findings:?}");
+    assert_eq!(findings.len(), 14, "{findings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

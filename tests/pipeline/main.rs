@@ -34,6 +34,7 @@ mod duplicates;
 mod durability;
 mod erasure;
 mod explain;
+mod forged;
 mod group_commit;
 mod held;
 mod hot_place;

@@ -28,7 +28,7 @@ use tempfile::TempDir;
 /// Generous: a slow machine must not fail a test, and a passing one never waits
 /// for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(25);
 
 /// What a test wants different from the usual environment.

@@ -4,6 +4,7 @@
 //! that it cannot apply, or answer with a sealed or clear secret anywhere but
 //! at the credential endpoint.
 
+mod error_chain;
 mod live;
 mod metrics;
 mod operate;

@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod active_key;
+pub(crate) mod admission;
 pub(crate) mod api;
 pub(crate) mod archive;
 pub(crate) mod archived_payloads;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use domain::key_ring::KeyRing;
+use eventlog::append::Writer;
 use eventlog::connect::Connection;
 use eventlog::keys::report::{self, Held};
 use eventlog::keys::{Current, DataKeyPool, PoolSettings};
@@ -33,6 +35,7 @@ use crate::live::access::{Door, record};
 use crate::live::api::Api;
 use crate::live::archived_payloads::ArchivedPayloads;
 use crate::live::archiving::Archiving;
+use crate::live::commit::Terms;
 use crate::live::consume::Projector;
 use crate::live::measure::Measurements;
 use crate::live::readiness::Readiness;
@@ -55,7 +58,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
         connection: connection.clone(),
         pool: pool.clone(),
         batch_events_max: settings.batch_events_max,
-        retention: settings.retention,
+        terms: Terms { retention: settings.retention, event_keys: settings.event_keys },
         place_events_max: settings.place_events_max,
     };
     let (recorder, records) = record::start(pool.clone());
@@ -172,6 +175,7 @@ async fn token_renewal(
         pool,
         connection,
         data_keys: DataKeyPool::start(&appender, key, keys, shutdown.clone()),
+        writer: Writer::of_service(appender.clone(), settings.event_key),
         appender,
         ring,
         recorder,

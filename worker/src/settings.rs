@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use domain::event_key::{Author, EventKey, EventKeys};
 use domain::fingerprint::FingerprintKeys;
 use domain::fold::Retention;
 use domain::id::SourceName;
@@ -39,6 +40,7 @@ pub(crate) struct RunSettings {
     pub(crate) nats: Endpoint,
     pub(crate) postgres: Postgres,
     pub(crate) ring: KeyRing,
+    pub(crate) event_keys: EventKeys,
     /// Where the ring and the callers are read again.
     pub(crate) path: PathBuf,
     pub(crate) callers: CallerSettings,
@@ -60,6 +62,8 @@ pub(crate) struct TokenRenewalSettings {
     pub(crate) nats: Endpoint,
     pub(crate) sealing_key: SealingKey,
     pub(crate) fingerprints: FingerprintKeys,
+    /// It proves that a renewal wrote an event.
+    pub(crate) event_key: Option<EventKey>,
     pub(crate) data_key_unused_max: Duration,
     pub(crate) apps: BTreeMap<SourceName, OAuth>,
     pub(crate) before_expiry: Duration,
@@ -104,6 +108,7 @@ impl RunSettings {
         let nats = resolver.nats(config);
         let postgres = postgres(config, &mut resolver);
         let ring = resolver.key_ring(&config.sealing);
+        let event_keys = resolver.event_keys(config.event_keys.as_ref());
         let callers = CallerSettings::resolve(config, &mut resolver);
         if config.worker.place_events_max < PLACE_EVENTS_LEAST {
             let least = format!("must be at least {PLACE_EVENTS_LEAST}");
@@ -115,11 +120,12 @@ impl RunSettings {
         let archive = archive(config, &mut resolver);
         let server = resolver.worker_server(&config.worker);
         resolver.read_api(config, config.worker.listen, config.worker.tls.is_some());
-        let all = nats.zip(postgres).zip(ring).zip(server);
-        let settings = all.map(|(((nats, postgres), ring), server)| Self {
+        let all = nats.zip(postgres).zip(ring.zip(event_keys)).zip(server);
+        let settings = all.map(|(((nats, postgres), (ring, event_keys)), server)| Self {
             nats,
             postgres,
             ring,
+            event_keys,
             path: path.to_owned(),
             callers,
             server,
@@ -177,6 +183,17 @@ pub(crate) fn key_ring(config: &Config, path: &Path, env: &Env) -> Result<KeyRin
     resolver.finish(path, ring)
 }
 
+/// For the commands that apply events, or put them back.
+pub(crate) fn event_keys(
+    config: &Config,
+    path: &Path,
+    env: &Env,
+) -> Result<EventKeys, ConfigError> {
+    let mut resolver = Resolver::new(env);
+    let keys = resolver.event_keys(config.event_keys.as_ref());
+    resolver.finish(path, keys)
+}
+
 fn retention(settings: &WorkerSettings) -> Retention {
     if settings.keep_ended_credentials { Retention::Keep } else { Retention::Remove }
 }
@@ -222,6 +239,9 @@ fn postgres(config: &Config, resolver: &mut Resolver<'_>) -> Option<Postgres> {
 fn archive(config: &Config, resolver: &mut Resolver<'_>) -> Option<ArchiveAccess> {
     const DAY_S: i64 = 86_400;
     let settings = config.worker.archive.as_ref()?;
+    if let Some(endpoint) = &settings.endpoint {
+        resolver.archive_endpoint(config, endpoint);
+    }
     let location = resolver.archive(settings)?;
     http_client::use_ring(); // for a bucket that is reached by TLS
     let nats = match &settings.nats_user {
@@ -264,10 +284,12 @@ fn token_renewal(config: &Config, resolver: &mut Resolver<'_>) -> Option<TokenRe
     };
     let sealing_key = resolver.sealing_key(&config.sealing)?;
     let fingerprints = resolver.fingerprint_keys(&config.sealing)?;
+    let event_key = resolver.event_key(config.event_keys.as_ref(), Author::TokenRenewal)?;
     Some(TokenRenewalSettings {
         nats: resolver.nats_as(config, &user)?,
         sealing_key,
         fingerprints,
+        event_key,
         data_key_unused_max: config.sealing.data_key_unused_max(),
         apps,
         before_expiry: Duration::from_secs(settings.before_expiry_s),

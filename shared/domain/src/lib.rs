@@ -9,6 +9,7 @@
 pub mod data_key;
 pub mod details;
 pub mod event;
+pub mod event_key;
 pub mod fingerprint;
 pub mod fold;
 pub mod id;

@@ -7,6 +7,7 @@
 //! a batch id and a position in the headers of each message, and a commit mark
 //! on the last one, which is answered for all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -15,13 +16,14 @@ use async_nats::header::{
 };
 use async_nats::{HeaderMap, Request};
 use backon::{ConstantBuilder, Retryable as _};
+use domain::event_key::EventKey;
 use domain::id::StreamSequence;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::connect::Connection;
-use crate::message::{LogMessage, STREAM};
+use crate::message::{LogMessage, PROOF, STREAM};
 
 /// More than our headers ever have.
 const HEADERS_BYTES_MAX: usize = 8 * 1024;
@@ -90,6 +92,8 @@ pub type Written = (LogMessage, Result<Appended, Failure>);
 #[derive(Clone)]
 pub struct Writer {
     connection: Connection,
+    /// What it proves with that it wrote an event.
+    key: Option<Arc<EventKey>>,
 }
 
 /// What the server answers to a publish, single or batch.
@@ -116,8 +120,14 @@ enum Refused {
 }
 
 impl Writer {
+    /// An operator's, whose subjects say whose events they are.
     pub fn new(connection: Connection) -> Self {
-        Self { connection }
+        Self { connection, key: None }
+    }
+
+    /// A service's.
+    pub fn of_service(connection: Connection, key: Option<EventKey>) -> Self {
+        Self { connection, key: key.map(Arc::new) }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -184,7 +194,7 @@ impl Writer {
     }
 
     async fn single(&self, message: &LogMessage) -> Result<Appended, Failure> {
-        match self.request(message, message.headers()).await {
+        match self.request(message, self.headers(message)).await {
             Ok(ack) => Ok(Appended { sequence: StreamSequence(ack.seq), duplicate: ack.duplicate }),
             Err(Refused::Failure(failure)) => Err(failure),
             Err(Refused::HoldsDuplicate) => Err(Failure::Unknown),
@@ -199,7 +209,7 @@ impl Writer {
         let mut ack = Err(Refused::Failure(Failure::Unknown));
         for (index, message) in messages.iter().enumerate() {
             let position = index + 1;
-            let mut headers = message.headers();
+            let mut headers = self.headers(message);
             headers.insert(NATS_BATCH_ID, id);
             headers.insert(NATS_BATCH_SEQUENCE, position.to_string());
             if position == messages.len() {
@@ -215,6 +225,14 @@ impl Writer {
             }
         }
         ack.map(|ack| StreamSequence(ack.seq))
+    }
+
+    fn headers(&self, message: &LogMessage) -> HeaderMap {
+        let mut headers = message.headers();
+        if let Some(key) = &self.key {
+            headers.insert(PROOF, key.prove(&message.body));
+        }
+        headers
     }
 
     async fn request(&self, message: &LogMessage, headers: HeaderMap) -> Result<PubAck, Refused> {

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use domain::id::{MessageId, StreamSequence};
 use jiff::Timestamp;
 
-use crate::message::{CE_ID, CE_SUBJECT, CE_TYPE, LogMessage, POSITION, Restored, is_operators};
+use crate::message::{
+    CE_ID, CE_SUBJECT, CE_TYPE, LogMessage, POSITION, PROOF, Restored, UNPROVEN, is_operators,
+};
 
 /// What the server adds when a message is asked for by its sequence.
 const OF_ANSWER: [HeaderName; 5] =
@@ -107,16 +109,31 @@ impl Delivery {
         is_operators(&self.subject).then(stood).flatten().unwrap_or(self.sequence)
     }
 
-    /// To be put back into the log.
-    pub fn again(&self, restored: Restored) -> LogMessage {
+    /// To be put back into the log. Where it goes an operator vouches for it, unless it is
+    /// said to be unproven.
+    pub fn again(&self, restored: Restored, is_proven: bool) -> LogMessage {
         let id = MessageId::from_stored(self.message_id().unwrap_or_default().to_owned());
         let (subject, body) = (self.subject.clone(), self.body.clone());
-        LogMessage::stored(id, subject, body, self.headers.of_event(), restored)
+        let mut headers = self.headers.of_event();
+        if !is_proven {
+            headers.insert(UNPROVEN, "true");
+        }
+        LogMessage::stored(id, subject, body, headers, restored)
     }
 
     /// Whether only an operator can have published it.
     pub fn is_by_operator(&self) -> bool {
         is_operators(&self.subject)
+    }
+
+    /// What proves who wrote it.
+    pub fn proof(&self) -> Option<&str> {
+        self.headers.get(PROOF)
+    }
+
+    /// Whether an operator vouches for it.
+    pub fn is_vouched_for(&self) -> bool {
+        self.is_by_operator() && self.headers.get(UNPROVEN).is_none()
     }
 
     /// Whether it is in the log for the second time.
@@ -205,12 +222,15 @@ mod tests {
         assert_eq!((stored.position(), stored.is_restored()), (StreamSequence(7), true));
         assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
 
-        let copy = stored.again(Restored { position, copy_of });
+        let copy = stored.again(Restored { position, copy_of }, true);
         let id = copy.headers().get(NATS_MESSAGE_ID).unwrap().to_string();
         assert_eq!(id, format!("{}!copy_of@9", event.message_id));
         let stored = delivery(&copy);
         assert_eq!(stored.message_id(), Some(event.message_id.as_str()));
         assert_eq!(stored.subject, lost.subject);
+
+        let unproven = delivery(&stored.again(Restored { position, copy_of }, false));
+        assert!(stored.is_vouched_for() && !unproven.is_vouched_for());
 
         // Who may not publish as an operator cannot choose a position.
         let forged = Delivery { subject: "installations.blnk.31".to_owned(), ..stored };

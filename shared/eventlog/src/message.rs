@@ -28,6 +28,11 @@ pub(crate) const CE_SUBJECT: &str = "ce-subject";
 /// Where in the log a restored event stood at first. It counts only under a subject that
 /// nobody but operators may publish to.
 pub(crate) const POSITION: &str = "mooring-position";
+/// The header that proves who wrote an event.
+pub(crate) const PROOF: &str = "mooring-proof";
+/// The header of an event that came back into the log as it was: without a proof that
+/// counts. Nothing else under an operator's subject needs one.
+pub(crate) const UNPROVEN: &str = "mooring-unproven";
 /// Last token of the subjects that are the operators' alone.
 const OPERATOR: &str = "operator";
 /// Fixed for ever: it decides in which subject an event is found again.

@@ -25,6 +25,7 @@ use eventlog::topology::StreamSettings;
 
 mod api_tokens;
 mod archive;
+mod event_keys;
 mod identity;
 mod install_page;
 mod oauth;
@@ -38,6 +39,7 @@ pub mod watch;
 
 pub use api_tokens::{ApiTokenSettings, Scope, SourceChoice, TokenHash};
 pub use archive::ArchiveSettings;
+pub use event_keys::{AuthorKeys, EventKeysSettings};
 pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
@@ -70,6 +72,8 @@ pub struct Config {
     pub postgres: Option<PostgresSettings>,
     /// The keys that data keys are sealed to, and what fingerprints are keyed by.
     pub sealing: SealingSettings,
+    /// What events prove with who wrote them.
+    pub event_keys: Option<EventKeysSettings>,
     /// The service that receives callbacks.
     #[serde(default)]
     pub ingest: IngestSettings,

@@ -25,10 +25,10 @@ use service::server::ClientAddress;
 use service::telemetry::{self, names::attribute};
 use sqlx::PgPool;
 
+use crate::error_chain::chain;
 use crate::live::access::record::Recorder;
 use crate::live::access::{Caller, Door, Who};
 use crate::live::archived_payloads::{ArchivedPayloads, Unread};
-use crate::live::commit::chain;
 use crate::live::credential::{self, CredentialError, Part};
 use crate::metrics::METRICS;
 use crate::store::find::{self, Candidate, Filter, FindError, Which};

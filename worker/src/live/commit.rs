@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use domain::event::{Event, Fact};
+use domain::event_key::EventKeys;
 use domain::fold::{Recorded, Retention, conflicts, fold};
 use domain::id::{MessageId, Place, SourceName, StreamSequence};
 use eventlog::delivery::Delivery;
-use eventlog::message::TRACEPARENT;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{Instrument as _, Span, info_span};
 
+use crate::error_chain::chain;
+use crate::live::admission::admit;
 use crate::store::database;
 use crate::store::dead_letters::{self, DeadLetter, Reason};
 use crate::store::fold_unit::{self, FoldUnit};
@@ -104,6 +105,13 @@ impl From<sqlx::Error> for CommitError {
     }
 }
 
+/// What every event is applied by.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) retention: Retention,
+    pub(crate) event_keys: EventKeys,
+}
+
 /// How a batch came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -138,13 +146,13 @@ impl Arrival {
 pub(crate) async fn apply(
     pool: &PgPool,
     batch: &[Delivery],
-    retention: Retention,
+    terms: &Terms,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
-    let cause = match commit(pool, batch, retention, arrival).await {
+    let cause = match commit(pool, batch, terms, arrival).await {
         Err(CommitError::Unappliable(cause)) => cause,
         Err(CommitError::SetAside { events, why }) => {
-            return without(pool, batch, (&events, why), retention, arrival).await;
+            return without(pool, batch, (&events, why), terms, arrival).await;
         }
         done => return done,
     };
@@ -160,7 +168,7 @@ pub(crate) async fn apply(
     }
     let mut total = Committed::default();
     for delivery in batch {
-        total += Box::pin(apply(pool, std::slice::from_ref(delivery), retention, arrival)).await?;
+        total += Box::pin(apply(pool, std::slice::from_ref(delivery), terms, arrival)).await?;
     }
     Ok(total)
 }
@@ -170,7 +178,7 @@ async fn without(
     pool: &PgPool,
     batch: &[Delivery],
     (events, (reason, detail)): (&BTreeSet<MessageId>, Why),
-    retention: Retention,
+    terms: &Terms,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
     // Not by its header, which may say something else.
@@ -187,7 +195,7 @@ async fn without(
     }
     let others: Vec<Delivery> = others.into_iter().cloned().collect();
     if !others.is_empty() {
-        total += Box::pin(apply(pool, &others, retention, arrival)).await?;
+        total += Box::pin(apply(pool, &others, terms, arrival)).await?;
     }
     Ok(total)
 }
@@ -207,12 +215,12 @@ async fn keep(pool: &PgPool, letter: &DeadLetter<'_>) -> Result<(), CommitError>
 async fn commit(
     pool: &PgPool,
     batch: &[Delivery],
-    retention: Retention,
+    terms: &Terms,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
     let mut connection = database::acquire(pool).await?;
     let mut transaction = connection.begin().await?;
-    let committed = write(&mut transaction, batch, retention, arrival).await?;
+    let committed = write(&mut transaction, batch, terms, arrival).await?;
     transaction.commit().instrument(statement("COMMIT", "")).await?;
     Ok(committed)
 }
@@ -222,15 +230,15 @@ async fn commit(
 pub(crate) async fn preview(
     pool: &PgPool,
     batch: &[Delivery],
-    retention: Retention,
+    terms: &Terms,
 ) -> Result<Preview, CommitError> {
     let mut connection = database::acquire(pool).await?;
     let mut transaction = connection.begin().await?;
-    let (entries, _) = decode(batch);
+    let (entries, _) = admit(&mut transaction, batch, &terms.event_keys).await?;
     let units: Vec<FoldUnit> =
         entries.iter().filter_map(|entry| FoldUnit::of(&entry.recorded)).collect();
     let before = installations::digests(&mut transaction, &units).await?;
-    let committed = write(&mut transaction, batch, retention, Arrival::Late).await?;
+    let committed = write(&mut transaction, batch, terms, Arrival::Late).await?;
     let after = installations::digests(&mut transaction, &units).await?;
     transaction.rollback().await?;
     let changed = after.difference(&before).map(|found| found.installation_id.clone()).collect();
@@ -247,10 +255,10 @@ pub(crate) struct Preview {
 async fn write(
     transaction: &mut PgConnection,
     batch: &[Delivery],
-    retention: Retention,
+    terms: &Terms,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
-    let (decoded, dead_letters) = decode(batch);
+    let (decoded, dead_letters) = admit(&mut *transaction, batch, &terms.event_keys).await?;
     let entries = distinct(&decoded);
     let units: Vec<FoldUnit> = {
         let units: BTreeSet<FoldUnit> =
@@ -283,7 +291,7 @@ async fn write(
     let needed = kept::read(transaction, &units, &incoming)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;
-    installations::save(transaction, fold_places(&needed.history, retention))
+    installations::save(transaction, fold_places(&needed.history, terms.retention))
         .instrument(statement("INSERT", "projection.installations"))
         .await?;
     let full = kept::mark(transaction, &needed, arrival.complete_to(), arrival.place_events_max())
@@ -376,31 +384,6 @@ fn statement(operation: &'static str, collection: &'static str) -> Span {
     )
 }
 
-fn decode(batch: &[Delivery]) -> (Vec<Entry>, Vec<DeadLetter<'_>>) {
-    let mut entries = Vec::with_capacity(batch.len());
-    let mut dead_letters = Vec::new();
-    for delivery in batch {
-        match entry(delivery) {
-            Ok(entry) => entries.push(entry),
-            Err(detail) => {
-                tracing::error!(sequence = delivery.sequence.0, detail, "dead letter");
-                dead_letters.push(DeadLetter { delivery, reason: Reason::Undecodable, detail });
-            }
-        }
-    }
-    (entries, dead_letters)
-}
-
-fn entry(delivery: &Delivery) -> Result<Entry, String> {
-    let event = Event::decode(&delivery.body).map_err(|error| chain(&error))?;
-    let text = String::from_utf8(delivery.body.to_vec()).map_err(|error| chain(&error))?;
-    let body = RawValue::from_string(text).map_err(|error| chain(&error))?;
-    let traceparent = delivery.headers.get(TRACEPARENT).map(str::to_owned);
-    let (restored, by_operator) = (delivery.is_restored(), delivery.is_by_operator());
-    let recorded = Recorded { sequence: delivery.position(), event };
-    Ok(Entry { recorded, restored, by_operator, traceparent, body })
-}
-
 /// One statement may not touch a row twice, so of copies in one batch only the
 /// first in the log is taken.
 fn distinct(entries: &[Entry]) -> Vec<&Entry> {
@@ -436,12 +419,4 @@ pub(crate) fn fold_places(history: &[Recorded], retention: Retention) -> Vec<Row
         }
     }
     rows
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes: Vec<String> = std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect();
-    causes.join(": ")
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use domain::fold::Retention;
 use domain::id::StreamSequence;
 use eventlog::connect::Connection;
 use eventlog::consume::{Batch, CONSUMER, Consumer};
@@ -18,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::live::commit::{self, Arrival, CommitError, Committed, chain};
+use crate::error_chain::chain;
+use crate::live::commit::{self, Arrival, CommitError, Committed, Terms};
 use crate::metrics::METRICS;
 use crate::store::log_identity::{self, OtherLog};
 
@@ -38,7 +38,7 @@ pub(crate) struct Projector {
     pub(crate) connection: Connection,
     pub(crate) pool: PgPool,
     pub(crate) batch_events_max: usize,
-    pub(crate) retention: Retention,
+    pub(crate) terms: Terms,
     pub(crate) place_events_max: usize,
 }
 
@@ -161,7 +161,7 @@ impl Projector {
         let mut backoff = backoff();
         loop {
             let started = Instant::now();
-            match commit::apply(&self.pool, deliveries, self.retention, arrival).await {
+            match commit::apply(&self.pool, deliveries, &self.terms, arrival).await {
                 Ok(committed) => {
                     observe(deliveries.len(), &committed, started);
                     return Ok(committed);

@@ -16,8 +16,8 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::error_chain::chain;
 use crate::live::active_key;
-use crate::live::commit::chain;
 use crate::store::{database, installations};
 
 const ASK_EVERY: Duration = Duration::from_secs(1);

@@ -65,6 +65,8 @@ pub(crate) struct TokenRenewal {
     pub(crate) connection: Connection,
     /// As a user that may append.
     pub(crate) appender: Connection,
+    /// With it, and as that user.
+    pub(crate) writer: Writer,
     /// To open the tokens that are renewed.
     pub(crate) ring: Current<KeyRing>,
     pub(crate) fingerprints: FingerprintKeys,
@@ -305,7 +307,7 @@ impl TokenRenewal {
         let (keys, now) = (&self.fingerprints, clock::now());
         let event = callback.seal(source, platform, now, keys, Some(key), SealingNonce::random)?;
         let message = LogMessage::new(&event)?;
-        let appended = Writer::new(self.appender.clone()).append(&message, APPEND_FOR).await;
+        let appended = self.writer.append(&message, APPEND_FOR).await;
         appended.context("appending new tokens to the log")?;
         Ok(())
     }

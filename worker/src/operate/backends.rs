@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use domain::event_key::EventKeys;
 use domain::fold::Retention;
 use domain::key_ring::KeyRing;
 use eventlog::archive::{History, Location};
@@ -68,6 +69,11 @@ impl Context {
     /// For what needs no NATS.
     pub(crate) fn pool(&self) -> Result<PgPool, ConfigError> {
         Ok(database::pool(&Postgres::resolve(&self.config, &self.path, &self.env)?))
+    }
+
+    /// What proves who wrote an event.
+    pub(crate) fn event_keys(&self) -> Result<EventKeys, ConfigError> {
+        settings::event_keys(&self.config, &self.path, &self.env)
     }
 
     pub(crate) fn key_ring(&self) -> Result<KeyRing, ConfigError> {

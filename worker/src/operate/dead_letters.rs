@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
+use domain::event_key::EventKeys;
 use domain::id::SourceName;
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::commit::{self, Arrival};
-use crate::operate::backends::Backends;
+use crate::live::commit::{self, Arrival, Terms};
 use crate::operate::consent::{self, By, Consent};
 use crate::operate::context::{self, Context};
 use crate::operate::exit::Differs;
@@ -59,6 +59,9 @@ enum Command {
         /// All that are open
         #[arg(long)]
         all: bool,
+        /// Also those that nobody with an event key wrote: whoever has a password of NATS may have
+        #[arg(long, conflicts_with = "all")]
+        unproven: bool,
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
@@ -134,9 +137,13 @@ impl context::Command for Arguments {
                 let found = dead_letters::show(&context.pool()?, sequence).await?;
                 format.print(&found, output::fields)
             }
-            Command::Redrive { sequences, all: _, which, by: By { by }, format } => {
+            Command::Redrive { sequences, all: _, unproven, which, by: By { by }, format } => {
                 let backends = context.backends().await?;
-                let redriven = redrive(&backends, &which.selection(sequences, false), &by).await?;
+                let event_keys =
+                    if unproven { EventKeys::default() } else { context.event_keys()? };
+                let terms = Terms { retention: backends.retention, event_keys };
+                let selection = which.selection(sequences, false);
+                let redriven = redrive(&backends.pool, &terms, &selection, &by).await?;
                 format.print(&redriven, render_redriven)?;
                 if !redriven.failed.is_empty() {
                     let count = redriven.failed.len();
@@ -163,8 +170,12 @@ impl context::Command for Arguments {
 }
 
 /// Applies them again, each by itself.
-async fn redrive(backends: &Backends, selection: &Selection, by: &str) -> anyhow::Result<Redriven> {
-    let Backends { pool, retention, .. } = backends;
+async fn redrive(
+    pool: &PgPool,
+    terms: &Terms,
+    selection: &Selection,
+    by: &str,
+) -> anyhow::Result<Redriven> {
     let mut connection = database::acquire(pool).await?;
     let mut redriven = Redriven::default();
     let found = dead_letters::deliveries(&mut connection, selection).await?;
@@ -172,7 +183,7 @@ async fn redrive(backends: &Backends, selection: &Selection, by: &str) -> anyhow
     for delivery in found {
         let sequence = delivery.sequence.0;
         let only = std::slice::from_ref(&delivery);
-        let committed = commit::apply(pool, only, *retention, Arrival::Late).await?;
+        let committed = commit::apply(pool, only, terms, Arrival::Late).await?;
         if committed.dead_letters > 0 {
             redriven.failed.push(dead_letters::show(pool, sequence).await?);
             continue;

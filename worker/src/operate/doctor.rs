@@ -33,6 +33,7 @@ use crate::store::log_identity::{self, OtherLog};
 use crate::store::rebuilds;
 
 mod archive;
+mod configured;
 mod fix;
 
 const POSTGRES_VERSION_MIN: i32 = 150_000;
@@ -124,7 +125,7 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
     let (pool, ring) = (database::pool(&postgres), context.key_ring()?);
     let (nats, postgres) =
         tokio::join!(backends::connect(&nats, "doctor"), database::acquire(&pool));
-    let mut findings = Vec::new();
+    let mut findings = configured::check(config, clock::now());
     match &nats {
         Ok(connection) => findings.extend(Box::pin(log(connection, config)).await),
         Err(error) => {

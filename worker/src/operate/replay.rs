@@ -17,9 +17,10 @@ use eventlog::read::{self, Start};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::commit::{self, Arrival, Committed};
+use crate::live::commit::{self, Arrival, Committed, Terms};
 use crate::operate::backends::{Backends, Untrimmed};
 use crate::operate::context::{Command, Context};
 use crate::operate::exit::Interrupted;
@@ -112,7 +113,8 @@ impl Command for Arguments {
             return print(&backends, &selection, &context.shutdown).await;
         }
         let how = if dry_run { Apply::DryRun } else { Apply::Commit };
-        let report = self::apply(&backends, &selection, how, &context.shutdown).await?;
+        let terms = Terms { retention: backends.retention, event_keys: context.event_keys()? };
+        let report = self::apply(&backends, &terms, &selection, how, &context.shutdown).await?;
         format.print(&report, |report| render(report, how))
     }
 }
@@ -255,6 +257,7 @@ fn print_line(mut output: impl Write, delivery: &Delivery) -> io::Result<()> {
 /// Applies each event as a worker does, or says what that would do.
 async fn apply(
     backends: &Backends,
+    terms: &Terms,
     selection: &Selection,
     how: Apply,
     shutdown: &CancellationToken,
@@ -275,31 +278,31 @@ async fn apply(
         }
         batch.push(delivery);
         if batch.len() == BATCH_EVENTS {
-            report.apply(backends, &batch, how).await?;
+            report.apply(&backends.pool, terms, &batch, how).await?;
             batch.clear();
         }
     }
-    report.apply(backends, &batch, how).await?;
+    report.apply(&backends.pool, terms, &batch, how).await?;
     Ok(report)
 }
 
 impl Report {
     async fn apply(
         &mut self,
-        backends: &Backends,
+        pool: &PgPool,
+        terms: &Terms,
         batch: &[Delivery],
         how: Apply,
     ) -> anyhow::Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Backends { pool, retention, .. } = backends;
         match how {
             Apply::Commit => {
-                self.committed += commit::apply(pool, batch, *retention, Arrival::Late).await?
+                self.committed += commit::apply(pool, batch, terms, Arrival::Late).await?
             }
             Apply::DryRun => {
-                let preview = commit::preview(pool, batch, *retention).await?;
+                let preview = commit::preview(pool, batch, terms).await?;
                 self.committed += preview.committed;
                 self.would_change.extend(preview.changed);
             }

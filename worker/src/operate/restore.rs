@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use domain::event::Event;
+use domain::event_key::EventKeys;
 use domain::id::StreamSequence;
 use eventlog::append::Writer;
 use eventlog::archive::{Archive, History, HistoryReader, LogIdentity, Storage};
@@ -26,6 +28,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+use crate::live::admission::require_proof;
 use crate::operate::backends::Backends;
 use crate::operate::consent::{self, Consent};
 use crate::operate::context::{Command, Context};
@@ -91,7 +94,8 @@ impl Command for Arguments {
         rebuild::alone_or_bail(&mut alone).await?;
         schema::drop(&mut alone, Schema::Scratch).await?;
         schema::create(&mut alone, Schema::Scratch).await?;
-        let report = restore(&backends, &mut alone, &consent, &context.shutdown).await;
+        let keys = context.event_keys()?;
+        let report = restore(&backends, &mut alone, &keys, &consent, &context.shutdown).await;
         // Whatever came of it.
         schema::drop(&mut alone, Schema::Scratch).await?;
         format.print(&report?, render)
@@ -125,6 +129,7 @@ fn render(report: &Report) -> String {
 async fn restore(
     backends: &Backends,
     connection: &mut PgConnection,
+    keys: &EventKeys,
     consent: &Consent,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Report> {
@@ -139,8 +144,8 @@ async fn restore(
         let question = if is_whole { "take it for the log of the journal?" } else { "restore it?" };
         ensure!(consent::ask(question, shutdown).await?, "nothing was changed");
     }
-    append_lost(backends, connection, &archives, shutdown).await?;
-    move_misplaced(backends, connection, shutdown).await?;
+    append_lost(backends, connection, &archives, keys, shutdown).await?;
+    move_misplaced(backends, connection, keys, shutdown).await?;
     let log = status::log(&backends.connection).await?;
     let restored = report.found.known_from..=log.last_sequence;
     log_identity::accept(connection, log.created_at, restored).await?;
@@ -232,6 +237,7 @@ async fn append_lost(
     backends: &Backends,
     connection: &mut PgConnection,
     archives: &[(ArchiveOf, History)],
+    keys: &EventKeys,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let lost = lost_events::lost_events(connection).await?;
@@ -246,7 +252,7 @@ async fn append_lost(
         {
             let again = |event: &Delivery| {
                 let restored = lost.remove(&event.position())?;
-                Some(event.again(restored))
+                Some(put_back(event, restored, keys))
             };
             let messages: Vec<LogMessage> = some.iter().filter_map(again).collect();
             let count = messages.len() as u64;
@@ -264,7 +270,7 @@ async fn append_lost(
         let some = std::mem::replace(&mut lost, rest);
         let mut messages = lost_events::from_journal(connection, &some).await?;
         if messages.len() < some.len() {
-            messages.extend(from_dead_letters(connection, &some).await?);
+            messages.extend(from_dead_letters(connection, &some, keys).await?);
         }
         ensure!(
             messages.len() == some.len(),
@@ -280,6 +286,7 @@ async fn append_lost(
 async fn from_dead_letters(
     connection: &mut PgConnection,
     lost: &BTreeMap<StreamSequence, Restored>,
+    keys: &EventKeys,
 ) -> anyhow::Result<Vec<LogMessage>> {
     let in_journal = lost_events::in_journal(connection, lost).await?;
     let others = lost.keys().filter(|position| !in_journal.contains(position));
@@ -289,8 +296,9 @@ async fn from_dead_letters(
         ..Default::default()
     };
     let letters = dead_letters::deliveries(connection, &selection).await?;
-    let again =
-        |letter: &Delivery| lost.get(&letter.position()).map(|restored| letter.again(*restored));
+    let again = |letter: &Delivery| {
+        lost.get(&letter.position()).map(|restored| put_back(letter, *restored, keys))
+    };
     Ok(letters.iter().filter_map(again).collect())
 }
 
@@ -305,11 +313,19 @@ async fn append(writer: &Writer, messages: Vec<LogMessage>) -> anyhow::Result<()
     Ok(())
 }
 
+/// An operator's subject vouches for an event. What was not proven before is not now.
+fn put_back(event: &Delivery, restored: Restored, keys: &EventKeys) -> LogMessage {
+    let decoded = Event::decode_without_payload(&event.body);
+    let is_proven = decoded.is_ok_and(|it| require_proof(event, &it.fact, keys).is_ok());
+    event.again(restored, is_proven)
+}
+
 /// First appended behind everything, then deleted where they stood. What had been
 /// lost and came again is in the log as it was at first by now.
 async fn move_misplaced(
     backends: &Backends,
     connection: &mut PgConnection,
+    keys: &EventKeys,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let misplaced = lost_events::sequences_of_misplaced(connection).await?;
@@ -326,7 +342,7 @@ async fn move_misplaced(
             let id = found.message_id().unwrap_or_default();
             if !lost_events::is_known(connection, id).await? {
                 let moved = Restored { position: None, copy_of: Some(*sequence) };
-                copies.push(found.again(moved));
+                copies.push(put_back(&found, moved, keys));
             }
         }
         append(&writer, copies).await?;

@@ -47,8 +47,7 @@ pub(crate) async fn append(
     connection: &mut PgConnection,
     entries: &[&Entry],
 ) -> Result<Appended, sqlx::Error> {
-    let event = |entry: &&Entry| -> Event { entry.recorded.event.clone() };
-    let events: Vec<Event> = entries.iter().map(event).collect();
+    let events: Vec<&Event> = entries.iter().map(|entry| &entry.recorded.event).collect();
     let ids: Vec<&str> = events.iter().map(|event| event.message_id.as_str()).collect();
     let sequences: Vec<i64> =
         entries.iter().map(|entry| sequence_to_sql(entry.recorded.sequence.0)).collect();
@@ -60,12 +59,10 @@ pub(crate) async fn append(
         .collect();
     let types: Vec<&str> = events.iter().map(|event| event.fact.kind()).collect();
     let identities: Vec<_> = events.iter().map(|event| event.fact.identity()).collect();
-    let installations: Vec<Option<&str>> = identities
-        .iter()
-        .map(|identity| Some(identity.as_ref()?.installation_id.as_str()))
-        .collect();
+    let installations: Vec<Option<&str>> =
+        identities.iter().map(|it| Some((*it)?.installation_id.as_str())).collect();
     let places: Vec<Option<&str>> =
-        identities.iter().map(|identity| Some(identity.as_ref()?.place.as_str())).collect();
+        identities.iter().map(|it| Some((*it)?.place.as_str())).collect();
     let received: Vec<_> = events.iter().map(|event| to_sql(event.received_at)).collect();
     let occurred: Vec<_> = events.iter().map(|event| event.occurred_at.map(to_sql)).collect();
     let traceparents: Vec<Option<&str>> =
@@ -117,6 +114,35 @@ pub(crate) async fn append(
         into.insert(MessageId::from_stored(row.message_id));
     }
     Ok(appended)
+}
+
+/// Which of these the journal has, just as they stand in the log.
+pub(crate) async fn has_as_they_are(
+    connection: &mut PgConnection,
+    entries: &[&Entry],
+) -> Result<BTreeSet<MessageId>, sqlx::Error> {
+    let recorded = entries.iter().map(|entry| &entry.recorded);
+    let sequences: Vec<i64> = recorded.map(|it| sequence_to_sql(it.sequence.0)).collect();
+    let ids: Vec<&str> =
+        entries.iter().map(|entry| entry.recorded.event.message_id.as_str()).collect();
+    let bodies: Vec<&str> = entries.iter().map(|entry| entry.body.get()).collect();
+    let known = sqlx::query_scalar!(
+        r#"
+        SELECT journal.message_id
+        FROM mooring.journal
+             JOIN unnest($1::text[], $2::bigint[], $3::text[])
+                 AS given (message_id, stream_sequence, event)
+             USING (message_id, stream_sequence)
+        WHERE coalesce(event_sha256, sha256(convert_to(journal.event::text, 'UTF8')))
+              = sha256(convert_to(given.event, 'UTF8'))
+        "#,
+        &ids as _,
+        &sequences,
+        &bodies as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(known.into_iter().map(MessageId::from_stored).collect())
 }
 
 /// What is kept of an event whose payload is proven to be in the archive.

@@ -30,6 +30,8 @@ pub enum PlainTransport {
     PlainPostgres,
     /// To the read API: bearer tokens, and credentials in plaintext.
     PlainReadApi,
+    /// To the archive: whoever is in between reads old events, and can refuse to keep them.
+    PlainArchive,
 }
 
 impl PlainTransport {
@@ -38,6 +40,7 @@ impl PlainTransport {
             Self::PlainNats => "plain_nats",
             Self::PlainPostgres => "plain_postgres",
             Self::PlainReadApi => "plain_read_api",
+            Self::PlainArchive => "plain_archive",
         }
     }
 }
@@ -122,6 +125,14 @@ impl Resolver<'_> {
         if !has_tls && !listen.ip().is_loopback() {
             let what = format!("{listen} would serve in plaintext; set worker.tls");
             self.plain(config, PlainTransport::PlainReadApi, "worker.listen", &what);
+        }
+    }
+
+    /// What is wrong with an archive that would be reached in plaintext.
+    pub fn archive_endpoint(&mut self, config: &Config, endpoint: &str) {
+        if !endpoint.starts_with("https://") && !is_local(endpoint) {
+            let what = format!("{endpoint} would be reached in plaintext; use https://");
+            self.plain(config, PlainTransport::PlainArchive, "worker.archive.endpoint", &what);
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::denials::{Denial, Denials};
-use crate::live::commit::chain;
+use crate::error_chain::chain;
 use crate::metrics::METRICS;
 use crate::store::access::{self, Entry};
 use crate::store::database;
