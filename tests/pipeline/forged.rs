@@ -6,15 +6,18 @@ use serde_json::{Value, json};
 use crate::payload::{api_key, install, uninstall};
 use crate::world::{STOP_DEADLINE, Setup, World};
 
-const PROOF: &str = "mooring-proof";
+pub(crate) const PROOF: &str = "mooring-proof";
 
 /// Appends with the password of a service, as whoever stole it would.
-async fn append_as(world: &World, user: &str, body: &Value, headers: HeaderMap) {
+pub(crate) async fn append_as(world: &World, user: &str, body: &Value, mut headers: HeaderMap) {
     let password = world.secrets.read(&format!("nats-{user}-password")).unwrap();
     let options = async_nats::ConnectOptions::new()
         .user_and_password(user.to_owned(), password)
         .custom_inbox_prefix(format!("_INBOX_{user}"));
     let client = options.connect(world.nats.url()).await.unwrap();
+    let id = body["message_id"].as_str().unwrap();
+    headers.insert("ce-id", id);
+    headers.insert("Nats-Msg-Id", id);
     let request = Request::new().headers(headers).payload(body.to_string().into());
     let place = &body["fact"]["identity"]["place"];
     let source = domain::id::SourceName::parse(body["source"].as_str().unwrap()).unwrap();
@@ -35,7 +38,7 @@ fn uninstall_of(installed: &Value, number: u64) -> Value {
 }
 
 /// Body and proof of each event in the log.
-async fn proven(world: &World) -> Vec<(Value, Option<String>)> {
+pub(crate) async fn proven(world: &World) -> Vec<(Value, Option<String>)> {
     let stream = world.stream().await;
     let mut found = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
@@ -126,6 +129,7 @@ async fn keys_begin_and_change_without_losing_an_event() {
         write(world, text);
         world.stop_workers();
         world.start_workers_again();
+        world.wait_worker_ready(0);
     };
 
     let none = keys("");

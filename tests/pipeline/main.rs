@@ -52,6 +52,7 @@ mod platforms;
 mod quotas;
 mod reads;
 mod rebuild;
+mod renewals;
 mod replay;
 mod restore;
 mod simulate;

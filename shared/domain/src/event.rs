@@ -236,6 +236,12 @@ pub enum DecodeError {
 }
 
 impl<C> Fact<C> {
+    /// Whether a worker has written it, who renews tokens. Once others have taken their
+    /// place nobody asks for these again.
+    pub fn is_renewal(&self) -> bool {
+        matches!(self, Self::Authorized { grant, .. } if !grant.is_by_user())
+    }
+
     pub fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Installed { identity, .. }

@@ -27,7 +27,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use self::pass::Pass;
-pub(crate) use self::proof::{Unproven, prove, require_known};
+pub(crate) use self::proof::{Renewals, Unproven, prove, require_known};
 use crate::settings::ArchivePolicy;
 use crate::store::archived::{self, Archived};
 use crate::store::{database, journal, log_identity};
@@ -73,6 +73,8 @@ pub(crate) struct Report {
     pub(crate) segments: Vec<Written>,
     /// Segments of before on which something was left to do.
     pub(crate) finished_before: u64,
+    /// Renewed tokens that were replaced, and have left the journal.
+    pub(crate) forgotten_renewals: u64,
     /// Up to here everything is archived.
     pub(crate) archived_to: u64,
     /// Where the log begins now.

@@ -167,12 +167,23 @@ async fn archive(context: &Context, which: &Which) -> anyhow::Result<(Archive, b
 }
 
 fn render(report: &Report, purpose: Purpose) -> String {
-    let Report { segments, finished_before, archived_to, log_begins_at, waits, .. } = report;
+    let Report {
+        segments,
+        finished_before,
+        forgotten_renewals,
+        archived_to,
+        log_begins_at,
+        waits,
+        ..
+    } = report;
     let events: u64 = segments.iter().map(|it| it.events).sum();
     let would = if purpose == Purpose::DryRun { "would be " } else { "" };
     let mut lines: Vec<String> = segments.iter().map(ToString::to_string).collect();
     if *finished_before > 0 {
         lines.push(format!("finished {finished_before} segments of before"));
+    }
+    if *forgotten_renewals > 0 {
+        lines.push(format!("{forgotten_renewals} replaced tokens left the journal"));
     }
     let count = segments.len();
     lines.push(format!("{events} events {would}archived, in {count} segments"));

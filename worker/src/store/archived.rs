@@ -106,16 +106,22 @@ pub(crate) struct Disagreement {
 }
 
 /// Compares the events of a part of a segment, which covers everything from
-/// `first` to `last`.
+/// `first` to `last`. The journal may lack those that are not required.
 pub(crate) async fn compare(
     connection: &mut PgConnection,
     first: u64,
     last: u64,
     events: &[Delivery],
+    is_required: impl Fn(&Delivery) -> bool,
 ) -> Result<Disagreement, sqlx::Error> {
     let sequences: Vec<i64> = events.iter().map(|it| sequence_to_sql(it.position().0)).collect();
     let ids: Vec<&str> = events.iter().map(|it| it.message_id().unwrap_or_default()).collect();
     let hashes: Vec<Vec<u8>> = events.iter().map(|it| Sha256::digest(&it.body).to_vec()).collect();
+    let required: (Vec<i64>, Vec<&str>) = events
+        .iter()
+        .filter(|it| is_required(it))
+        .map(|it| (sequence_to_sql(it.position().0), it.message_id().unwrap_or_default()))
+        .unzip();
     let unknown = sqlx::query_scalar!(
         r#"
         SELECT min(sequence)
@@ -125,8 +131,8 @@ pub(crate) async fn compare(
           AND NOT EXISTS (SELECT FROM mooring.dead_letters
                           WHERE stream_sequence = archived.sequence)
         "#,
-        &sequences,
-        &ids as _,
+        &required.0,
+        &required.1 as _,
     )
     .fetch_one(&mut *connection)
     .await?;

@@ -184,6 +184,23 @@ pub(crate) async fn relieve(
     Ok(())
 }
 
+/// Deletes renewed tokens that were replaced, among the archived events from `first` to
+/// `last`. Says how many.
+pub(crate) async fn forget_renewals(
+    connection: &mut PgConnection,
+    first: u64,
+    last: u64,
+) -> Result<u64, sqlx::Error> {
+    let forgotten = sqlx::query_scalar!(
+        r#"SELECT mooring.forget_renewals($1, $2) AS "forgotten!""#,
+        sequence_to_sql(first),
+        sequence_to_sql(last),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(u64::try_from(forgotten).unwrap_or_default())
+}
+
 /// All events of the given places, to be folded.
 pub(crate) async fn of_places(
     connection: &mut PgConnection,

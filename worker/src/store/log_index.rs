@@ -2,7 +2,7 @@
 //! `worker restore` to find what it lacks. All SQL on `projection_verify.log` and
 //! `projection_verify.events`.
 
-use domain::event::without_payload;
+use domain::event::{Event, without_payload};
 use eventlog::delivery::Delivery;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -27,18 +27,26 @@ pub(crate) struct JournalFindings {
     pub(crate) only_in_journal: Vec<u64>,
 }
 
+/// Whose tokens a worker has renewed with this event.
+fn renewed(delivery: &Delivery) -> Option<String> {
+    let event = Event::decode_without_payload(&delivery.body).ok()?;
+    let identity = event.fact.identity().filter(|_| event.fact.is_renewal())?;
+    Some(identity.installation_id.to_string())
+}
+
 pub(crate) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
         "CREATE UNLOGGED TABLE {SCRATCH}.log
-             (sequence bigint, position bigint, message_id text, digest bytea, relieved_digest bytea)"
+             (sequence bigint, position bigint, message_id text, digest bytea,
+              relieved_digest bytea, renews text)"
     );
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
 
 /// Entries on their way to the table: of each delivery its place in the stream and
-/// its position, its message ID, the digest of its body, and of what the journal has
-/// once it is relieved.
+/// its position, its message ID, the digest of its body, of what the journal has
+/// once it is relieved, and the installation of archived tokens that may have been replaced.
 #[derive(Default)]
 pub(crate) struct Entries {
     sequences: Vec<i64>,
@@ -46,6 +54,7 @@ pub(crate) struct Entries {
     message_ids: Vec<String>,
     digests: Vec<Vec<u8>>,
     relieved_digests: Vec<Option<Vec<u8>>>,
+    renews: Vec<Option<String>>,
 }
 
 impl Entries {
@@ -53,6 +62,7 @@ impl Entries {
         let relieved = std::str::from_utf8(&delivery.body).ok().filter(|_| is_archived);
         let relieved = relieved.and_then(without_payload);
         self.relieved_digests.push(relieved.map(|left| Sha256::digest(left).to_vec()));
+        self.renews.push(if is_archived { renewed(delivery) } else { None });
         self.sequences.push(sequence_to_sql(delivery.sequence.0));
         self.positions.push(sequence_to_sql(delivery.position().0));
         self.message_ids.push(delivery.message_id().unwrap_or_default().to_owned());
@@ -65,15 +75,16 @@ impl Entries {
 
     /// Says how many there were.
     pub(crate) async fn save(&mut self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        let Self { sequences, positions, message_ids, digests, relieved_digests } =
+        let Self { sequences, positions, message_ids, digests, relieved_digests, renews } =
             std::mem::take(self);
         let count = sequences.len() as u64;
         let sql = format!(
             "INSERT INTO {SCRATCH}.log
-             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[])"
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[],
+                                  $6::text[])"
         );
         let insert = sqlx::query(AssertSqlSafe(sql)).bind(sequences).bind(positions);
-        let insert = insert.bind(message_ids).bind(digests).bind(relieved_digests);
+        let insert = insert.bind(message_ids).bind(digests).bind(relieved_digests).bind(renews);
         insert.execute(connection).await?;
         Ok(count)
     }
@@ -92,6 +103,10 @@ pub(crate) async fn compare_with_journal(
         "SELECT sequence FROM {log} LEFT JOIN mooring.journal USING (message_id)
          WHERE journal.message_id IS NULL AND NOT EXISTS (
              SELECT FROM mooring.dead_letters WHERE stream_sequence = position)
+           -- Replaced tokens leave the journal when they are archived.
+           AND NOT EXISTS (SELECT FROM mooring.journal AS newer
+                           WHERE newer.installation_id = renews AND newer.event_type = 'authorized'
+                             AND newer.stream_sequence > position)
            AND $1 <= $2
          ORDER BY 1 LIMIT {LISTED_MAX}"
     );

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use super::proof::prove;
+use super::proof::{Renewals, prove};
 use super::{Archiver, GATHER, Purpose, Report, Written, excess, releasable};
 use crate::store::archived::{self, Archived};
 use crate::store::database;
@@ -58,7 +58,8 @@ impl Pass<'_> {
                     continue;
                 }
                 if state.is_none() {
-                    prove(&self.archive, &segment.manifest, &mut self.postgres).await?;
+                    prove(&self.archive, &segment.manifest, &mut self.postgres, Renewals::All)
+                        .await?;
                 }
                 self.report.finished_before += 1;
                 if !self.let_go(&segment, state).await? {
@@ -79,7 +80,7 @@ impl Pass<'_> {
             }
             self.archive.require_exclusive().await?;
             self.archive.store(&draft).await?;
-            prove(&self.archive, draft.manifest(), &mut self.postgres).await?;
+            prove(&self.archive, draft.manifest(), &mut self.postgres, Renewals::All).await?;
             self.archive.seal(draft, &mut self.chain, clock::now()).await?;
             let segment = self.chain.last().cloned().context("a segment was sealed")?;
             if !self.let_go(&segment, None).await? {
@@ -150,6 +151,9 @@ impl Pass<'_> {
             archived::record_trimmed(&mut self.postgres, first_sequence).await?;
         }
         if self.relieve(&segment.manifest).await? {
+            let forgotten =
+                journal::forget_renewals(&mut self.postgres, first_sequence, last_sequence);
+            self.report.forgotten_renewals += forgotten.await?;
             archived::record_relieved(&mut self.postgres, first_sequence).await?;
             return Ok(true);
         }

@@ -1,7 +1,9 @@
 //! Whether a segment may be let go of: it is read back from the archive, and compared
 //! with the journal.
 
+use domain::event::Event;
 use eventlog::archive::{Archive, Chain, Manifest};
+use eventlog::delivery::Delivery;
 use sqlx::PgConnection;
 
 use crate::store::archived::{self, Archived, Disagreement};
@@ -34,22 +36,37 @@ pub(crate) fn require_known(known: &[Archived], chain: &Chain) -> Result<(), Unp
     Ok(())
 }
 
+/// Which renewed tokens of a segment the journal must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewals {
+    /// Nothing was let go of yet.
+    All,
+    /// Those that were replaced may have left it.
+    Some,
+}
+
 /// Reads a segment back from the archive and compares it with the journal.
 pub(crate) async fn prove(
     archive: &Archive,
     manifest: &Manifest,
     postgres: &mut PgConnection,
+    renewals: Renewals,
 ) -> anyhow::Result<()> {
     let first_sequence = manifest.first_sequence;
     let mut from = first_sequence;
     let mut segment = archive.open(manifest).await?;
     while let Some(events) = segment.next_frame()? {
         let Some(last) = events.last().map(|last| last.sequence.0) else { continue };
-        let found = archived::compare(&mut *postgres, from, last, &events).await?;
+        let is_required = |event: &Delivery| renewals == Renewals::All || !is_renewal(event);
+        let found = archived::compare(&mut *postgres, from, last, &events, is_required).await?;
         agree(first_sequence, &found)?;
         from = last + 1;
     }
     Ok(())
+}
+
+fn is_renewal(event: &Delivery) -> bool {
+    Event::decode_without_payload(&event.body).is_ok_and(|event| event.fact.is_renewal())
 }
 
 fn agree(first_sequence: u64, found: &Disagreement) -> Result<(), Unproven> {

@@ -5,11 +5,12 @@ use eventlog::archive::{Archive, ArchiveError, Manifest};
 use serde::Serialize;
 
 use super::{Which, archive};
-use crate::live::archive::{Unproven, prove, require_known};
+use crate::live::archive::{Renewals, Unproven, prove, require_known};
 use crate::operate::context::Context;
 use crate::operate::exit::Interrupted;
 use crate::operate::progress::Progress;
-use crate::store::{archived, database};
+use crate::store::archived::{self, Archived};
+use crate::store::database;
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Verified {
@@ -41,8 +42,9 @@ pub(super) async fn verify(context: &Context, which: &Which) -> anyhow::Result<V
             return Ok(verified);
         }
     };
+    let mut known = Vec::new();
     if let Some(postgres) = &mut postgres {
-        let known = archived::all(postgres).await.context("reading what was proven")?;
+        known = archived::all(postgres).await.context("reading what was proven")?;
         if let Err(lost) = require_known(&known, &chain) {
             verified.finding(lost.into())?;
         }
@@ -55,7 +57,12 @@ pub(super) async fn verify(context: &Context, which: &Which) -> anyhow::Result<V
         }
         let manifest = &segment.manifest;
         let read = match &mut postgres {
-            Some(postgres) => prove(&archive, manifest, postgres).await,
+            Some(postgres) => {
+                let is_it = |it: &&Archived| it.first_sequence == manifest.first_sequence;
+                let let_go = known.iter().find(is_it).is_some_and(|known| known.trimmed);
+                let renewals = if let_go { Renewals::Some } else { Renewals::All };
+                prove(&archive, manifest, postgres, renewals).await
+            }
             None => read(&archive, manifest).await,
         };
         if let Err(error) = read {
