@@ -32,6 +32,7 @@ mod doctor;
 mod doors;
 mod duplicates;
 mod durability;
+mod erase_again;
 mod erasure;
 mod explain;
 mod forged;

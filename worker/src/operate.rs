@@ -14,6 +14,7 @@ mod context;
 mod dead_letters;
 mod doctor;
 mod erase;
+mod erase_again;
 mod exit;
 mod explain;
 mod indexing;
@@ -26,6 +27,7 @@ mod rebuild;
 mod replay;
 mod restore;
 mod run;
+mod sealed_secrets;
 mod tokens;
 mod verify;
 
@@ -102,6 +104,7 @@ commands! {
     Archive(archive),
     Keys(keys),
     Erase(erase),
+    EraseAgain(erase_again),
     Tokens(tokens),
     Audit(audit),
 }

@@ -203,6 +203,11 @@ pub fn header_subject(installation: &InstallationId) -> String {
     percent_encode(installation.as_str())
 }
 
+/// The source in a subject of the log.
+pub fn source_of(subject: &str) -> Option<&str> {
+    subject.split('.').nth(1)
+}
+
 /// The partition in a subject of the log.
 pub fn partition_of(subject: &str) -> Option<u8> {
     subject.split('.').nth(2)?.parse().ok().filter(|partition| *partition < PARTITIONS)

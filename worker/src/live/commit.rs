@@ -13,6 +13,7 @@ use domain::event_key::EventKeys;
 use domain::fold::{Recorded, Retention, conflicts, fold};
 use domain::id::{MessageId, Place, SourceName, StreamSequence};
 use eventlog::delivery::Delivery;
+use eventlog::message::source_of;
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{Instrument as _, Span, info_span};
@@ -369,7 +370,7 @@ fn by_kind(
 
 /// What is known of a dead letter: the source in its subject.
 fn undecoded(delivery: &Delivery) -> (String, &'static str, &'static str) {
-    let source = delivery.subject.split('.').nth(1).unwrap_or_default();
+    let source = source_of(&delivery.subject).unwrap_or_default();
     (source.to_owned(), "unknown", "dead_letter")
 }
 

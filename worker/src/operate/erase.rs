@@ -10,27 +10,22 @@
 //!
 //! Interrupted, it is run again; what is destroyed already stays so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use domain::event::Event;
 use domain::fingerprint;
-use domain::id::{DataKeyId, InstallationId, PageId, Place, SourceName};
+use domain::id::{InstallationId, Place, SourceName};
 use domain::key_ring::KeyRing;
-use domain::seal::{Sealed, SealedUnder};
 use eventlog::append::Writer;
-use eventlog::archive::History;
-use eventlog::keys::{self as data_keys, Replaced};
-use eventlog::message::{LogMessage, header_subject, subjects_of};
-use eventlog::read::{Selection, Start};
+use eventlog::message::LogMessage;
 use eventlog::status;
 use serde::Serialize;
-use serde_json::Value;
 use service::clock;
+use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
 use tokio_util::sync::CancellationToken;
 
 use crate::operate::backends::{Backends, wait_for_workers};
@@ -39,17 +34,14 @@ use crate::operate::context::{Command, Context};
 use crate::operate::exit::Differs;
 use crate::operate::output::Format;
 use crate::operate::progress::note;
-use crate::store::archived;
+use crate::operate::sealed_secrets::{Found, Sought, found};
 use crate::store::database;
-use crate::store::dead_letters;
 use crate::store::erasures::{self, ErasureOrder};
 use crate::store::find::{self, Chosen, FindError, Which};
-use crate::store::journal::{self, EventsOf, Known};
+use crate::store::journal::{self, Known};
 use crate::store::reach::Reach;
 
 const APPEND_WITHIN: Duration = Duration::from_secs(30);
-/// Others may change the same page at the same time.
-const REPLACE_ATTEMPTS: usize = 20;
 
 /// Make every secret of an installation unreadable for good
 #[derive(Args)]
@@ -60,7 +52,7 @@ projection.
 Names and e-mail addresses in payloads are not secrets, and stay.
 
 Not covered: a backup of the streams DATA_KEYS and NEW_DATA_KEYS from before. Keep those no longer
-than you may keep the secrets, and run the erasures of mooring.erasures again after you restored one. What the
+than you may keep the secrets, and run `worker erase-again` after you restored one. What the
 platform sends about the installation afterwards is new, and not erased.
 
 It asks before it destroys anything. Without a terminal it needs --yes.
@@ -178,7 +170,7 @@ fn render(report: &Report) -> String {
     )
 }
 
-fn still_open(keys: &BTreeSet<String>) -> String {
+pub(super) fn still_open(keys: &BTreeSet<String>) -> String {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let keys = keys.join(", ");
     format!("secrets that predate data keys still open until these keys are removed: {keys}")
@@ -193,13 +185,10 @@ async fn plan(
 ) -> anyhow::Result<Plan> {
     let Target { mut connection, end, chosen, known } = find(backends, order, shutdown).await?;
     let of = chosen.events();
-    let (keys, still_open_under) = keys_of(&envelopes(backends, &mut connection, &of, end).await?);
-    let secrets = keys.values().map(BTreeSet::len).sum();
-    let mut keys_to_destroy = 0;
-    for (page, slots) in keys {
-        let page = data_keys::page(&backends.connection, &page).await?.open(ring)?;
-        keys_to_destroy += slots.iter().filter(|slot| page.key(**slot).is_some()).count();
-    }
+    let found = found(backends, &mut connection, &[Sought { of: &of, end }], shutdown).await?;
+    let secrets = found.secrets();
+    let keys_to_destroy = found.keys_left(backends, ring).await?;
+    let Found { still_open_under, .. } = found;
     Ok(Plan {
         source: of.source.clone(),
         installation_id: order.installation.clone(),
@@ -225,24 +214,20 @@ async fn erase(
     wait_for_workers(backends, sequence, shutdown).await?;
 
     // What came after that is new, and is not erased.
-    let (keys, still_open_under) =
-        keys_of(&envelopes(backends, &mut connection, &of, sequence).await?);
-    let (mut destroyed, mut gone_before) = (0, 0);
-    for (page, slots) in keys {
-        let now = destroy(backends, ring, &page, &slots).await?;
-        destroyed += now;
-        gone_before += slots.len() - now;
-    }
+    let sought = [Sought { of: &of, end: sequence }];
+    let found = found(backends, &mut connection, &sought, shutdown).await?;
+    let secrets = found.secrets();
+    let destroyed = found.destroy(backends, ring).await?;
     erasures::end(&mut connection, erasure, sequence, destroyed).await?;
     Ok(Report {
         source: of.source.clone(),
         installation_id: order.installation.clone(),
         places: places.into_iter().cloned().collect(),
         sequence,
-        secrets: destroyed + gone_before,
+        secrets,
         keys_destroyed: destroyed,
-        keys_gone_before: gone_before,
-        still_open_under,
+        keys_gone_before: secrets - destroyed,
+        still_open_under: found.still_open_under,
     })
 }
 
@@ -296,105 +281,6 @@ async fn append(backends: &Backends, known: &[Known]) -> anyhow::Result<u64> {
         last = appended.sequence.0;
     }
     Ok(last)
-}
-
-/// Every envelope of the installation up to `end`.
-async fn envelopes(
-    backends: &Backends,
-    connection: &mut PgConnection,
-    of: &EventsOf<'_>,
-    end: u64,
-) -> anyhow::Result<Vec<Sealed>> {
-    let untrimmed = backends.history().await?;
-    if archived::last_sequence(connection).await? > 0 {
-        // What left the journal for the archive must be found there.
-        untrimmed.history.require_whole()?;
-    }
-    let mut found = envelopes_in_history(backends, &untrimmed.history, of, end).await?;
-    // The log may lack what was trimmed before there was an archive.
-    for body in journal::bodies(connection, of, end).await? {
-        collect(&body, &mut found);
-    }
-    for body in dead_letters::bodies(connection, of, end).await? {
-        collect(&body, &mut found);
-    }
-    Ok(found)
-}
-
-async fn envelopes_in_history(
-    backends: &Backends,
-    history: &History,
-    of: &EventsOf<'_>,
-    end: u64,
-) -> anyhow::Result<Vec<Sealed>> {
-    let all = Selection::of_log(subjects_of(of.source), Start::Sequence(1), end);
-    let mut reader = history.read(&backends.connection, all).await?;
-    let wanted = header_subject(of.installation);
-    let mut found = Vec::new();
-    while let Some(delivery) = reader.next().await? {
-        if delivery.about() == Some(wanted.as_str()) {
-            // What is not JSON was not written by us and holds no envelope.
-            let event = serde_json::from_slice(&delivery.body).unwrap_or_default();
-            if of.includes(&event) {
-                collect(&event, &mut found);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// The envelopes of an event, where we put them and nowhere else: a payload may
-/// hold anything, what looks like an envelope of another event included.
-fn collect(event: &Value, found: &mut Vec<Sealed>) {
-    for place in ["/fact/credential/sealed", "/payload/sealed"] {
-        if let Some(Value::String(text)) = event.pointer(place) {
-            found.push(Sealed::from_stored(text.clone()));
-        }
-    }
-}
-
-/// Slots by page, and the keys of the ring that secrets are sealed under.
-fn keys_of(envelopes: &[Sealed]) -> (BTreeMap<PageId, BTreeSet<u8>>, BTreeSet<String>) {
-    let (mut pages, mut ring_keys) = (BTreeMap::new(), BTreeSet::new());
-    for envelope in envelopes {
-        match envelope.under() {
-            Ok(SealedUnder::DataKey(DataKeyId { page, slot })) => {
-                let slots: &mut BTreeSet<u8> = pages.entry(PageId::clone(&page)).or_default();
-                slots.insert(slot);
-            }
-            Ok(SealedUnder::SymmetricKey(id) | SealedUnder::KeyPair(id)) => {
-                ring_keys.insert(id.to_string());
-            }
-            Err(_) => {}
-        }
-    }
-    (pages, ring_keys)
-}
-
-/// How many of the slots were not destroyed yet.
-async fn destroy(
-    backends: &Backends,
-    ring: &KeyRing,
-    id: &PageId,
-    slots: &BTreeSet<u8>,
-) -> anyhow::Result<usize> {
-    let connection = &backends.connection;
-    for _ in 0..REPLACE_ATTEMPTS {
-        let stored = data_keys::page(connection, id).await?;
-        let mut page = stored.open(ring)?;
-        let destroyed = slots.iter().filter(|slot| page.destroy(**slot)).count();
-        if destroyed == 0 {
-            data_keys::destroy_former(connection, &stored, &page).await?;
-            return Ok(0);
-        }
-        if data_keys::replace(connection, ring, &page, stored.version).await? == Replaced::Yes {
-            let now = data_keys::page(connection, id).await?.open(ring)?;
-            let is_gone = slots.iter().all(|slot| now.key(*slot).is_none());
-            ensure!(is_gone, "page {id} was stored and holds a destroyed key still");
-            return Ok(destroyed);
-        }
-    }
-    bail!("page {id} of data keys is changed by others all the time")
 }
 
 #[cfg(test)]
