@@ -25,6 +25,9 @@ pub(crate) struct Needed {
 }
 
 /// Reads what is kept of the places, and what has a key of `incoming`.
+///
+/// `OFFSET 0` keeps Postgres from reading the whole history of a place to find the few
+/// events with these keys: it did, by statistics from when the journal was empty.
 pub(crate) async fn read(
     connection: &mut PgConnection,
     units: &[FoldUnit],
@@ -42,12 +45,17 @@ pub(crate) async fn read(
                      AS incoming (source, idempotency_key))
         SELECT stream_sequence AS "stream_sequence!", kept AS "kept!",
                event AS "event!: Json<Box<RawValue>>"
-        FROM mooring.journal JOIN unit USING (source, place)
-        WHERE kept
+        FROM unit CROSS JOIN LATERAL (
+            SELECT stream_sequence, kept, event FROM mooring.journal
+            WHERE journal.source = unit.source AND journal.place = unit.place AND kept
+            OFFSET 0) AS of_place
         UNION ALL
         SELECT stream_sequence, kept, event
-        FROM mooring.journal
-             JOIN incoming USING (source, idempotency_key)
+        FROM incoming CROSS JOIN LATERAL (
+            SELECT place, stream_sequence, kept, event FROM mooring.journal
+            WHERE journal.source = incoming.source
+              AND journal.idempotency_key = incoming.idempotency_key
+            OFFSET 0) AS of_key
              JOIN unit USING (source, place)
         WHERE NOT kept
         "#,
