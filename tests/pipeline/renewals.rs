@@ -2,17 +2,20 @@
 
 use async_nats::HeaderMap;
 use domain::event_key::{Author, EventKey};
-use domain::id::KeyId;
+use domain::id::{KeyId, PageId};
 use domain::seal::parse_key;
 use serde_json::{Value, json};
 
 use crate::archive::{self, AT_ONCE};
+use crate::erasure::{page_of, pages};
 use crate::forged::{PROOF, append_as, proven};
 use crate::payload::{install, uninstall};
 use crate::world::{Setup, World, eventually};
 
 /// More than the journal leaves as they are.
 const RENEWALS: u64 = 150;
+/// Of these surely none is left.
+const FORGOTTEN: u64 = 20;
 const LEFT_MAX: i64 = 70;
 
 /// As a worker that renews tokens writes it; nothing here opens them.
@@ -32,6 +35,10 @@ fn renewal_of(installed: &Value, number: u64) -> Value {
         "credential": fact["credential"],
     });
     body
+}
+
+fn sealed_under(event: &mut Value, page: &PageId) {
+    event["fact"]["credential"]["sealed"] = format!("v2.{page}-0.AAAAAAAAAAAAAAAA.AAAA").into();
 }
 
 async fn renew(world: &World, installed: &Value, numbers: std::ops::Range<u64>) {
@@ -57,11 +64,18 @@ async fn last_tokens(world: &World) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replaced_tokens_leave_the_journal_with_the_log_and_nothing_misses_them() {
-    let mut world = archive::start(Setup::default(), AT_ONCE).await;
+    let setup = Setup::default().env("MOORING__SEALING__DATA_KEY_UNUSED_MAX_S", 1);
+    let mut world = archive::start(setup, AT_ONCE).await;
     world.acknowledged(&install("a")).await;
     world.wait_applied().await;
-    let (installed, _) = proven(&world).await.remove(0);
-    renew(&world, &installed, 0..RENEWALS).await;
+    let (mut installed, _) = proven(&world).await.remove(0);
+    let used = page_of(&world, "a").await;
+    let mut others = pages(&world).await.into_iter().map(|(id, _)| id).filter(|id| *id != used);
+    let (first_page, other_page) = (others.next().unwrap(), others.next().unwrap());
+    sealed_under(&mut installed, &first_page);
+    renew(&world, &installed, 0..FORGOTTEN).await;
+    sealed_under(&mut installed, &other_page);
+    renew(&world, &installed, FORGOTTEN..RENEWALS).await;
     world.wait_applied().await;
     assert_eq!(journaled(&world).await, i64::try_from(RENEWALS).unwrap());
     // A worker marks them when it knows that they were acknowledged.
@@ -84,6 +98,11 @@ async fn replaced_tokens_leave_the_journal_with_the_log_and_nothing_misses_them(
     assert_eq!(last_tokens(&world).await, format!("token:a:{}", next - 1));
     assert_eq!(world.projection().await, projection);
     assert_eq!(archive::run(&world, &[]).await.json(0)["forgotten_renewals"], 0);
+
+    // Nor do they need their keys, and the others do.
+    assert_eq!(world.operate(&["keys", "collect", "--yes"]).await.code, 0);
+    let left: Vec<PageId> = pages(&world).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!([&first_page, &other_page].map(|page| left.contains(page)), [false, true]);
 
     // Everything that compares knows why they are not there.
     for args in

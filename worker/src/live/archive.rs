@@ -27,7 +27,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use self::pass::Pass;
-pub(crate) use self::proof::{Renewals, Unproven, prove, require_known};
+pub(crate) use self::proof::{Renewals, Unproven, is_renewal, prove, require_known};
 use crate::settings::ArchivePolicy;
 use crate::store::archived::{self, Archived};
 use crate::store::{database, journal, log_identity};

@@ -47,6 +47,13 @@ pub(crate) async fn last_sequence(connection: &mut PgConnection) -> Result<u64, 
     Ok(last.map_or(0, sequence_from_sql))
 }
 
+/// Up to here the journal has let go of what is archived; 0 if of nothing.
+pub(crate) async fn relieved_to(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let segments = all(connection).await?;
+    let relieved = segments.iter().take_while(|segment| segment.journal_relieved);
+    Ok(relieved.last().map_or(0, |last| last.last_sequence))
+}
+
 /// Its segment was read back and compared with the journal.
 pub(crate) async fn record_proven(
     connection: &mut PgConnection,

@@ -65,7 +65,7 @@ pub(crate) async fn prove(
     Ok(())
 }
 
-fn is_renewal(event: &Delivery) -> bool {
+pub(crate) fn is_renewal(event: &Delivery) -> bool {
     Event::decode_without_payload(&event.body).is_ok_and(|event| event.fact.is_renewal())
 }
 

@@ -21,17 +21,19 @@ use serde::Serialize;
 use service::clock;
 use tokio_util::sync::CancellationToken;
 
+use crate::live::archive::is_renewal;
 use crate::operate::backends::Backends;
 use crate::operate::consent::{self, Consent};
 use crate::operate::context::Context;
 use crate::operate::exit::{Differs, Interrupted};
 use crate::operate::output::Format;
 use crate::operate::progress::{Progress, note};
+use crate::store::archived;
 use crate::store::{database, dead_letters, installations, journal, log_identity};
 
 pub(super) const AFTER_HELP: &str = "\
 A key is needed by an event in the log, the archive, the journal or the dead letters, and by a
-credential in the projection. It is safe beside running services: pages that a service may still
+credential in the projection. Archived tokens that were renewed and replaced need none. It is safe beside running services: pages that a service may still
 use are too young. It refuses to go on if the log is not the one that the journal was filled from,
 or if archive and log together do not begin with the first event.
 
@@ -158,16 +160,22 @@ async fn mark_all(
     let end = status::log(&backends.connection).await?.last_sequence;
     let all = Selection::of_log(all_subjects(), Start::Sequence(1), end);
     let mut reader = untrimmed.history.read(&backends.connection, all).await?;
+    let mut postgres = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
+    let relieved_to = archived::relieved_to(&mut postgres).await?;
     let mut progress = Progress::new("reading events", end);
     while let Some(delivery) = reader.next().await? {
         if shutdown.is_cancelled() {
             bail!(Interrupted);
         }
-        mark_in(needed, &delivery.body);
+        // Tokens that were renewed and replaced have left the journal; what it has still
+        // is marked below.
+        let may_be_forgotten = delivery.sequence.0 <= relieved_to && is_renewal(&delivery);
+        if !may_be_forgotten {
+            mark_in(needed, &delivery.body);
+        }
         progress.add(1);
     }
     progress.finish();
-    let mut postgres = database::acquire(&backends.pool).await.context("connecting to Postgres")?;
     let mark_name = |name: &str| DataKeyId::parse(name).iter().for_each(|id| mark(needed, id));
     journal::data_keys(&mut postgres, mark_name).await?;
     dead_letters::all_bodies(&mut postgres, |body| mark_in(needed, body)).await?;
