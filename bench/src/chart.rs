@@ -1,5 +1,5 @@
-//! The acks per second as a chart: medians as bars, with the least and the
-//! greatest round.
+//! Figures as charts: acks per second as bars, with the least and the greatest
+//! round; and what changes over months as lines.
 
 use std::path::Path;
 
@@ -69,6 +69,42 @@ fn draw(
         chart.draw_series([rectangle])?;
         chart.draw_series([spread])?;
     }
+    root.present()?;
+    Ok(())
+}
+
+/// Writes an SVG with a line for each series, one value a month, each over its own greatest.
+pub(crate) fn write_lines(path: &Path, series: &[(&str, Vec<f64>)]) -> Result<()> {
+    let root = SVGBackend::new(path, (WIDTH, 420)).into_drawing_area();
+    draw_lines(&root, series).map_err(|error| anyhow!("drawing the chart: {error}"))
+}
+
+fn draw_lines(
+    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    series: &[(&str, Vec<f64>)],
+) -> Result<(), Box<dyn std::error::Error>> {
+    root.fill(&WHITE)?;
+    let months = series.iter().map(|(_, values)| values.len()).max().unwrap_or_default();
+    let caption = "month by month, each line over its own greatest value";
+    let mut chart = ChartBuilder::on(root)
+        .caption(caption, ("sans-serif", 17))
+        .margin(12)
+        .x_label_area_size(30)
+        .y_label_area_size(40)
+        .build_cartesian_2d(1..months.max(2), 0.0..1.1)?;
+    chart.configure_mesh().light_line_style(TRANSPARENT).x_desc("month").draw()?;
+    for (index, (name, values)) in series.iter().enumerate() {
+        let color = Palette99::pick(index).to_rgba();
+        let greatest = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let points = values.iter().enumerate().map(|(at, value)| (at + 1, value / greatest));
+        let name = format!("{name}, at most {greatest:.0}");
+        let line = chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+        line.label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    let mut labels = chart.configure_series_labels();
+    labels.background_style(WHITE).border_style(BLACK);
+    labels.position(SeriesLabelPosition::LowerRight).draw()?;
     root.present()?;
     Ok(())
 }

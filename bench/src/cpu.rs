@@ -29,10 +29,19 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
+/// The memory that a process has resident now, in MiB.
+pub(crate) fn rss_mib(pid: u32) -> f64 {
+    of_status(pid, "VmRSS:")
+}
+
 /// The most memory that a process ever had resident, in MiB.
 pub(crate) fn peak_rss_mib(pid: u32) -> f64 {
+    of_status(pid, "VmHWM:")
+}
+
+fn of_status(pid: u32, name: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or_default() / 1024.0
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use domain::data_key::DataKey;
-use domain::event::Event;
+use domain::event::{Callback, Event, Grant, Identity};
+use domain::event_key::{Author, EventKey};
 use domain::fingerprint::FingerprintKeys;
 use domain::id::SourceName;
 use domain::key_ring::SealingKey;
 use domain::platform::Platform;
 use domain::seal::SealingNonce;
+use domain::tokens::Issued;
 use domain::verify::{Delivery, Verification};
 use eventlog::append::Writer;
 use eventlog::connect::{Connection, Endpoint};
@@ -50,31 +52,36 @@ pub(crate) async fn run(args: &Fill) -> Result<()> {
         nkey_seed: None,
         tls: None,
     };
-    fill(&Connection::open(&nats, "fill").await?, &keys, args.events).await
+    fill(Connection::open(&nats, "fill").await?, keys, args.events).await
 }
 
-/// What ingest has.
+/// What ingest has, and a worker that renews tokens.
 pub(crate) struct Keys {
     sealing: SealingKey,
     fingerprints: FingerprintKeys,
+    ingest: Option<EventKey>,
+    token_renewal: Option<EventKey>,
 }
 
 impl Keys {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>, config: &Config) -> Option<Self> {
-        let sealing = resolver.sealing_key(&config.sealing)?;
-        Some(Self { sealing, fingerprints: resolver.fingerprint_keys(&config.sealing)? })
+        let event_keys = config.event_keys.as_ref();
+        Some(Self {
+            sealing: resolver.sealing_key(&config.sealing)?,
+            fingerprints: resolver.fingerprint_keys(&config.sealing)?,
+            ingest: resolver.event_key(event_keys, Author::Ingest)?,
+            token_renewal: resolver.event_key(event_keys, Author::TokenRenewal)?,
+        })
     }
 }
 
 /// Each place is installed, uninstalled and installed anew: three events, two
 /// installations. All are installed before the first is uninstalled, so that
 /// the events of a place are far from each other in the log.
-pub(crate) async fn fill(connection: &Connection, keys: &Keys, events: u64) -> Result<()> {
+pub(crate) async fn fill(connection: Connection, keys: Keys, events: u64) -> Result<()> {
     let places = events.div_ceil(3);
-    let writer = Writer::new(connection.clone());
-    let mut batch = Vec::with_capacity(BATCH_EVENTS);
     let now = Timestamp::now();
-    let mut ready: Vec<DataKey> = Vec::new();
+    let mut filler = Filler::new(connection, keys);
     for number in 0..events {
         let (round, place) = (number / places, number % places);
         let body = match round {
@@ -82,17 +89,95 @@ pub(crate) async fn fill(connection: &Connection, keys: &Keys, events: u64) -> R
             1 => uninstall(place, now),
             _ => install_again(place),
         };
-        if ready.is_empty() {
-            ready.extend(add_page(connection, &keys.sealing).await?.keys());
+        filler.callback(&body, Timestamp::now()).await?;
+    }
+    filler.flush().await
+}
+
+/// Appends events as ingest and token renewal would.
+pub(crate) struct Filler {
+    connection: Connection,
+    sealing: SealingKey,
+    fingerprints: FingerprintKeys,
+    ready: Vec<DataKey>,
+    callbacks: Batches,
+    renewals: Batches,
+}
+
+/// What one author writes.
+struct Batches {
+    writer: Writer,
+    batch: Vec<LogMessage>,
+}
+
+impl Filler {
+    pub(crate) fn new(connection: Connection, keys: Keys) -> Self {
+        let Keys { sealing, fingerprints, ingest, token_renewal } = keys;
+        let by = |key| Batches {
+            writer: Writer::of_service(connection.clone(), key),
+            batch: Vec::with_capacity(BATCH_EVENTS),
+        };
+        let (callbacks, renewals) = (by(ingest), by(token_renewal));
+        Self { connection, sealing, fingerprints, ready: Vec::new(), callbacks, renewals }
+    }
+
+    /// As Blnk sends it. Says whose it is.
+    pub(crate) async fn callback(
+        &mut self,
+        body: &[u8],
+        received_at: Timestamp,
+    ) -> Result<Option<Identity>> {
+        let headers = hyper::HeaderMap::new();
+        let delivery =
+            Delivery { path_token: None, query: None, headers: &headers, body, received_at };
+        let verified = Verification::Unverified.verify(delivery)?;
+        let adapter =
+            Platform::Blnk.adapter(&[], None).ok().context("Blnk needs no configuration")?;
+        let event = self.seal(adapter.parse(&verified)?, received_at).await?;
+        self.callbacks.push(LogMessage::new(&event)?).await?;
+        Ok(event.fact.identity().cloned())
+    }
+
+    /// Tokens that were renewed.
+    pub(crate) async fn renewal(&mut self, identity: &Identity, at: Timestamp) -> Result<()> {
+        let token = format!("{}-{}", identity.installation_id, at.as_nanosecond());
+        let answer = json!({ "access_token": token, "refresh_token": token, "expires_in": 3600 });
+        let issued = Issued::parse(answer.to_string().as_bytes(), at)?;
+        let callback =
+            issued.callback(identity.clone(), Grant::RefreshToken, &self.fingerprints)?;
+        let event = self.seal(callback, at).await?;
+        self.renewals.push(LogMessage::new(&event)?).await
+    }
+
+    async fn seal(&mut self, callback: Callback, received_at: Timestamp) -> Result<Event> {
+        if self.ready.is_empty() {
+            self.ready.extend(add_page(&self.connection, &self.sealing).await?.keys());
         }
         // An uninstall holds no secret; its key is wasted.
-        let key = ready.pop().context("a page without keys")?;
-        batch.push(LogMessage::new(&event(&keys.fingerprints, &key, &body)?)?);
-        if batch.len() == BATCH_EVENTS || number + 1 == events {
-            commit(&writer, &mut batch).await?;
-        }
+        let key = self.ready.pop().context("a page without keys")?;
+        let (source, platform) = (SourceName::parse("blnk")?, Platform::Blnk.to_name());
+        let (keys, nonce) = (&self.fingerprints, SealingNonce::random);
+        Ok(callback.seal(source, platform, received_at, keys, Some(&key), nonce)?)
     }
-    Ok(())
+
+    pub(crate) async fn flush(&mut self) -> Result<()> {
+        self.callbacks.flush().await?;
+        self.renewals.flush().await
+    }
+}
+
+impl Batches {
+    async fn push(&mut self, message: LogMessage) -> Result<()> {
+        self.batch.push(message);
+        if self.batch.len() == BATCH_EVENTS { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        for (_, result) in self.writer.write(std::mem::take(&mut self.batch)).await {
+            result.context("appending a batch")?;
+        }
+        Ok(())
+    }
 }
 
 fn uninstall(number: u64, now: Timestamp) -> Vec<u8> {
@@ -113,30 +198,4 @@ fn install_again(number: u64) -> Vec<u8> {
         fields.insert("idempotency_key".to_owned(), json!(format!("install:instapp_{number:09}b")));
     }
     install.to_string().into_bytes()
-}
-
-/// As ingest makes it.
-fn event(fingerprints: &FingerprintKeys, key: &DataKey, body: &[u8]) -> Result<Event> {
-    let headers = hyper::HeaderMap::new();
-    let received_at = Timestamp::now();
-    let delivery = Delivery { path_token: None, query: None, headers: &headers, body, received_at };
-    let verified = Verification::Unverified.verify(delivery)?;
-    let adapter = Platform::Blnk.adapter(&[], None).ok().context("Blnk needs no configuration")?;
-    let callback = adapter.parse(&verified)?;
-    let source = SourceName::parse("blnk")?;
-    Ok(callback.seal(
-        source,
-        Platform::Blnk.to_name(),
-        received_at,
-        fingerprints,
-        Some(key),
-        SealingNonce::random,
-    )?)
-}
-
-async fn commit(writer: &Writer, batch: &mut Vec<LogMessage>) -> Result<()> {
-    for (_, result) in writer.write(std::mem::take(batch)).await {
-        result.context("appending a batch")?;
-    }
-    Ok(())
 }

@@ -19,6 +19,7 @@ mod report;
 mod results;
 mod run;
 mod scenario;
+mod soak;
 mod stack;
 mod verify;
 
@@ -36,6 +37,7 @@ use clap::{Parser, Subcommand};
   cargo dev bench -- --quick         one short round, to see that it works
   cargo dev bench -- --only burst    the scenarios with `burst` in their names
   cargo dev bench -- rebuild         how fast a projection is rebuilt
+  cargo dev bench -- soak            a year in minutes
 
 The table goes to the terminal and into bench/README.md, all figures to bench/results/latest.json."
 )]
@@ -50,6 +52,8 @@ struct Cli {
 enum Other {
     /// Measure how fast a projection is rebuilt
     Rebuild(rebuild::Rebuild),
+    /// Live through a year in minutes: what grows with it?
+    Soak(soak::Soak),
     /// Fill the log of a running `cargo dev up`, to try commands on
     Fill(fill::Fill),
     #[command(flatten)]
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
     let result = match cli.other {
         Some(Other::Peer(peer)) => peers::serve(peer),
         Some(Other::Fill(args)) => fill::run(&args),
+        Some(Other::Soak(args)) => soak::run(&args, &cli.run.folder),
         Some(Other::Rebuild(args)) => rebuild::run(&args, &cli.run.folder),
         None => run::run(&cli.run),
     };

@@ -3,21 +3,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use dev::config;
 use dev::postgres::Role;
-use dev::services;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use service::config::{Config, Resolver};
 use sqlx::PgConnection;
 
-use crate::fill::{Keys, fill};
+use crate::fill::fill;
 use crate::load::{self, Shape};
 use crate::stack::{Stack, Subject};
 use crate::{cpu, report, verify};
@@ -144,12 +141,7 @@ async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T>
 }
 
 async fn fill_log(stack: &Stack, events: u64) -> Result<()> {
-    let config = Config::load(&stack.config())?;
-    let env = |name: &str| std::env::var(name).ok();
-    let mut resolver = Resolver::new(&env);
-    let keys = Keys::resolve(&mut resolver, &config);
-    let keys = resolver.finish(&stack.config(), keys)?;
-    fill(&stack.connection().await?, &keys, events).await
+    fill(stack.connection().await?, stack.keys()?, events).await
 }
 
 async fn count(database: &mut PgConnection, sql: &'static str) -> Result<i64> {
@@ -243,13 +235,7 @@ struct Rebuilt {
 
 /// The whole command, from its start to its end.
 async fn rebuild(stack: &Stack, args: &[&str]) -> Result<Rebuilt> {
-    let mut command = services::command(&services::binary("worker")?);
-    command
-        .args(args)
-        .env("MOORING_CONFIG", stack.config())
-        .envs(config::migrate_envs(stack.ports(), stack.secrets()))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let mut command = stack.worker_command(args)?;
     let pids = stack.pids();
     let (started, cpu_before) = (Instant::now(), cpu::seconds(&pids));
     let mut child = command.spawn()?;

@@ -1,6 +1,7 @@
 //! The servers of one scenario: what is measured, and what it needs.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -14,9 +15,11 @@ use dev::secrets::Secrets;
 use dev::services::{self, Profile, Service};
 use dev::temporary;
 use eventlog::connect::{Connection, Endpoint};
+use service::config::{Config, Resolver};
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
+use crate::fill::Keys;
 use crate::load::Target;
 
 const READY: Duration = Duration::from_secs(30);
@@ -176,6 +179,43 @@ impl Stack {
             tls: None,
         };
         Ok(Connection::open(&to, "fill").await?)
+    }
+
+    /// What ingest and token renewal have.
+    pub(crate) fn keys(&self) -> Result<Keys> {
+        let config = Config::load(&self.config())?;
+        let env = |name: &str| std::env::var(name).ok();
+        let mut resolver = Resolver::new(&env);
+        let keys = Keys::resolve(&mut resolver, &config);
+        Ok(resolver.finish(&self.config(), keys)?)
+    }
+
+    /// Connected as operators are.
+    pub(crate) async fn operator(&self) -> Result<Connection> {
+        let to = Endpoint {
+            url: self.nats_url(),
+            user: Some("admin".into()),
+            password: Some(self.nats.credentials().admin.clone().into()),
+            nkey_seed: None,
+            tls: None,
+        };
+        Ok(Connection::open(&to, "bench").await?)
+    }
+
+    /// An operator's command, ready to be run.
+    pub(crate) fn worker_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = services::command(&services::binary("worker")?);
+        command
+            .args(args)
+            .env("MOORING_CONFIG", self.config())
+            .envs(config::migrate_envs(self.ports(), self.secrets()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(command)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn config(&self) -> PathBuf {
