@@ -57,6 +57,7 @@ mod renewals;
 mod replay;
 mod restore;
 mod simulate;
+mod skipped;
 mod telemetry;
 mod tenants;
 mod token_server;

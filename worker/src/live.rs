@@ -12,6 +12,7 @@ pub(crate) mod consume;
 pub(crate) mod credential;
 pub(crate) mod measure;
 pub(crate) mod readiness;
+pub(crate) mod skipped;
 pub(crate) mod token_renewal;
 
 use std::path::PathBuf;
@@ -65,9 +66,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     let door = Door::follow(settings.callers, settings.path.clone(), shutdown.clone())?;
     let ring = reload::follow(settings.path.clone(), settings.ring, shutdown.clone());
     report::start(connection.clone(), "worker", held_by(ring.clone()), shutdown.clone());
-    if settings.tokens_unattended {
-        tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
-    }
+    warn_if_unattended(settings.tokens_unattended);
     let renewal = match settings.token_renewal {
         None => None,
         Some(renewal) => {
@@ -98,13 +97,14 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), (), (), ()) = tokio::join!(
+        let (applied, (), (), (), (), (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
             archiving,
             records.run(),
+            projector.net().run(shutdown.clone()),
         );
         applied.context("applying the log")
     };
@@ -118,6 +118,12 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     }
     tracing::info!("worker has stopped");
     Ok(())
+}
+
+fn warn_if_unattended(tokens: bool) {
+    if tokens {
+        tracing::warn!("[worker.token_renewal] is not given: this worker renews no OAuth tokens");
+    }
 }
 
 /// `None` where workers are not to archive.

@@ -8,6 +8,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod erasures;
 pub(crate) mod find;
 pub(crate) mod fold_unit;
+pub(crate) mod gaps;
 pub(crate) mod installations;
 pub(crate) mod journal;
 pub(crate) mod kept;

@@ -19,6 +19,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::error_chain::chain;
 use crate::live::commit::{self, Arrival, CommitError, Committed, Terms};
+use crate::live::skipped::Net;
 use crate::metrics::METRICS;
 use crate::store::log_identity::{self, OtherLog};
 
@@ -59,6 +60,11 @@ impl Interrupted {
 }
 
 impl Projector {
+    /// What looks after the consumer.
+    pub(crate) fn net(&self) -> Net<'_> {
+        Net { connection: &self.connection, pool: &self.pool, terms: &self.terms }
+    }
+
     /// Applies events until `shutdown`. It waits, and says so, while NATS or
     /// Postgres is away; it fails only when going on would do harm.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {

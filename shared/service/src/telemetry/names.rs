@@ -193,6 +193,9 @@ pub mod metric {
         LOG_LOSSES: "mooring.log.losses", Kind::Counter, "{loss}",
             [],
             "How often the log or the data keys had lost what they had acknowledged to this process.";
+        LOG_SKIPPED: "mooring.log.skipped", Kind::Counter, "{event}",
+            [],
+            "Events that the consumer had passed over, and that were found in the log and applied.";
         LOG_SIZE: "mooring.log.size", Kind::Gauge, "By",
             [],
             "Size of the log.";
