@@ -591,6 +591,16 @@ mod tests {
         assert_eq!(written, golden);
     }
 
+    /// A float that is parsed in a hurry may be another one when it is read again.
+    #[test]
+    fn a_number_is_read_again_as_it_was_written() {
+        let number = "\"clear\": { \"a_number\": -9.223223372036856e21,";
+        let body = GOLDEN_V1.replacen("\"clear\": {", number, 1);
+        let event = Event::decode(body.as_bytes()).unwrap();
+        assert_eq!(Event::decode(&event.encode().unwrap()).unwrap(), event);
+        assert!(matches!(&event.payload, Payload::Clear(it) if it["a_number"].is_f64()));
+    }
+
     #[test]
     fn every_kind_has_its_name_in_the_list() {
         let unknown = serde_json::json!({ "type": "?" });
@@ -621,7 +631,8 @@ mod tests {
 
     #[test]
     fn what_is_not_an_event_is_refused() {
-        for body in ["", "{}", "[]", "{\"schema_version\":1}", "\u{0}"] {
+        let broken_id = GOLDEN_V1.replace("blnk:install:instapp_1", "blnk\\r\\n");
+        for body in ["", "{}", "[]", "{\"schema_version\":1}", "\u{0}", &broken_id] {
             assert!(matches!(Event::decode(body.as_bytes()), Err(DecodeError::Json(_))), "{body}");
         }
     }

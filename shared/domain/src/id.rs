@@ -212,8 +212,20 @@ pub fn percent_encode(text: &str) -> String {
 /// content is another event: Blnk's key names the installation and not the
 /// attempt, so a new secret under it is a replaced credential.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct MessageId(String);
+
+/// What somebody wrote into the log must not break the header that it will stand in.
+impl TryFrom<String> for MessageId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.chars().any(char::is_control) {
+            return Err("a message ID has no control characters");
+        }
+        Ok(Self(text))
+    }
+}
 
 impl MessageId {
     pub fn new(source: &SourceName, key: &IdempotencyKey, content: &Fingerprint) -> Self {
