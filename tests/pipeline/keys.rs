@@ -148,8 +148,13 @@ async fn pages_from_before_key_pairs_and_two_streams_open_and_are_resealed() {
 }
 
 /// What ingest is given in its whole life.
-const OF_INGEST: [&str; 4] =
-    ["nats-ingest-password", "fingerprint-key", "sealing-public-key", "blnk-path-token"];
+const OF_INGEST: [&str; 5] = [
+    "nats-ingest-password",
+    "fingerprint-key",
+    "event-key-ingest",
+    "sealing-public-key",
+    "blnk-path-token",
+];
 
 /// An ingest with a folder of its own, in which is only what it needs.
 async fn lone_ingest(world: &World) -> (Service, PathBuf, String) {
