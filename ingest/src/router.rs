@@ -34,8 +34,11 @@ pub(crate) fn admin(app: Arc<App>) -> Router {
 pub(crate) fn public(app: Arc<App>) -> Router {
     let callback = || get(probe).post(receive);
     Router::new()
+        // A URL that was registered with a slash at its end is a callback's, too.
         .route("/callbacks/{source}", callback())
+        .route("/callbacks/{source}/", callback())
         .route("/callbacks/{source}/{token}", callback())
+        .route("/callbacks/{source}/{token}/", callback())
         .route("/oauth/{source}/authorize", get(oauth::authorize))
         .route("/oauth/{source}/callback", get(oauth::callback))
         .route("/install/{source}", get(install::show).post(install::submit))

@@ -12,6 +12,17 @@ use crate::payload::{
 use crate::world::{Setup, World, eventually, post};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slash_at_the_end_of_the_url_costs_no_install() {
+    let world = World::start(Setup::default()).await;
+    let http = reqwest::Client::new();
+    let answer = post(&http, &format!("{}/", world.callback_url(0)), &install("a")).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    world.wait_for_status("a", "active").await;
+    let without_token = world.ingest_url(0, "/callbacks/blnk/");
+    assert_eq!(post(&http, &without_token, &install("b")).await.unwrap().status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_install_becomes_active_and_an_uninstall_ends_it() {
     let world = World::start(Setup::default()).await;
     let answer = world.send(&install("a")).await;
