@@ -11,6 +11,7 @@ mod callback;
 mod chart;
 mod cpu;
 mod fill;
+mod history;
 mod load;
 mod peers;
 mod raw;
@@ -38,6 +39,7 @@ use clap::{Parser, Subcommand};
   cargo dev bench -- --only burst    the scenarios with `burst` in their names
   cargo dev bench -- rebuild         how fast a projection is rebuilt
   cargo dev bench -- soak            a year in minutes
+  cargo dev bench -- history         an event after many others
 
 The table goes to the terminal and into bench/README.md, all figures to bench/results/latest.json."
 )]
@@ -52,6 +54,8 @@ struct Cli {
 enum Other {
     /// Measure how fast a projection is rebuilt
     Rebuild(rebuild::Rebuild),
+    /// Measure what an event costs after many others
+    History(history::History),
     /// Live through a year in minutes: what grows with it?
     Soak(soak::Soak),
     /// Fill the log of a running `cargo dev up`, to try commands on
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
     let result = match cli.other {
         Some(Other::Peer(peer)) => peers::serve(peer),
         Some(Other::Fill(args)) => fill::run(&args),
+        Some(Other::History(args)) => history::run(&args, &cli.run.folder),
         Some(Other::Soak(args)) => soak::run(&args, &cli.run.folder),
         Some(Other::Rebuild(args)) => rebuild::run(&args, &cli.run.folder),
         None => run::run(&cli.run),

@@ -106,13 +106,17 @@ fn of(rounds: &[Figures], name: &str) -> Vec<f64> {
 }
 
 fn cell(rounds: &[Figures], name: &str, digits: usize) -> String {
-    let values = of(rounds, name);
+    spread(&of(rounds, name), digits)
+}
+
+/// The median, with the least and the greatest.
+fn spread(values: &[f64], digits: usize) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     match values.len() {
         0 => String::new(),
-        1 => format!("{:.digits$}", median(&values)),
-        _ => format!("{:.digits$} [{least:.digits$}–{greatest:.digits$}]", median(&values)),
+        1 => format!("{:.digits$}", median(values)),
+        _ => format!("{:.digits$} [{least:.digits$}–{greatest:.digits$}]", median(values)),
     }
 }
 
@@ -146,91 +150,99 @@ fn table(results: &Results) -> String {
     text
 }
 
-/// A goal: what is compared, and the bound.
+/// A goal: what is compared in each round, and the bound. Both sides of a round met the same
+/// minute of the disk.
 struct Goal {
     what: String,
-    value: f64,
+    rounds: Vec<f64>,
     at_least: bool,
     bound: f64,
 }
 
+impl Goal {
+    fn at_least(what: &str, rounds: Vec<f64>, bound: f64) -> Self {
+        Self { what: what.to_owned(), rounds, at_least: true, bound }
+    }
+
+    fn at_most(what: &str, rounds: Vec<f64>, bound: f64) -> Self {
+        Self { at_least: false, ..Self::at_least(what, rounds, bound) }
+    }
+
+    fn verdict(&self) -> String {
+        let is_met = |value: &&f64| {
+            if self.at_least { **value >= self.bound } else { **value <= self.bound }
+        };
+        let (met, all) = (self.rounds.iter().filter(is_met).count(), self.rounds.len());
+        match met {
+            _ if all == 0 => "not measured".to_owned(),
+            met if met == all => "met".to_owned(),
+            0 => "**not met**".to_owned(),
+            met => format!("unsteady: met in {met} of {all} rounds"),
+        }
+    }
+}
+
 fn goals(results: &Results) -> String {
-    let figure = |scenario: &str, name: &str| -> f64 {
+    let figure = |scenario: &str, name: &str| -> Vec<f64> {
         let found = results.scenarios.iter().find(|(found, _)| found == scenario);
-        found.map_or(f64::NAN, |(_, rounds)| median(&of(rounds, name)))
+        found.map_or_else(Vec::new, |(_, rounds)| of(rounds, name))
     };
-    let acks = |scenario: &str| figure(scenario, "acks/s");
-    let at_least =
-        |what: &str, value, bound| Goal { what: what.to_owned(), value, at_least: true, bound };
-    let at_most = |what, value, bound| Goal { at_least: false, ..at_least(what, value, bound) };
-    let (m64, m256) = (acks("64 connections: Mooring"), acks("256 connections: Mooring"));
-    let plain = "256 connections: axum, a publish each";
-    let over_postgres = |connections: u16, bound| Goal {
-        what: format!("{connections} connections, over the Postgres insert"),
-        value: acks(&format!("{connections} connections: Mooring"))
-            / acks(&format!("{connections} connections: axum, a Postgres insert each")),
-        at_least: true,
-        bound,
+    let over = |ours: &str, other: &str, name: &str| -> Vec<f64> {
+        figure(ours, name)
+            .iter()
+            .zip(figure(other, name))
+            .map(|(ours, other)| ours / other)
+            .collect()
     };
-    let goals = [
+    let at = |connections: u16, subject: &str| format!("{connections} connections: {subject}");
+    let over_postgres = |connections, bound| {
+        let what = format!("{connections} connections, over the Postgres insert");
+        let other = at(connections, "axum, a Postgres insert each");
+        Goal::at_least(&what, over(&at(connections, "Mooring"), &other, "acks/s"), bound)
+    };
+    let acks = |ours: &str, other: &str| over(ours, other, "acks/s");
+    let (m64, m256) = (at(64, "Mooring"), at(256, "Mooring"));
+    let plain = at(256, "axum, a publish each");
+    let burst = ["burst of 5,000: Mooring", "burst of 5,000: axum, a publish each, not durable"];
+    let rss = figure(burst[0], "peak RSS, MiB").into_iter().map(|mib| mib * 1.048_576).collect();
+    let telling = acks(&at(256, "Mooring, telemetry on"), &m256);
+    let unreachable = acks(&at(256, "Mooring, exporter unreachable"), &m256);
+    let on_disk = acks(&m256, &at(256, "Mooring, staging on disk"));
+    let last_ack = over(burst[0], burst[1], "last ack, ms");
+    let row = figure("500/s with the worker: Mooring", "row p99, ms");
+    let projection = figure("projection: Mooring", "events/s into Postgres");
+    table_of_goals(&[
         over_postgres(64, 1.5),
         over_postgres(256, 2.0),
         over_postgres(1000, 2.0),
-        at_least("64 connections, over Express", m64 / acks("64 connections: Express, pg"), 6.0),
-        at_least("256 connections, over plain publish", m256 / acks(plain), 5.5),
-        at_most(
+        Goal::at_least("64 connections, over Express", acks(&m64, &at(64, "Express, pg")), 6.0),
+        Goal::at_least("256 connections, over plain publish", acks(&m256, &plain), 5.5),
+        Goal::at_most(
             "256 connections, p99 over that of plain publish",
-            figure("256 connections: Mooring", "p99, ms") / figure(plain, "p99, ms"),
+            over(&m256, &plain, "p99, ms"),
             0.3,
         ),
-        at_least(
-            "256 connections, telemetry on, over off",
-            acks("256 connections: Mooring, telemetry on") / m256,
-            0.9,
-        ),
-        at_least(
-            "256 connections, exporter unreachable, over telemetry off",
-            acks("256 connections: Mooring, exporter unreachable") / m256,
-            0.9,
-        ),
-        at_most(
-            "burst, last ack over that of the non-durable publish",
-            figure("burst of 5,000: Mooring", "last ack, ms")
-                / figure("burst of 5,000: axum, a publish each, not durable", "last ack, ms"),
-            1.2,
-        ),
-        at_least("5 % duplicates, over none", acks("5 % duplicates: Mooring") / m64, 0.8),
-        at_least("30 % duplicates, over none", acks("30 % duplicates: Mooring") / m64, 0.5),
-        at_most(
-            "burst, peak RSS of ingest in MB",
-            figure("burst of 5,000: Mooring", "peak RSS, MiB") * 1.048_576,
-            40.0,
-        ),
-        at_most(
-            "500/s, callback to row p99 in ms",
-            figure("500/s with the worker: Mooring", "row p99, ms"),
-            25.0,
-        ),
-        at_least(
-            "projection, events/s",
-            figure("projection: Mooring", "events/s into Postgres"),
-            30_000.0,
-        ),
-    ];
-    table_of_goals(&goals)
+        Goal::at_least("256 connections, staging in memory, over on disk", on_disk, 1.0),
+        Goal::at_least("256 connections, telemetry on, over off", telling, 0.95),
+        Goal::at_least("256 connections, exporter unreachable, over off", unreachable, 0.95),
+        Goal::at_most("burst, last ack over that of the non-durable publish", last_ack, 1.2),
+        Goal::at_least("5 % duplicates, over none", acks("5 % duplicates: Mooring", &m64), 0.8),
+        Goal::at_least("30 % duplicates, over none", acks("30 % duplicates: Mooring", &m64), 0.5),
+        Goal::at_most("burst, peak RSS of ingest in MB", rss, 40.0),
+        Goal::at_most("500/s, callback to row p99 in ms", row, 25.0),
+        Goal::at_least("projection, events/s", projection, 30_000.0),
+    ])
 }
 
 fn table_of_goals(goals: &[Goal]) -> String {
-    let mut text = String::from("| goal | measured | bound | |\n|---|---:|---:|---|\n");
-    for Goal { what, value, at_least, bound } in goals {
+    let mut text = String::from(
+        "| goal | median, least and greatest round | bound | |\n|---|---:|---:|---|\n",
+    );
+    for goal in goals {
+        let Goal { what, rounds, at_least, bound } = goal;
         let sign = if *at_least { "≥" } else { "≤" };
-        if value.is_nan() {
-            text += &format!("| {what} | – | {sign} {bound} | not measured |\n");
-            continue;
-        }
-        let met = if *at_least { value >= bound } else { value <= bound };
-        let verdict = if met { "met" } else { "**not met**" };
-        text += &format!("| {what} | {value:.2} | {sign} {bound} | {verdict} |\n");
+        text +=
+            &format!("| {what} | {} | {sign} {bound} | {} |\n", spread(rounds, 2), goal.verdict());
     }
     text
 }

@@ -32,6 +32,7 @@ const MONTH_DAYS: i64 = 30;
 /// Of the log, so that months fill it again and again.
 const LOG_BYTES_MAX: u64 = 64 << 20;
 const ARCHIVED_AT_PERCENT: u64 = 60;
+const ARCHIVED_AT_BYTES: u64 = LOG_BYTES_MAX / 100 * ARCHIVED_AT_PERCENT;
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// One installation in so many has a token that lasts an hour.
 const TOKENS_OF: u64 = 10;
@@ -66,7 +67,6 @@ struct Month {
     events: u64,
     /// Of worker, nats-server and Postgres, archiving included.
     cpu_us_per_event: f64,
-    /// The same of the worker and Postgres while the month was applied.
     seconds: f64,
     log_mib: f64,
     journal_rows: i64,
@@ -115,7 +115,7 @@ pub(crate) async fn run(args: &Soak, folder: &Path) -> Result<()> {
         let (started, cpu_before) = (Instant::now(), cpu::seconds(&stack.pids()));
         let before = year.events;
         Box::pin(year.month(args.installations, &operator)).await?;
-        settled(&operator).await?;
+        settled(&operator, ARCHIVED_AT_BYTES).await?;
         let cpu_seconds = cpu::seconds(&stack.pids()) - cpu_before;
         let seconds = started.elapsed().as_secs_f64();
         operate(&stack, &["keys", "collect", "--yes"])?;
@@ -160,7 +160,7 @@ fn configure(stack: &Stack) -> Result<()> {
     Ok(file.write_all(text.as_bytes())?)
 }
 
-fn operate(stack: &Stack, args: &[&str]) -> Result<()> {
+pub(crate) fn operate(stack: &Stack, args: &[&str]) -> Result<()> {
     let output = stack.worker_command(args)?.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "worker {}: {said}", args.join(" "));
@@ -191,7 +191,7 @@ impl Year {
             if hour % (7 * 24) == 0 {
                 // Or a year in minutes would fill the log faster than it is archived.
                 self.filler.flush().await?;
-                settled(operator).await?;
+                settled(operator, ARCHIVED_AT_BYTES).await?;
             }
             self.now = begins + SignedDuration::from_hours(hour + 1);
             for place in (0..places).step_by(usize::try_from(TOKENS_OF)?) {
@@ -260,13 +260,13 @@ fn install(place: u64, generation: u64) -> Vec<u8> {
     callback.to_string().into_bytes()
 }
 
-/// Until everything is applied, and the log archived to below its limit.
-async fn settled(operator: &Connection) -> Result<()> {
+/// Until everything is applied, and the log has fewer bytes than this.
+pub(crate) async fn settled(operator: &Connection, log_bytes: u64) -> Result<()> {
     let mut last = (Instant::now(), (0, 0));
     loop {
         let (log, consumer) = (status::log(operator).await?, status::consumer(operator).await?);
         let applied = consumer.applied_up_to();
-        if applied >= log.last_sequence && log.bytes < LOG_BYTES_MAX / 100 * ARCHIVED_AT_PERCENT {
+        if applied >= log.last_sequence && log.bytes < log_bytes {
             return Ok(());
         }
         let now = (applied, log.first_sequence);
@@ -322,7 +322,7 @@ fn size_of(folder: &Path) -> Result<u64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn count(number: u64) -> f64 {
+pub(crate) fn count(number: u64) -> f64 {
     number as f64
 }
 
