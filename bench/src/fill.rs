@@ -11,7 +11,7 @@ use domain::id::SourceName;
 use domain::key_ring::SealingKey;
 use domain::platform::Platform;
 use domain::seal::SealingNonce;
-use domain::tokens::Issued;
+use domain::tokens::{AnswerForm, Issued};
 use domain::verify::{Delivery, Verification};
 use eventlog::append::Writer;
 use eventlog::connect::{Connection, Endpoint};
@@ -128,8 +128,14 @@ impl Filler {
         received_at: Timestamp,
     ) -> Result<Option<Identity>> {
         let headers = hyper::HeaderMap::new();
-        let delivery =
-            Delivery { path_token: None, query: None, headers: &headers, body, received_at };
+        let delivery = Delivery {
+            method: &hyper::Method::POST,
+            path_token: None,
+            query: None,
+            headers: &headers,
+            body,
+            received_at,
+        };
         let verified = Verification::Unverified.verify(delivery)?;
         let adapter =
             Platform::Blnk.adapter(&[], None).ok().context("Blnk needs no configuration")?;
@@ -142,7 +148,7 @@ impl Filler {
     pub(crate) async fn renewal(&mut self, identity: &Identity, at: Timestamp) -> Result<()> {
         let token = format!("{}-{}", identity.installation_id, at.as_nanosecond());
         let answer = json!({ "access_token": token, "refresh_token": token, "expires_in": 3600 });
-        let issued = Issued::parse(answer.to_string().as_bytes(), at)?;
+        let issued = Issued::parse(answer.to_string().as_bytes(), at, &AnswerForm::default())?;
         let callback =
             issued.callback(identity.clone(), Grant::RefreshToken, &self.fingerprints)?;
         let event = self.seal(callback, at).await?;

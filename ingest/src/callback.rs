@@ -6,9 +6,10 @@ use std::time::Instant;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
+use domain::platform::challenge::Answered;
 use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
 use domain::verify::{Delivery, Unauthentic, Verification, Verified};
@@ -35,6 +36,7 @@ const RETRY_AFTER_S: u32 = 2;
 
 /// A callback whose body has arrived.
 struct Received {
+    method: Method,
     headers: HeaderMap,
     uri: Uri,
     path_token: Option<String>,
@@ -45,6 +47,7 @@ struct Received {
 impl Received {
     fn delivery(&self) -> Delivery<'_> {
         Delivery {
+            method: &self.method,
             path_token: self.path_token.as_deref(),
             query: self.uri.query(),
             headers: &self.headers,
@@ -74,7 +77,13 @@ pub(crate) async fn receive(
     Span::current().record("mooring.source", source.name.as_str());
 
     let client = request.extensions().get::<ClientGone>().cloned();
-    let read = read(app, request, path_token).await;
+    let read = match is_taken(source, request.method()) {
+        Ok(()) => read(app, source, request, path_token).await,
+        Err(problem) => Err(problem),
+    };
+    if let Ok(received) = &read {
+        source.verification.fetch_key(received.delivery()).await;
+    }
     let bytes = read.as_ref().map_or(0, |received| received.body.len());
     // What was received is dropped here: many wait for the log at once.
     let mut verified = false;
@@ -84,9 +93,14 @@ pub(crate) async fn receive(
         verified = true;
         parse(source, &proven, received.received_at)
     });
-    let Some(parsed) = parsed.transpose() else {
-        METRICS.ignored.add(1, std::slice::from_ref(&source.attribute));
-        return success(source, r#"{"ok":true,"ignored":true}"#);
+    let parsed = match parsed {
+        Ok(Understood::Event(parsed)) => Ok(parsed),
+        Ok(Understood::Challenge(answered)) => return challenged(answered),
+        Ok(Understood::Ignored) => {
+            METRICS.ignored.add(1, std::slice::from_ref(&source.attribute));
+            return success(source, r#"{"ok":true,"ignored":true}"#);
+        }
+        Err(problem) => Err(problem),
     };
     let event_type = parsed.as_ref().map_or("unknown", |(callback, _)| callback.fact.kind());
     let sealed = match parsed {
@@ -110,8 +124,21 @@ pub(crate) async fn receive(
     }
     match result {
         Ok(appended) => acknowledgement(source, appended),
-        Err(problem) => problem.response(),
+        Err(problem) => refusal(source, &problem),
     }
+}
+
+fn refusal(source: &Source, problem: &Problem) -> Response {
+    let mut response: Response = problem.response();
+    if problem.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let others = source.methods.iter().filter(|method| **method != Method::GET);
+        let names: Vec<&str> =
+            ["GET", "HEAD"].into_iter().chain(others.map(Method::as_str)).collect();
+        if let Ok(allow) = names.join(", ").parse() {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
+    response
 }
 
 /// The success as the platform expects it.
@@ -137,19 +164,49 @@ fn success(source: &Source, body: &'static str) -> Response {
 /// A callback as it was understood, and when it was received.
 type Parsed = (Box<Callback>, Timestamp);
 
-/// `None` for what is none of the source's business. Boxed, because what many callbacks
-/// hold while they wait is to be small.
+enum Understood {
+    /// Boxed, because what many callbacks hold while they wait is to be small.
+    Event(Parsed),
+    /// The platform asks whether the URL is the app's.
+    Challenge(Answered),
+    /// It is none of the source's business.
+    Ignored,
+}
+
+fn challenged(answered: Answered) -> Response {
+    let (content_type, body) = match answered {
+        Answered::Text(text) => ("text/plain; charset=utf-8", text),
+        Answered::Json(json) => ("application/json", json),
+    };
+    let headers =
+        [(header::CONTENT_TYPE, content_type), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (headers, body).into_response()
+}
+
+fn is_taken(source: &Source, method: &Method) -> Result<(), Problem> {
+    if source.methods.contains(method) {
+        return Ok(());
+    }
+    let names: Vec<&str> = source.methods.iter().map(Method::as_str).collect();
+    let detail = format!("this source takes callbacks with {}", names.join(", "));
+    Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail))
+}
+
 fn parse(
     source: &Source,
     verified: &Verified<'_>,
     received_at: Timestamp,
-) -> Result<Option<Parsed>, Problem> {
+) -> Result<Understood, Problem> {
+    let answered = source.challenges.iter().find_map(|challenge| challenge.answer(verified));
+    if let Some(answered) = answered {
+        return Ok(Understood::Challenge(answered));
+    }
     let callback = source.adapter.parse(verified).map_err(|why| refused(&why))?;
     if is_ignored(&callback, &*source.adapter, &source.app_ids, &source.ignore) {
-        return Ok(None);
+        return Ok(Understood::Ignored);
     }
     accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    Ok(Some((Box::new(callback), received_at)))
+    Ok(Understood::Event((Box::new(callback), received_at)))
 }
 
 /// Where anybody may send callbacks, so many are taken. What has to prove that it
@@ -247,24 +304,29 @@ async fn append(
 /// Reads the body, within its limits of type, size and time.
 async fn read(
     app: &App,
+    source: &Source,
     request: Request,
     path_token: Option<String>,
 ) -> Result<Received, Problem> {
-    let (Parts { headers, uri, .. }, body) = request.into_parts();
-    if !is_json(&headers) {
-        let detail = "the Content-Type must be application/json";
+    let (Parts { method, headers, uri, .. }, body) = request.into_parts();
+    if !is_readable(source, &headers) {
+        let detail = if source.adapter.reads_form() {
+            "the Content-Type must be application/x-www-form-urlencoded"
+        } else {
+            "the Content-Type must be application/json"
+        };
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported-media-type",
             detail,
         ));
     }
-    let limit = app.http.body_bytes_max;
+    let limit = source.body_bytes_max;
     let body = axum::body::to_bytes(body, limit);
     match tokio::time::timeout(app.http.read_timeout, body).await {
         Ok(Ok(body)) => {
             let received_at = clock::now();
-            Ok(Received { headers, uri, path_token, body, received_at })
+            Ok(Received { method, headers, uri, path_token, body, received_at })
         }
         Ok(Err(error)) => Err(unreadable(&error, limit)),
         Err(_elapsed) => {
@@ -275,11 +337,17 @@ async fn read(
 }
 
 /// `application/json`, `application/anything+json`, or nothing: the platforms
-/// do not document what they send.
-fn is_json(headers: &HeaderMap) -> bool {
+/// do not document what they send. A token may come as anything.
+fn is_readable(source: &Source, headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
     let essence = essence.trim().to_ascii_lowercase();
+    if source.content_types.contains(&essence) || source.verification.reads_token_in_body() {
+        return true;
+    }
+    if source.adapter.reads_form() {
+        return essence == "application/x-www-form-urlencoded";
+    }
     essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }

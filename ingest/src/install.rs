@@ -285,6 +285,7 @@ fn callback(
         idempotency_key: IdempotencyKey::parse(format!("form:{number}"))?,
         occurred_at: None,
         fact: Fact::Authorized {
+            is_install: false,
             identity,
             grant: Grant::Form,
             granted_permissions: Vec::new(),

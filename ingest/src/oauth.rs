@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Query, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum_extra::extract::CookieJar;
@@ -158,13 +158,15 @@ const NOT_SAVED: Failed = Failed::new(
 pub(crate) async fn authorize(
     State(app): State<Arc<App>>,
     source: InPath,
+    RawQuery(query): RawQuery,
     cookies: CookieJar,
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
+    let tenant = oauth.tenant(query.as_deref().unwrap_or_default());
     let (of, valid_for) = (purpose(source), app.http.ticket_valid_for);
     let (state, number, cookies) = ticket::issue(&app.fingerprints, of, valid_for, cookies);
     let pkce = oauth.pkce.then(|| verifier(&app.fingerprints, &number));
-    match oauth.authorize_url(&state, pkce.as_ref()) {
+    match oauth.authorize_url(tenant.as_ref(), &state, pkce.as_ref()) {
         Some(url) => (page::private(), cookies, Redirect::to(url.as_str())).into_response(),
         None => NO_START.page(),
     }
@@ -181,12 +183,14 @@ pub(crate) async fn callback(
     State(app): State<Arc<App>>,
     source: InPath,
     Query(granted): Query<Granted>,
+    RawQuery(query): RawQuery,
     cookies: CookieJar,
 ) -> Response {
     let Some((source, oauth)) = find(&app, source) else { return UNKNOWN.page() };
     tracing::Span::current().record("mooring.source", source.name.as_str());
     let Ok(_visit) = source.visits.try_acquire() else { return BUSY.page() };
-    match connect(&app, source, oauth, granted, &cookies).await {
+    let query = query.as_deref().unwrap_or_default();
+    match connect(&app, source, oauth, granted, query, &cookies).await {
         Ok(()) => match &oauth.after_url {
             Some(url) => (page::private(), Redirect::to(url.as_str())).into_response(),
             None => page::message(StatusCode::OK, "Connected", "You may close this page."),
@@ -212,6 +216,7 @@ async fn connect(
     source: &Source,
     oauth: &OAuth,
     Granted { code, state, error }: Granted,
+    query: &str,
     cookies: &CookieJar,
 ) -> Result<(), Failed> {
     let ticket = match (&state, oauth.state) {
@@ -235,7 +240,7 @@ async fn connect(
     app.doors.are_open(&source.quota).map_err(Failed::closed)?;
     let pkce = ticket.as_ref().filter(|_| oauth.pkce);
     let pkce = pkce.map(|number| verifier(&app.fingerprints, number));
-    let exchanged = oauth.exchange(&code, pkce.as_ref()).await;
+    let exchanged = oauth.exchange(oauth.tenant(query).as_ref(), &code, pkce.as_ref()).await;
     let issued = exchanged.map_err(|error| {
         count(source, error.result());
         tracing::warn!(source = source.name.as_str(), %error, "a code was not exchanged");
@@ -245,10 +250,11 @@ async fn connect(
             TokenError::Unavailable { .. } => AWAY,
         }
     })?;
-    let owner = source.adapter.token_owner(&oauth.app_id, issued.response()).map_err(|why| {
+    let owner = source.adapter.token_owner(&oauth.app_id, issued.response(), query).map_err(|why| {
         tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
+    let issued = if source.adapter.grant_installs() { issued.as_install() } else { issued };
     let (grant, keys) = (Grant::AuthorizationCode, &app.fingerprints);
     let callback = match &ticket {
         Some(ticket) => issued.callback_with_ticket(owner, grant, keys, ticket.as_str()),

@@ -1,16 +1,17 @@
 //! The routes, and what every request has: a span, metrics, a problem for every
 //! refusal.
 
+use std::ops::Not as _;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use eventlog::contract::{Contract, Room};
 use opentelemetry::KeyValue;
@@ -32,7 +33,7 @@ pub(crate) fn admin(app: Arc<App>) -> Router {
 }
 
 pub(crate) fn public(app: Arc<App>) -> Router {
-    let callback = || get(probe).post(receive);
+    let callback = || any(receive);
     Router::new()
         // A URL that was registered with a slash at its end is a callback's, too.
         .route("/callbacks/{source}", callback())
@@ -40,7 +41,8 @@ pub(crate) fn public(app: Arc<App>) -> Router {
         .route("/callbacks/{source}/{token}", callback())
         .route("/callbacks/{source}/{token}/", callback())
         .route("/oauth/{source}/authorize", get(oauth::authorize))
-        .route("/oauth/{source}/callback", get(oauth::callback))
+        // A platform may send its uninstalls where it sent the user.
+        .route("/oauth/{source}/callback", get(oauth::callback).delete(receive))
         .route("/install/{source}", get(install::show).post(install::submit))
         .route("/assets/page.css", get(page::style))
         .fallback(not_found)
@@ -62,21 +64,24 @@ struct CallbackPath {
 
 type InPath<T> = Result<Path<T>, PathRejection>;
 
-/// Platforms probe the callback URL when an app is registered.
-async fn probe(State(app): State<Arc<App>>, path: InPath<CallbackPath>) -> Response {
-    let Ok(Path(path)) = path else { return not_found().await };
-    match app.source(&path.source) {
-        Ok(_) => StatusCode::NO_CONTENT.into_response(),
-        Err(problem) => problem.response(),
-    }
-}
-
 async fn receive(
     State(app): State<Arc<App>>,
     path: InPath<CallbackPath>,
     request: Request,
 ) -> Response {
     let Ok(Path(path)) = path else { return not_found().await };
+    // Platforms probe the URL when an app is registered. Whoever probes is not told which
+    // sources there are.
+    let is_probe = match *request.method() {
+        Method::HEAD => true,
+        Method::GET => {
+            app.source(&path.source).is_ok_and(|source| source.methods.contains(&Method::GET)).not()
+        }
+        _ => false,
+    };
+    if is_probe {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     callback::receive(&app, &path.source, path.token, request).await
 }
 

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use domain::event_key::{Author, EventKey};
 use domain::fingerprint::FingerprintKeys;
 use domain::id::{AppId, PlatformName, SourceName};
 use domain::key_ring::SealingKey;
+use domain::platform::challenge::Challenge;
 use domain::platform::{AckContract, Adapter};
 use domain::verify::Verification;
 use eventlog::breach::Breach;
@@ -52,6 +54,12 @@ pub struct Source {
     /// Types of events that are acknowledged and not kept.
     pub ignore: Vec<String>,
     pub adapter: Box<dyn Adapter>,
+    /// By which callbacks come.
+    pub methods: Vec<Method>,
+    pub body_bytes_max: usize,
+    /// Content types that are taken besides those that its platform sends.
+    pub content_types: Vec<String>,
+    pub challenges: Vec<Challenge>,
     pub verification: Verification,
     pub ack: AckContract,
     pub oauth: Option<OAuth>,
@@ -132,14 +140,19 @@ fn sources(
     for (name, settings) in &config.sources {
         let adapter = resolver.adapter(name, settings);
         let verification = resolver.verification(name, settings);
+        let challenges = resolver.challenges(name, settings);
         let ack = resolver.ack_contract(name, settings);
         let oauth = resolver.oauth(name, settings);
         let install_page = resolver.install_page(path, name, settings);
-        let (Some(adapter), Some(verification), Some(ack), Some(oauth), Some(install_page)) =
-            (adapter, verification, ack, oauth, install_page)
+        if settings.methods.is_empty() {
+            resolver.problem(&format!("sources.{name}.methods"), "name at least one method");
+        }
+        let (Some(adapter), Some((verification, challenges)), Some(ack)) =
+            (adapter, verification.zip(challenges), ack)
         else {
             continue;
         };
+        let (Some(oauth), Some(install_page)) = (oauth, install_page) else { continue };
         let at = format!("sources.{name}.callbacks_max");
         resolver.in_range(&at, settings.callbacks_max, &(1..=CALLBACKS_MAX));
         let source = Source {
@@ -149,6 +162,10 @@ fn sources(
             app_ids: settings.app_ids.clone(),
             ignore: settings.ignore.clone(),
             adapter,
+            methods: settings.methods.iter().map(|method| (*method).into()).collect(),
+            body_bytes_max: settings.body_bytes_max.unwrap_or(config.ingest.body_bytes_max),
+            content_types: settings.content_types.clone(),
+            challenges,
             verification,
             ack,
             oauth,

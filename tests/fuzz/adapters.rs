@@ -127,14 +127,20 @@ pub(crate) fn parse(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Callback, Refusal> {
-    let delivery =
-        Delivery { path_token: None, query: Some(query), headers, body, received_at: now() };
+    let delivery = Delivery {
+        method: &http::Method::POST,
+        path_token: None,
+        query: Some(query),
+        headers,
+        body,
+        received_at: now(),
+    };
     ADAPTERS[source].parse(&Verification::Unverified.verify(delivery).unwrap())
 }
 
 /// The installation that tokens of a platform belong to.
 pub(crate) fn token_owner(platform: Platform, issued: &Issued) -> Result<Identity, Refusal> {
-    ADAPTERS[platform.name()].token_owner(&AppId::parse("app").unwrap(), issued.response())
+    ADAPTERS[platform.name()].token_owner(&AppId::parse("app").unwrap(), issued.response(), "")
 }
 
 /// Not even a part of one.

@@ -5,7 +5,7 @@ use domain::event::{Fact, Grant};
 use domain::id::InstallationId;
 use domain::platform::Platform;
 use domain::platform::securityscorecard::AppSecrets;
-use domain::tokens::{Issued, Tokens};
+use domain::tokens::{AnswerForm, Issued, Tokens};
 use secrecy::ExposeSecret as _;
 
 use crate::adapters::{becomes_an_event, tells_no_secret, token_owner};
@@ -22,7 +22,7 @@ pub(crate) fn answers() -> Vec<Input> {
 }
 
 pub(crate) fn answer(input: &Input) {
-    let issued = match Issued::parse(&input.parts[0], now()) {
+    let issued = match Issued::parse(&input.parts[0], now(), &AnswerForm::default()) {
         Ok(issued) => issued,
         Err(refused) => return tells_no_secret(&format!("{refused} {refused:?}")),
     };

@@ -69,6 +69,7 @@ fn check(name: &str) -> Check {
             algorithm: HmacAlgorithm::Sha256,
             encoding,
             prefix: prefix.to_owned(),
+            field: None,
             secrets: vec!["the one before".into(), TOKEN.into()],
             timestamp: None,
         })
@@ -94,6 +95,7 @@ pub(crate) fn signature(input: &Input) {
     let (token, sent, body) = (input.text(0), headers(&input.text(1)), &input.parts[2]);
     let is_by_path = input.of == "path";
     let delivery = Delivery {
+        method: &http::Method::POST,
         path_token: is_by_path.then_some(token.as_str()),
         query: None,
         headers: &sent,

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::payload::{
-    api_key, install, install_in, uninstall, uninstall_in, with, with_key, without,
+    api_key, ended_after, install, install_in, uninstall, uninstall_in, with, with_key, without,
 };
 use crate::world::{Setup, World, eventually, post};
 
@@ -154,13 +154,38 @@ async fn a_replaced_credential_is_the_one_that_is_opened() {
     assert_eq!(events.as_array().unwrap().len(), 2);
 }
 
+/// Blnk sends a secret once, and documents no such install.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_probe_of_the_callback_url_is_answered() {
+async fn a_new_secret_for_what_had_ended_is_kept_until_something_decides() {
+    let world = World::start(Setup::default()).await;
+    let again = with_key(install("a"), "blnk_key_that_came_after_the_end");
+    assert!(!world.acknowledged(&install("a")).await);
+    assert!(!world.acknowledged(&uninstall("a")).await);
+    world.wait_for_status("a", "inactive").await;
+    assert!(world.acknowledged(&install("a")).await, "a copy of what it had");
+    assert!(!world.acknowledged(&again).await);
+    world.wait_for_status("a", "unverified").await;
+    assert_eq!(world.credential("a").await.body["credential"], "blnk_key_that_came_after_the_end");
+    let later = with(uninstall("a"), "uninstalled_at", ended_after(2));
+    assert!(!world.acknowledged(&later).await);
+    world.wait_for_status("a", "inactive").await;
+    assert_eq!(world.credential("a").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_is_answered_and_not_told_which_sources_there_are() {
     let world = World::start(Setup { workers: 0, ..Setup::default() }).await;
-    let url = world.callback_url(0);
-    for request in [world.http.get(&url), world.http.head(&url)] {
-        assert_eq!(request.send().await.unwrap().status().as_u16(), 204);
+    let unknown = world.ingest_url(0, "/callbacks/unknown");
+    for url in [world.callback_url(0), unknown.clone(), format!("{unknown}/token")] {
+        for request in [world.http.get(&url), world.http.head(&url)] {
+            assert_eq!(request.send().await.unwrap().status().as_u16(), 204, "{url}");
+        }
     }
+    let put = world.http.put(world.callback_url(0)).send().await.unwrap();
+    assert_eq!(
+        (put.status().as_u16(), &put.headers()["allow"]),
+        (405, &"GET, HEAD, POST".parse().unwrap())
+    );
     assert_eq!(world.callbacks_in_log().await, 0);
 }
 

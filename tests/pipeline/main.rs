@@ -43,6 +43,7 @@ mod identity;
 mod install_page;
 mod keys;
 mod load;
+mod marketplaces;
 mod oauth;
 mod operate;
 mod order;

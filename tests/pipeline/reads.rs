@@ -210,7 +210,8 @@ async fn the_command_line_reads_what_the_api_reads() {
     let missing = run(&["installations", "show", "b"]).unwrap_err().to_string();
     assert!(missing.contains("there is no installation with this id"), "{missing}");
     let misused = run(&["installations", "list", "--status", "gone"]).unwrap_err().to_string();
-    let statuses = "[possible values: pending, active, superseded, inactive, unconfirmed]";
+    let statuses = "[possible values: pending, active, suspended, superseded, inactive, \
+                    unconfirmed, unverified]";
     assert!(misused.contains(statuses), "{misused}");
     let help = run(&["installations", "list", "--help"]).unwrap();
     let words: Vec<&str> = help.split_whitespace().collect();

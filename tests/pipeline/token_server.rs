@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::extract::{Form, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     expires_in: u64,
     /// What codes are bound to, if the app is to prove itself by a header.
     pub(crate) challenge: Option<String>,
+    /// Whom it says a token belongs to, if it is asked.
+    pub(crate) owner: Value,
 }
 
 pub(crate) struct TokenServer {
@@ -52,6 +54,7 @@ impl TokenServer {
         let router = Router::new()
             .route("/oauth/token", post(token))
             .route("/oauth/locationToken", post(location_token))
+            .route("/me", get(owner))
             .with_state(Arc::clone(&seen));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -107,6 +110,16 @@ async fn token(
     match whose {
         Some(whose) => seen.issue(whose, true),
         None => refused("invalid_grant"),
+    }
+}
+
+/// Whose a token is, to who has it.
+async fn owner(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap) -> Answer {
+    let seen = seen.lock().unwrap();
+    let bearer = headers.get("authorization").and_then(|value| value.to_str().ok());
+    match bearer.and_then(|bearer| bearer.strip_prefix("Bearer ")) {
+        Some(token) if token.contains("access") => (StatusCode::OK, Json(seen.owner.clone())),
+        _ => (StatusCode::UNAUTHORIZED, Json(json!({ "error": "unauthorized" }))),
     }
 }
 

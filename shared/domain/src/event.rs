@@ -74,6 +74,18 @@ pub enum Fact<C> {
     Uninstalled {
         identity: Identity,
     },
+    /// The platform has stopped it for a while. Its credential may not work until it is resumed.
+    Suspended {
+        identity: Identity,
+    },
+    Resumed {
+        identity: Identity,
+    },
+    /// These are the permissions from now on.
+    PermissionsChanged {
+        identity: Identity,
+        granted_permissions: Vec<String>,
+    },
     /// Its credential arrived separately from its install: OAuth 2.0 tokens, or
     /// secrets that a user typed.
     Authorized {
@@ -83,6 +95,9 @@ pub enum Fact<C> {
         /// When the access token ends, where there is one and it is known.
         expires_at: Option<Timestamp>,
         credential: C,
+        /// The platform tells of no install, so that the user's grant is one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_install: bool,
     },
     /// The platform may not have got our 2xx for `answer_to`: it had hung up,
     /// its deadline had passed, or we could not tell whether the event was in
@@ -216,10 +231,13 @@ struct Versioned<E> {
 }
 
 /// The names of all kinds of facts.
-pub const KINDS: [&str; 8] = [
+pub const KINDS: [&str; 11] = [
     "installed",
     "updated",
     "uninstalled",
+    "suspended",
+    "resumed",
+    "permissions_changed",
     "authorized",
     "ack_missed",
     "ack_delivered",
@@ -242,11 +260,52 @@ impl<C> Fact<C> {
         matches!(self, Self::Authorized { grant, .. } if !grant.is_by_user())
     }
 
+    /// The same fact with its credential, if it has one, in another form.
+    fn try_map_credential<D, E>(self, map: impl FnOnce(C) -> Result<D, E>) -> Result<Fact<D>, E> {
+        Ok(match self {
+            Fact::Installed { identity, granted_permissions, credential, details } => {
+                let credential = credential.map(map).transpose()?;
+                Fact::Installed { identity, granted_permissions, credential, details }
+            }
+            Fact::Updated { identity, details } => Fact::Updated { identity, details },
+            Fact::Uninstalled { identity } => Fact::Uninstalled { identity },
+            Fact::Suspended { identity } => Fact::Suspended { identity },
+            Fact::Resumed { identity } => Fact::Resumed { identity },
+            Fact::PermissionsChanged { identity, granted_permissions } => {
+                Fact::PermissionsChanged { identity, granted_permissions }
+            }
+            Fact::Authorized {
+                identity,
+                grant,
+                granted_permissions,
+                expires_at,
+                credential,
+                is_install,
+            } => Fact::Authorized {
+                identity,
+                grant,
+                granted_permissions,
+                expires_at,
+                credential: map(credential)?,
+                is_install,
+            },
+            Fact::AckMissed { identity, answer_to } => Fact::AckMissed { identity, answer_to },
+            Fact::AckDelivered { identity, answer_to } => {
+                Fact::AckDelivered { identity, answer_to }
+            }
+            Fact::Erased { identity } => Fact::Erased { identity },
+            Fact::Unrecognized { kind, identity } => Fact::Unrecognized { kind, identity },
+        })
+    }
+
     pub fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Installed { identity, .. }
             | Self::Updated { identity, .. }
             | Self::Uninstalled { identity }
+            | Self::Suspended { identity }
+            | Self::Resumed { identity }
+            | Self::PermissionsChanged { identity, .. }
             | Self::Authorized { identity, .. }
             | Self::AckMissed { identity, .. }
             | Self::AckDelivered { identity, .. }
@@ -262,6 +321,9 @@ impl<C> Fact<C> {
             Self::Installed { .. } => "installed",
             Self::Updated { .. } => "updated",
             Self::Uninstalled { .. } => "uninstalled",
+            Self::Suspended { .. } => "suspended",
+            Self::Resumed { .. } => "resumed",
+            Self::PermissionsChanged { .. } => "permissions_changed",
             Self::Authorized { .. } => "authorized",
             Self::AckMissed { .. } => "ack_missed",
             Self::AckDelivered { .. } => "ack_delivered",
@@ -329,29 +391,12 @@ impl Callback {
             };
             data_key.ok_or(SealError)?.seal(secret, bound_to, &next_nonce())
         };
-        let mut credential_sealed = |PlainCredential { field, prefix, secret }| {
+        let credential_sealed = |PlainCredential { field, prefix, secret }| {
             let sealed = seal(&secret, &field)?;
             Ok(SealedCredential { field, prefix, sealed })
         };
 
-        let fact = match self.fact {
-            Fact::Installed { identity, granted_permissions, credential, details } => {
-                let credential = credential.map(&mut credential_sealed).transpose()?;
-                Fact::Installed { identity, granted_permissions, credential, details }
-            }
-            Fact::Updated { identity, details } => Fact::Updated { identity, details },
-            Fact::Uninstalled { identity } => Fact::Uninstalled { identity },
-            Fact::Authorized { identity, grant, granted_permissions, expires_at, credential } => {
-                let credential = credential_sealed(credential)?;
-                Fact::Authorized { identity, grant, granted_permissions, expires_at, credential }
-            }
-            Fact::AckMissed { identity, answer_to } => Fact::AckMissed { identity, answer_to },
-            Fact::AckDelivered { identity, answer_to } => {
-                Fact::AckDelivered { identity, answer_to }
-            }
-            Fact::Erased { identity } => Fact::Erased { identity },
-            Fact::Unrecognized { kind, identity } => Fact::Unrecognized { kind, identity },
-        };
+        let fact = self.fact.try_map_credential(credential_sealed)?;
         let payload = match self.payload {
             Payload::Clear(value) => Payload::Clear(value),
             Payload::Sealed(secret) => Payload::Sealed(seal(&secret, PAYLOAD_FIELD)?),
@@ -381,6 +426,9 @@ impl Callback {
             | Fact::Installed { .. }
             | Fact::Updated { .. }
             | Fact::Uninstalled { .. }
+            | Fact::Suspended { .. }
+            | Fact::Resumed { .. }
+            | Fact::PermissionsChanged { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
@@ -394,6 +442,9 @@ impl Callback {
             Fact::Authorized { credential, .. } => Some(&credential.secret),
             Fact::Updated { .. }
             | Fact::Uninstalled { .. }
+            | Fact::Suspended { .. }
+            | Fact::Resumed { .. }
+            | Fact::PermissionsChanged { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
@@ -478,6 +529,9 @@ impl Event {
         match &self.fact {
             Fact::Installed { identity, .. } | Fact::Uninstalled { identity } => Some(identity),
             Fact::Updated { .. }
+            | Fact::Suspended { .. }
+            | Fact::Resumed { .. }
+            | Fact::PermissionsChanged { .. }
             | Fact::Authorized { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }

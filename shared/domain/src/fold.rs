@@ -7,7 +7,9 @@
 //!
 //! The rules, for the installations of one place:
 //! 1. An installation that was ever uninstalled is inactive. An install that
-//!    comes late or again does not revive it.
+//!    comes late or again does not revive it. One that brings a secret which none
+//!    had before the uninstall leaves it unverified: the secret is kept until an
+//!    uninstall that is logged later, or a later installation, decides.
 //! 2. Of the others the one that was installed last is active; it supersedes
 //!    those before it. If not every install says when it happened, the one counts
 //!    as last whose first install came last in the log. An installation that was
@@ -46,6 +48,14 @@
 //!     all that is known of its generation until an update comes.
 //! 11. What a user authorizes after an uninstall belongs to the next generation.
 //!     Until its install comes, what was said last is still known of it.
+//!
+//! Beside its generations, an installation is what was said of it last:
+//! 12. It is suspended if it is active and the last of what suspended and resumed
+//!     it, by time, suspended it. Where a reinstall has the same id, each install
+//!     and uninstall ends a suspension before it.
+//! 13. Its permissions are those of the last change of them alone, unless what
+//!     installed or authorized it happened later.
+//! 14. Where the platform tells of no install, a user's grant is one.
 //!
 //! An update is taken by a generation that has ended, and so is a renewed token,
 //! for the sake of [`kept`]: otherwise an uninstall that comes late could bring

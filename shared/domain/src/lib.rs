@@ -13,6 +13,7 @@ pub mod event_key;
 pub mod fingerprint;
 pub mod fold;
 pub mod id;
+pub mod jwt;
 pub mod key_pair;
 pub mod key_ring;
 pub mod platform;

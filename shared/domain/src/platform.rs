@@ -14,6 +14,7 @@ use crate::id::{AppId, PlatformName};
 use crate::verify::Check;
 
 mod blnk;
+pub mod challenge;
 mod fields;
 pub mod generic;
 pub mod highlevel;

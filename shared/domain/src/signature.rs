@@ -8,8 +8,11 @@ use base64::prelude::BASE64_STANDARD;
 use hmac::{KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName};
 use jiff::{SignedDuration, Timestamp};
+use jsonwebtoken::DecodingKey;
+use ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY;
 use ring::signature::{
-    ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+    VerificationAlgorithm,
 };
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -17,6 +20,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 use spki::SubjectPublicKeyInfoOwned;
 use spki::der::DecodePem as _;
+
+/// Of those in one header. A platform sends one for each secret, of which there are two.
+const SIGNATURES_MAX: usize = 8;
+
+/// The header's value; or, of a list such as `t=1,v1=ab`, the values of this name.
+fn values<'a>(header: &'a str, field: Option<&'a str>) -> impl Iterator<Item = &'a str> {
+    let whole = field.is_none().then_some(header);
+    let pairs = header.split(',').filter_map(|pair| pair.trim().split_once('='));
+    let named = pairs.filter(move |(name, _)| Some(*name) == field).map(|(_, value)| value);
+    whole.into_iter().chain(named)
+}
 
 /// How the bytes of a signature stand in a header.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +51,9 @@ pub enum HmacAlgorithm {
     Sha256,
     /// SHA-512.
     Sha512,
+    /// SHA-1, where a platform still signs with it: its collisions do not break an HMAC (RFC 6151,
+    /// section 2.3).
+    Sha1,
 }
 
 /// HMAC (RFC 2104): any of the headers with any of the secrets.
@@ -49,6 +66,8 @@ pub struct Hmac {
     pub encoding: Encoding,
     /// The prefix of the signature, such as `sha256=`.
     pub prefix: String,
+    /// Where the header is a list such as `t=1,v1=ab,v1=cd`: the name of the signatures in it.
+    pub field: Option<String>,
     pub secrets: Vec<SecretString>,
     /// The time that is signed with the body, where the scheme has one.
     pub timestamp: Option<SignedTimestamp>,
@@ -75,6 +94,8 @@ pub enum PublicKey {
     Ed25519(Vec<u8>),
     /// RSASSA-PKCS1-v1_5 with SHA-256; the key as in PKCS #1.
     RsaSha256(Vec<u8>),
+    /// ECDSA on P-256 with SHA-256; the key as an uncompressed point.
+    P256(Vec<u8>),
 }
 
 /// A header with the time of sending, which is signed with the body. What is older
@@ -82,6 +103,8 @@ pub enum PublicKey {
 #[derive(Debug)]
 pub struct SignedTimestamp {
     pub header: HeaderName,
+    /// Where the header is a list such as `t=1,v1=ab`: the name of the time in it.
+    pub field: Option<String>,
     /// What is signed: this, the header, that, the body.
     pub before: String,
     pub between: String,
@@ -93,7 +116,9 @@ impl SignedTimestamp {
     fn signed(&self, headers: &HeaderMap, body: &[u8], received_at: Timestamp) -> Option<Vec<u8>> {
         // Too many for seconds are milliseconds.
         const SECONDS_BELOW: i64 = 100_000_000_000;
-        let text = std::str::from_utf8(only_header(headers, &self.header)?).ok()?;
+        let value = std::str::from_utf8(only_header(headers, &self.header)?).ok()?;
+        let mut texts = values(value, self.field.as_deref());
+        let (Some(text), None) = (texts.next(), texts.next()) else { return None };
         let number: i64 = text.parse().ok()?;
         let sent_at = if number < SECONDS_BELOW {
             Timestamp::from_second(number)
@@ -150,8 +175,11 @@ impl Hmac {
             return false;
         };
         let given = self.headers.iter().filter_map(|name| only_header(headers, name));
-        let signatures = given
-            .filter_map(|text| self.encoding.decode(text.strip_prefix(self.prefix.as_bytes())?));
+        let given = given.filter_map(|value| std::str::from_utf8(value).ok());
+        let listed = given.flat_map(|value| values(value, self.field.as_deref()));
+        let signatures = listed.take(SIGNATURES_MAX).filter_map(|text| {
+            self.encoding.decode(text.strip_prefix(self.prefix.as_str())?.as_bytes())
+        });
         signatures.fold(false, |found, signature| {
             let matches = |secret: &SecretString| {
                 self.algorithm.verifies(secret.expose_secret().as_bytes(), &body, &signature)
@@ -170,6 +198,10 @@ impl HmacAlgorithm {
                 .is_ok_and(|mac| mac.chain_update(body).verify_slice(signature).is_ok()),
             Self::Sha512 => hmac::Hmac::<Sha512>::new_from_slice(secret)
                 .is_ok_and(|mac| mac.chain_update(body).verify_slice(signature).is_ok()),
+            Self::Sha1 => {
+                let key = ring::hmac::Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
+                ring::hmac::verify(&key, body, signature).is_ok()
+            }
         }
     }
 }
@@ -208,7 +240,7 @@ impl Scheme {
 pub enum InvalidKey {
     #[error("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)")]
     NotPem,
-    #[error("is a public key of another kind than Ed25519 or RSA")]
+    #[error("is a public key of another kind than Ed25519, RSA or P-256")]
     OtherKind,
 }
 
@@ -217,11 +249,14 @@ impl PublicKey {
     pub fn from_pem(pem: &str) -> Result<Self, InvalidKey> {
         const ED25519_OID: &str = "1.3.101.112";
         const RSA_OID: &str = "1.2.840.113549.1.1.1";
+        const EC_OID: &str = "1.2.840.10045.2.1";
+        const P256_POINT_BYTES: usize = 65;
         let info = SubjectPublicKeyInfoOwned::from_pem(pem).map_err(|_| InvalidKey::NotPem)?;
         let key = info.subject_public_key.raw_bytes().to_vec();
         match info.algorithm.oid.to_string().as_str() {
             ED25519_OID => Ok(Self::Ed25519(key)),
             RSA_OID => Ok(Self::RsaSha256(key)),
+            EC_OID if key.len() == P256_POINT_BYTES => Ok(Self::P256(key)),
             _ => Err(InvalidKey::OtherKind),
         }
     }
@@ -235,10 +270,20 @@ impl PublicKey {
         keys.collect::<Result<_, InvalidKey>>().map_err(|why| format!("a key {why}"))
     }
 
+    /// The same key, for tokens.
+    pub(crate) fn for_tokens(&self) -> Option<DecodingKey> {
+        match self {
+            Self::Ed25519(_) => None,
+            Self::RsaSha256(key) => Some(DecodingKey::from_rsa_der(key)),
+            Self::P256(key) => Some(DecodingKey::from_ec_der(key)),
+        }
+    }
+
     fn verifies(&self, body: &[u8], signature: &[u8]) -> bool {
         let (algorithm, key): (&dyn VerificationAlgorithm, _) = match self {
             Self::Ed25519(key) => (&ED25519, key),
             Self::RsaSha256(key) => (&RSA_PKCS1_2048_8192_SHA256, key),
+            Self::P256(key) => (&ECDSA_P256_SHA256_ASN1, key),
         };
         UnparsedPublicKey::new(algorithm, key).verify(body, signature).is_ok()
     }

@@ -28,11 +28,23 @@ pub struct Issued {
     expires_at: Option<Timestamp>,
     scopes: Vec<String>,
     issued_at: Timestamp,
+    is_install: bool,
+    /// Where in the answer the tokens are, if not at its top.
+    tokens_at: Option<String>,
     /// The whole answer. Which of its fields are secrets only the platform knows.
     response: Response,
 }
 
 struct Response(Map<String, Value>);
+
+/// How a platform answers with tokens, where it differs from RFC 6749, section 5.1.
+#[derive(Debug, Clone, Default)]
+pub struct AnswerForm {
+    /// A JSON Pointer to the object that holds them.
+    pub tokens_at: Option<String>,
+    /// Scopes are separated by commas, and not by spaces.
+    pub scopes_by_comma: bool,
+}
 
 /// An answer that brings no tokens. It repeats nothing of what was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -87,15 +99,27 @@ pub fn without_refresh_token(credential: SecretString) -> SecretString {
 impl Issued {
     /// What cannot be read beside the tokens is as if it were not there: they were
     /// issued, and are nowhere else.
-    pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, NoTokens> {
+    pub fn parse(body: &[u8], now: Timestamp, form: &AnswerForm) -> Result<Self, NoTokens> {
         let response: Map<String, Value> =
             serde_json::from_slice(body).map_err(|_| NoTokens::NotAnObject)?;
-        let tokens = Tokens::in_(&response).ok_or(NoTokens::NoAccessToken)?;
-        let lasts = either(&response, ("expires_in", "expiresIn")).and_then(|value| match value {
+        let nested;
+        let said = match &form.tokens_at {
+            None => &response,
+            Some(pointer) => {
+                nested = Value::Object(response.clone());
+                let found = nested.pointer(pointer).and_then(Value::as_object);
+                found.ok_or(NoTokens::NoAccessToken)?
+            }
+        };
+        let tokens = Tokens::in_(said).ok_or(NoTokens::NoAccessToken)?;
+        let lasts = either(said, ("expires_in", "expiresIn")).and_then(|value| match value {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
-        let scopes: Vec<&str> = match response.get("scope") {
+        let scopes: Vec<&str> = match said.get("scope") {
+            Some(Value::String(text)) if form.scopes_by_comma => {
+                text.split(',').map(str::trim).collect()
+            }
             Some(Value::String(text)) => text.split_whitespace().collect(),
             Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
@@ -107,8 +131,21 @@ impl Issued {
             expires_at: lasts.and_then(|seconds| expiry(seconds, now)),
             scopes: scopes.map(str::to_owned).collect(),
             issued_at: now,
+            is_install: false,
+            tokens_at: form.tokens_at.clone(),
             response: Response(response),
         })
+    }
+
+    /// The platform tells of no install: these tokens show it.
+    pub fn as_install(self) -> Self {
+        Self { is_install: true, ..self }
+    }
+
+    /// Adds what the platform says of whose tokens they are, as `owner`.
+    pub fn with_owner(mut self, owner: Map<String, Value>) -> Self {
+        self.response.0.insert("owner".to_owned(), Value::Object(owner));
+        self
     }
 
     /// What a platform answered, to read in it whose tokens they are.
@@ -162,6 +199,7 @@ impl Issued {
                     prefix: None,
                     secret: self.tokens.to_secret(),
                 },
+                is_install: self.is_install,
             },
             payload,
         })
@@ -171,7 +209,7 @@ impl Issued {
     /// is worth its room, once an hour.
     fn payload(&self, grant: Grant) -> Payload<SecretString> {
         match grant.is_by_user() {
-            true => Payload::Sealed(self.response.without_tokens()),
+            true => Payload::Sealed(self.response.without_tokens(self.tokens_at.as_deref())),
             false => Payload::Clear(Value::Null),
         }
     }
@@ -179,13 +217,16 @@ impl Issued {
 
 impl Response {
     /// The tokens are sealed as the credential, and once is enough.
-    fn without_tokens(&self) -> SecretString {
-        let mut fields = self.0.clone();
-        for (snake_case, camel_case) in [ACCESS_TOKEN, REFRESH_TOKEN] {
-            fields.remove(snake_case);
-            fields.remove(camel_case);
+    fn without_tokens(&self, tokens_at: Option<&str>) -> SecretString {
+        let mut answer = Value::Object(self.0.clone());
+        let held = answer.pointer_mut(tokens_at.unwrap_or_default()).and_then(Value::as_object_mut);
+        if let Some(fields) = held {
+            for (snake_case, camel_case) in [ACCESS_TOKEN, REFRESH_TOKEN] {
+                fields.remove(snake_case);
+                fields.remove(camel_case);
+            }
         }
-        Value::Object(fields).to_string().into()
+        answer.to_string().into()
     }
 }
 
@@ -218,7 +259,7 @@ mod tests {
             .replace("refresh_token", "refreshToken")
             .replace("expires_in", "expiresIn");
         for answer in [v2, &v3] {
-            let issued = Issued::parse(answer.as_bytes(), NOW).unwrap();
+            let issued = Issued::parse(answer.as_bytes(), NOW, &AnswerForm::default()).unwrap();
             assert_eq!(issued.tokens.access_token.expose_secret(), "at-1");
             assert_eq!(issued.expires_at.unwrap().as_second(), 86_399);
             assert_eq!(issued.scopes, ["contacts.readonly", "users.readonly"]);
@@ -233,7 +274,7 @@ mod tests {
     #[test]
     fn tokens_are_sealed_once_and_a_renewal_holds_nothing_else() {
         let answer = br#"{"accessToken":"at-1","refresh_token":"rt-1","scope":"a","userId":"u1"}"#;
-        let issued = Issued::parse(answer, NOW).unwrap();
+        let issued = Issued::parse(answer, NOW, &AnswerForm::default()).unwrap();
         let Payload::Sealed(granted) = issued.payload(Grant::AuthorizationCode) else { panic!() };
         let granted: Value = serde_json::from_str(granted.expose_secret()).unwrap();
         assert_eq!(granted, json!({ "scope": "a", "userId": "u1" }));
@@ -257,27 +298,37 @@ mod tests {
     #[test]
     fn what_is_odd_beside_the_tokens_does_not_lose_them() {
         let odd = r#"{"access_token":"at","expires_in":"3599","scope":["a"],"refresh_token":7}"#;
-        let issued = Issued::parse(odd.as_bytes(), NOW).unwrap();
+        let issued = Issued::parse(odd.as_bytes(), NOW, &AnswerForm::default()).unwrap();
         assert_eq!(issued.expires_at.unwrap().as_second(), 3_599);
         assert_eq!(issued.scopes, ["a"]);
         assert!(issued.tokens.refresh_token.is_none());
-        let none =
-            Issued::parse(br#"{"access_token":"at","expires_in":{},"scope":1}"#, NOW).unwrap();
+        let none = Issued::parse(
+            br#"{"access_token":"at","expires_in":{},"scope":1}"#,
+            NOW,
+            &AnswerForm::default(),
+        )
+        .unwrap();
         assert!(none.expires_at.is_none() && none.scopes.is_empty());
     }
 
     #[test]
     fn a_scope_that_cannot_be_stored_is_left_out() {
         let odd = r#"{"access_token":"at","scope":["a","","b\u0000","\u0000","c"]}"#;
-        assert_eq!(Issued::parse(odd.as_bytes(), NOW).unwrap().scopes, ["a", "c"]);
+        assert_eq!(
+            Issued::parse(odd.as_bytes(), NOW, &AnswerForm::default()).unwrap().scopes,
+            ["a", "c"]
+        );
         let text = format!(r#"{{"access_token":"at","scope":"a b\u0000 {}"}}"#, "x".repeat(256));
-        assert_eq!(Issued::parse(text.as_bytes(), NOW).unwrap().scopes, ["a"]);
+        assert_eq!(
+            Issued::parse(text.as_bytes(), NOW, &AnswerForm::default()).unwrap().scopes,
+            ["a"]
+        );
     }
 
     #[test]
     fn an_answer_that_is_none_is_refused_without_its_content() {
         for bad in ["", "[]", "{}", r#"{"access_token":7}"#, r#"{"access_token":""}"#] {
-            assert!(Issued::parse(bad.as_bytes(), NOW).is_err(), "{bad}");
+            assert!(Issued::parse(bad.as_bytes(), NOW, &AnswerForm::default()).is_err(), "{bad}");
         }
     }
 }

@@ -6,17 +6,19 @@
 //! so that they can be rotated. It fails closed: a source without any
 //! verification must say so.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::jwt::{Claims, Jwt, TokenIn};
 use crate::signature::{Hmac, PublicKeySignature, SignedTimestamp, StandardWebhooks, only_header};
 
 /// A callback as it came over HTTP.
 #[derive(Clone, Copy)]
 pub struct Delivery<'a> {
+    pub method: &'a Method,
     pub path_token: Option<&'a str>,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
@@ -26,23 +28,47 @@ pub struct Delivery<'a> {
 
 /// A callback that passed verification. Parsing asks for it, so no handler can
 /// skip the check.
-pub struct Verified<'a>(Delivery<'a>);
+pub struct Verified<'a> {
+    delivery: Delivery<'a>,
+    claims: Option<ProvenClaims>,
+}
+
+/// What a signed token says.
+struct ProvenClaims {
+    claims: Claims,
+    /// The body is the token.
+    are_body: bool,
+}
 
 impl<'a> Verified<'a> {
+    pub fn method(&self) -> &'a Method {
+        self.delivery.method
+    }
+
     pub fn body(&self) -> &'a [u8] {
-        self.0.body
+        self.delivery.body
     }
 
     pub fn headers(&self) -> &'a HeaderMap {
-        self.0.headers
+        self.delivery.headers
     }
 
     pub fn query(&self) -> Option<&'a str> {
-        self.0.query
+        self.delivery.query
     }
 
     pub fn received_at(&self) -> Timestamp {
-        self.0.received_at
+        self.delivery.received_at
+    }
+
+    /// What the token says that proves it, if one does.
+    pub fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref().map(|proven| &proven.claims)
+    }
+
+    /// The same where the token is the body.
+    pub fn claims_in_body(&self) -> Option<&Claims> {
+        self.claims.as_ref().filter(|proven| proven.are_body).map(|proven| &proven.claims)
     }
 }
 
@@ -66,6 +92,7 @@ pub enum Check {
     Hmac(Hmac),
     PublicKey(PublicKeySignature),
     StandardWebhooks(StandardWebhooks),
+    Jwt(Jwt),
 }
 
 /// It says nothing more on purpose: which part was wrong helps only a forger.
@@ -75,14 +102,29 @@ pub struct Unauthentic;
 
 impl Verification {
     pub fn verify<'a>(&self, delivery: Delivery<'a>) -> Result<Verified<'a>, Unauthentic> {
-        let Self::All(checks) = self else { return Ok(Verified(delivery)) };
+        let Self::All(checks) = self else { return Ok(Verified { delivery, claims: None }) };
         let asks_for_token = checks.iter().any(|check| matches!(check, Check::PathToken(_)));
         let unasked_token = delivery.path_token.is_some() && !asks_for_token;
+        let mut claims = None;
         let passes = !checks.is_empty()
             && !unasked_token
             // Each is made, so that the time does not tell which one failed.
-            && checks.iter().fold(true, |all, check| check.passes(delivery) & all);
-        if passes { Ok(Verified(delivery)) } else { Err(Unauthentic) }
+            && checks.iter().fold(true, |all, check| check.passes(delivery, &mut claims) & all);
+        if passes { Ok(Verified { delivery, claims }) } else { Err(Unauthentic) }
+    }
+
+    /// Asks for a key that the platform publishes, if this callback needs one that is not known.
+    pub async fn fetch_key(&self, delivery: Delivery<'_>) {
+        for check in self.checks() {
+            if let Check::Jwt(jwt) = check {
+                jwt.fetch_key(delivery.headers, delivery.body).await;
+            }
+        }
+    }
+
+    /// Whether the body is a token.
+    pub fn reads_token_in_body(&self) -> bool {
+        self.checks().any(|check| matches!(check, Check::Jwt(jwt) if jwt.token_in == TokenIn::Body))
     }
 }
 
@@ -94,7 +136,17 @@ impl Verification {
         self.relies_on_signatures() && !self.checks().any(|check| check.covers(header))
     }
 
-    /// The same of the query, which no scheme covers.
+    /// The same of the body: a token in a header says nothing of it.
+    pub fn leaves_body_open(&self) -> bool {
+        let covers = |check: &Check| match check {
+            Check::Hmac(_) | Check::PublicKey(_) | Check::StandardWebhooks(_) => true,
+            Check::Jwt(jwt) => jwt.token_in == TokenIn::Body,
+            Check::PathToken(_) | Check::Header { .. } => false,
+        };
+        self.relies_on_signatures() && !self.checks().any(covers)
+    }
+
+    /// The same of the query and the method, which no scheme covers.
     pub fn leaves_query_open(&self) -> bool {
         self.relies_on_signatures()
     }
@@ -124,10 +176,11 @@ impl Check {
             Self::Hmac(hmac) => is_signed(&hmac.timestamp),
             Self::PublicKey(signature) => is_signed(&signature.timestamp),
             Self::StandardWebhooks(_) => StandardWebhooks::covers(header),
+            Self::Jwt(_) => false,
         }
     }
 
-    fn passes(&self, delivery: Delivery<'_>) -> bool {
+    fn passes(&self, delivery: Delivery<'_>, claims: &mut Option<ProvenClaims>) -> bool {
         match self {
             Self::PathToken(tokens) => {
                 delivery.path_token.is_some_and(|given| any_equals(tokens, given.as_bytes()))
@@ -142,6 +195,12 @@ impl Check {
                 signature.verifies(delivery.headers, delivery.body, delivery.received_at)
             }
             Self::StandardWebhooks(webhooks) => webhooks.verifies(delivery.headers, delivery.body),
+            Self::Jwt(jwt) => {
+                let said = jwt.claims(delivery.headers, delivery.body, delivery.received_at);
+                let are_body = jwt.token_in == TokenIn::Body;
+                *claims = said.map(|claims| ProvenClaims { claims, are_body });
+                claims.is_some()
+            }
         }
     }
 }
@@ -181,7 +240,8 @@ mod tests {
 
     fn passes(verification: &Verification, path_token: Option<&str>, headers: &HeaderMap) -> bool {
         let (body, received_at) = (b"".as_slice(), Timestamp::UNIX_EPOCH);
-        let delivery = Delivery { path_token, query: None, headers, body, received_at };
+        let method = &Method::POST;
+        let delivery = Delivery { method, path_token, query: None, headers, body, received_at };
         verification.verify(delivery).is_ok()
     }
 
@@ -230,12 +290,14 @@ mod tests {
                 algorithm: crate::signature::HmacAlgorithm::Sha256,
                 encoding: crate::signature::Encoding::Hex,
                 prefix: String::new(),
+                field: None,
                 secrets: vec![NOW.into()],
                 timestamp,
             })
         };
         let timestamp = SignedTimestamp {
             header: name("x-time"),
+            field: None,
             before: String::new(),
             between: String::new(),
             tolerance: jiff::SignedDuration::from_mins(5),

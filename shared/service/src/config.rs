@@ -25,6 +25,7 @@ use eventlog::topology::StreamSettings;
 
 mod api_tokens;
 mod archive;
+mod challenge;
 mod event_keys;
 mod identity;
 mod install_page;
@@ -39,6 +40,7 @@ pub mod watch;
 
 pub use api_tokens::{ApiTokenSettings, Scope, SourceChoice, TokenHash};
 pub use archive::ArchiveSettings;
+pub use challenge::ChallengeSettings;
 pub use event_keys::{AuthorKeys, EventKeysSettings};
 pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
@@ -253,6 +255,18 @@ pub struct SourceSettings {
     /// installs, updates or uninstalls an app nothing is ignored.
     #[serde(default)]
     pub ignore: Vec<String>,
+    /// The methods by which callbacks come. `DELETE` is also taken at `/oauth/<source>/callback`.
+    #[serde(default = "default_methods")]
+    #[schemars(length(min = 1))]
+    pub methods: Vec<CallbackMethod>,
+    /// The largest body of a callback of this source, in place of `ingest.body_bytes_max`.
+    pub body_bytes_max: Option<usize>,
+    /// Content types that are taken besides those of JSON, or of a form if the mapping reads one.
+    #[serde(default)]
+    pub content_types: Vec<String>,
+    /// [What a platform asks of a URL](platforms.md#challenges) before it sends callbacks to it.
+    #[serde(default)]
+    pub challenges: Vec<ChallengeSettings>,
     /// [What a callback must prove](platforms.md#verification). All that is given must pass. Only
     /// HighLevel may leave it out.
     #[serde(default)]
@@ -277,6 +291,35 @@ pub struct SourceSettings {
     /// OAuth, and by callbacks if the source is `unverified`.
     #[serde(default)]
     pub open: OpenSettings,
+}
+
+/// A method by which callbacks come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum CallbackMethod {
+    /// Without a body the query is read in its place.
+    Get,
+    /// As almost every platform does.
+    Post,
+    /// Like `POST`.
+    Put,
+    /// A body may be left out.
+    Delete,
+}
+
+fn default_methods() -> Vec<CallbackMethod> {
+    vec![CallbackMethod::Post]
+}
+
+impl From<CallbackMethod> for http::Method {
+    fn from(method: CallbackMethod) -> Self {
+        match method {
+            CallbackMethod::Get => Self::GET,
+            CallbackMethod::Post => Self::POST,
+            CallbackMethod::Put => Self::PUT,
+            CallbackMethod::Delete => Self::DELETE,
+        }
+    }
 }
 
 /// Over all ingests, in each hour of the clock.

@@ -9,16 +9,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use domain::id::AppId;
 use domain::platform::Parentage;
-use domain::tokens::{Issued, Tokens};
-use reqwest::header::HeaderMap;
+use domain::tokens::{AnswerForm, Issued, Tokens};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ATTEMPTS: usize = 3;
+const JSON: &str = "application/json";
 
 /// The names of the fields in requests. Answers are read in both forms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +54,64 @@ pub enum ClientAuthentication {
     ClientSecretPost,
     /// Both in the header `Authorization` (RFC 6749, section 2.3.1).
     ClientSecretBasic,
+    /// All parameters in a JSON object in place of a form, which is not of RFC 6749.
+    ClientSecretJson,
+}
+
+/// An address of the platform, which may be another one for each of its customers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Same(Url),
+    /// `https://`, the customer's host, and this.
+    PerTenant {
+        path: String,
+    },
+}
+
+impl Endpoint {
+    fn url(&self, tenant: Option<&Tenant>) -> Result<Url, TokenError> {
+        match (self, tenant) {
+            (Self::Same(url), _) => Ok(url.clone()),
+            (Self::PerTenant { path }, Some(Tenant(host))) => {
+                let url = Url::parse(&format!("https://{host}{path}"));
+                url.map_err(|_| TokenError::Malformed { why: "the host is not one".to_owned() })
+            }
+            (Self::PerTenant { .. }, None) => {
+                Err(TokenError::Malformed { why: "it is not known whose host to ask".to_owned() })
+            }
+        }
+    }
+}
+
+/// Where a platform has a host for each customer: what names it, and which are the platform's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenants {
+    pub(crate) parameter: String,
+    /// `name.example` or `*.name.example`.
+    pub(crate) hosts: Vec<String>,
+}
+
+/// A host of the platform, of one customer. Only [`OAuth::tenant`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant(String);
+
+impl Tenants {
+    fn find(&self, host: &str) -> Option<Tenant> {
+        let is_label = |label: &str| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && label
+                    .bytes()
+                    .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-')
+        };
+        let is_host = host.len() <= 253 && host.split('.').all(is_label);
+        let is_known = |known: &String| match known.strip_prefix("*.") {
+            None => host == known,
+            // One label, so that nobody's host below a customer's is taken for the platform's.
+            Some(of) => host.split_once('.').is_some_and(|(_, rest)| rest == of),
+        };
+        (is_host && self.hosts.iter().any(is_known)).then(|| Tenant(host.to_owned()))
+    }
 }
 
 /// What a code is bound to (RFC 7636): who exchanges it must know what was hashed
@@ -77,8 +137,13 @@ pub struct OAuth {
     pub state: StatePolicy,
     /// Where the browser goes when all is done.
     pub after_url: Option<Url>,
-    pub(crate) authorize_url: Option<Url>,
-    pub(crate) token_url: Url,
+    pub(crate) authorize_url: Option<Endpoint>,
+    pub(crate) token_url: Endpoint,
+    pub(crate) tenants: Option<Tenants>,
+    /// Where the platform says whose a token is, if its answer does not.
+    pub(crate) owner_url: Option<Endpoint>,
+    pub(crate) answer: AnswerForm,
+    pub(crate) scope_separator: &'static str,
     /// Where the tokens of a parent are exchanged for those of its parts.
     pub(crate) for_parts: Option<(Url, Parentage)>,
     pub(crate) redirect_uri: Url,
@@ -120,13 +185,18 @@ type Parameters<'a> = Vec<(&'a str, &'a str)>;
 impl OAuth {
     /// Where a user grants access; `None` if only the platform itself sends
     /// users there.
-    pub fn authorize_url(&self, state: &str, pkce: Option<&Pkce>) -> Option<Url> {
-        let mut url = self.authorize_url.clone()?;
+    pub fn authorize_url(
+        &self,
+        tenant: Option<&Tenant>,
+        state: &str,
+        pkce: Option<&Pkce>,
+    ) -> Option<Url> {
+        let mut url = self.authorize_url.as_ref()?.url(tenant).ok()?;
         url.query_pairs_mut()
             .append_pair("response_type", "code")
             .append_pair("client_id", &self.client_id)
             .append_pair("redirect_uri", self.redirect_uri.as_str())
-            .append_pair("scope", &self.scopes.join(" "))
+            .append_pair("scope", &self.scopes.join(self.scope_separator))
             .append_pair("state", state);
         if let Some(pkce) = pkce {
             url.query_pairs_mut()
@@ -136,9 +206,25 @@ impl OAuth {
         Some(url)
     }
 
+    /// Whose host is asked, by the query of the user's request. A host that is not the platform's
+    /// is none: it would be sent the app's secret.
+    pub fn tenant(&self, query: &str) -> Option<Tenant> {
+        let tenants = self.tenants.as_ref()?;
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        let (_, host) = pairs.find(|(name, _)| *name == tenants.parameter)?;
+        tenants.find(&host)
+    }
+
+    /// The same of an installation that a user granted so, by its scope.
+    pub fn tenant_of(&self, scope: &BTreeMap<String, String>) -> Option<Tenant> {
+        let tenants = self.tenants.as_ref()?;
+        tenants.find(scope.get(&format!("query:{}", tenants.parameter))?)
+    }
+
     /// Section 4.1.3.
     pub async fn exchange(
         &self,
+        tenant: Option<&Tenant>,
         code: &SecretString,
         pkce: Option<&Pkce>,
     ) -> Result<Issued, TokenError> {
@@ -150,14 +236,33 @@ impl OAuth {
         if let Some(Pkce(verifier)) = pkce {
             asked.push(("code_verifier", verifier.expose_secret()));
         }
-        self.ask_for_tokens(asked).await
+        let issued = self.ask_for_tokens(tenant, asked).await?;
+        let Some(url) = &self.owner_url else { return Ok(issued) };
+        let owner = self.owner(url.url(tenant)?, &issued.tokens).await?;
+        Ok(issued.with_owner(owner))
+    }
+
+    /// Whose the tokens are, as the platform says to who has them.
+    async fn owner(&self, url: Url, tokens: &Tokens) -> Result<Map<String, Value>, TokenError> {
+        let bearer = tokens.access_token.expose_secret();
+        retried(|| async {
+            let request = self.http.get(url.clone()).header(ACCEPT, "application/json");
+            let body = answer(request.bearer_auth(bearer).send().await).await?;
+            let owner = serde_json::from_slice(&body);
+            owner.map_err(|_| TokenError::Malformed { why: "the owner is not JSON".to_owned() })
+        })
+        .await
     }
 
     /// Section 6. The new tokens hold the old refresh token if none was issued.
-    pub async fn refresh(&self, refresh_token: &SecretString) -> Result<Issued, TokenError> {
+    pub async fn refresh(
+        &self,
+        tenant: Option<&Tenant>,
+        refresh_token: &SecretString,
+    ) -> Result<Issued, TokenError> {
         let asked =
             vec![("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
-        let mut issued = self.ask_for_tokens(asked).await?;
+        let mut issued = self.ask_for_tokens(tenant, asked).await?;
         issued.tokens.refresh_token.get_or_insert_with(|| refresh_token.clone());
         Ok(issued)
     }
@@ -180,30 +285,47 @@ impl OAuth {
         let bearer = parent.access_token.expose_secret();
         retried(|| async {
             let request = self.http.post(url.clone()).headers(self.headers.clone());
-            read(request.bearer_auth(bearer).body(body.clone()).send().await).await
+            self.read(request.bearer_auth(bearer).body(body.clone()).send().await).await
         })
         .await
     }
 
-    async fn ask_for_tokens(&self, mut asked: Parameters<'_>) -> Result<Issued, TokenError> {
-        let in_form = self.client_authentication == ClientAuthentication::ClientSecretPost;
-        if in_form {
+    async fn ask_for_tokens(
+        &self,
+        tenant: Option<&Tenant>,
+        mut asked: Parameters<'_>,
+    ) -> Result<Issued, TokenError> {
+        let url = self.token_url.url(tenant)?;
+        let in_header = self.client_authentication == ClientAuthentication::ClientSecretBasic;
+        if !in_header {
             asked.push(("client_id", &self.client_id));
             asked.push(("client_secret", self.client_secret.expose_secret()));
         }
         asked.extend(self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let body = match self.field_names {
-            FieldNames::SnakeCase => form(asked),
-            FieldNames::CamelCase => {
-                form(asked.iter().map(|(name, value)| (camel_case(name), *value)))
-            }
+        let named = asked.iter().map(|(name, value)| match self.field_names {
+            FieldNames::SnakeCase => ((*name).to_owned(), *value),
+            FieldNames::CamelCase => (camel_case(name), *value),
+        });
+        let in_json = self.client_authentication == ClientAuthentication::ClientSecretJson;
+        let body = if in_json {
+            let fields: Map<String, Value> =
+                named.map(|(name, value)| (name, Value::from(value))).collect();
+            Value::Object(fields).to_string()
+        } else {
+            form(named)
         };
         retried(|| async {
-            let request = self.http.post(self.token_url.clone()).headers(self.headers.clone());
-            let request = if in_form { request } else { self.with_basic(request) };
-            read(request.body(body.clone()).send().await).await
+            let request = self.http.post(url.clone()).headers(self.headers.clone());
+            let request = if in_json { request.header(CONTENT_TYPE, JSON) } else { request };
+            let request = if in_header { self.with_basic(request) } else { request };
+            self.read(request.body(body.clone()).send().await).await
         })
         .await
+    }
+
+    async fn read(&self, sent: reqwest::Result<Response>) -> Result<Issued, TokenError> {
+        let issued = Issued::parse(&answer(sent).await?, crate::clock::now(), &self.answer);
+        issued.map_err(|why| TokenError::Malformed { why: why.to_string() })
     }
 
     /// Each is encoded as in a form, before both are joined.
@@ -219,9 +341,9 @@ fn form<N: AsRef<str>, V: AsRef<str>>(parameters: impl IntoIterator<Item = (N, V
     form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish()
 }
 
-async fn retried<F>(ask: impl FnMut() -> F) -> Result<Issued, TokenError>
+async fn retried<T, F>(ask: impl FnMut() -> F) -> Result<T, TokenError>
 where
-    F: Future<Output = Result<Issued, TokenError>>,
+    F: Future<Output = Result<T, TokenError>>,
 {
     let waits = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(200))
@@ -230,7 +352,8 @@ where
     ask.retry(waits).when(|error| matches!(error, TokenError::Unavailable { .. })).await
 }
 
-async fn read(sent: reqwest::Result<Response>) -> Result<Issued, TokenError> {
+/// The body of a success.
+async fn answer(sent: reqwest::Result<Response>) -> Result<Vec<u8>, TokenError> {
     let unavailable = |error: reqwest::Error| {
         let why = if error.is_timeout() { "no answer in time" } else { "no connection" };
         TokenError::Unavailable { why: why.to_owned() }
@@ -246,8 +369,7 @@ async fn read(sent: reqwest::Result<Response>) -> Result<Issued, TokenError> {
         }
     }
     if status.is_success() {
-        let issued = Issued::parse(&body, crate::clock::now());
-        return issued.map_err(|why| TokenError::Malformed { why: why.to_string() });
+        return Ok(body);
     }
     let come_again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
     if status.is_server_error() || come_again.contains(&status) {
@@ -297,6 +419,39 @@ mod tests {
     fn a_challenge_is_the_hash_of_its_verifier() {
         let pkce = Pkce::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into());
         assert_eq!(pkce.challenge(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    }
+
+    #[test]
+    fn only_a_host_of_the_platform_is_a_tenants() {
+        let tenants = Tenants {
+            parameter: "shop".to_owned(),
+            hosts: vec!["*.shops.example".to_owned(), "one.example".to_owned()],
+        };
+        for host in ["a.shops.example", "a-1.shops.example", "one.example"] {
+            assert!(tenants.find(host).is_some(), "{host}");
+        }
+        for host in [
+            "",
+            "shops.example",
+            ".shops.example",
+            "a.b.shops.example",
+            "evil.example",
+            "a.shops.example.evil.example",
+            "evil.example/.shops.example",
+            "a.shops.example:8080",
+            "a@evil.example#.shops.example",
+            "user:a.shops.example",
+            "A.shops.example",
+            "-a.shops.example",
+            "a.one.example",
+        ] {
+            assert!(tenants.find(host).is_none(), "{host}");
+        }
+        let endpoint = Endpoint::PerTenant { path: "/token".to_owned() };
+        let tenant = tenants.find("a.shops.example");
+        let url = endpoint.url(tenant.as_ref()).unwrap();
+        assert_eq!(url.as_str(), "https://a.shops.example/token");
+        assert!(endpoint.url(None).is_err());
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Source {
         };
         let headers: HeaderMap = headers.iter().map(pair).collect();
         let delivery = Delivery {
+            method: &http::Method::POST,
             path_token: self.by_path.then_some(SECRET),
             query: Some(query),
             headers: &headers,
@@ -141,7 +142,7 @@ fn a_github_app_installation() {
     let removed = send(&body("deleted"), &body("deleted")).unwrap();
     assert_eq!(kind_and_id(&removed), ("uninstalled", "2"));
     let suspended = send(&body("suspend"), &body("suspend")).unwrap();
-    assert_eq!(kind_and_id(&suspended), ("unrecognized", "2"));
+    assert_eq!(kind_and_id(&suspended), ("suspended", "2"));
     assert!(send(&body("created"), &body("deleted")).is_none(), "signed for another body");
 }
 
@@ -183,7 +184,7 @@ fn a_seismic_install() {
         let read = |query: &str| seismic.read(&body, query, &[(header, &signature)]).unwrap();
         assert_eq!(kind_and_id(&read("event=install")), ("installed", "0f9c3f8e-tenant"));
         assert_eq!(kind_and_id(&read("event=uninstall")), ("uninstalled", "0f9c3f8e-tenant"));
-        assert_eq!(read("event=disable").fact.kind(), "unrecognized");
+        assert_eq!(read("event=disable").fact.kind(), "suspended");
     }
     assert!(seismic.read(&body, "event=install", &[]).is_none());
     let AckContract { deadline, budget, success, body, missed, .. } = seismic.ack;

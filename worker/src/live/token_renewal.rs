@@ -233,7 +233,10 @@ impl TokenRenewal {
             return Err(NotRenewed::Never("the installation has other tokens by now"));
         }
         if let Some(refresh_token) = own.and_then(|tokens| tokens.refresh_token) {
-            return Ok((Grant::RefreshToken, app.refresh(&refresh_token).await));
+            return Ok((
+                Grant::RefreshToken,
+                app.refresh(app.tenant_of(&identity.scope).as_ref(), &refresh_token).await,
+            ));
         }
         let parent = app.parentage().and_then(|parentage| (parentage.parent_of)(identity));
         let Some(Parent { installation_id, request }) = parent else {

@@ -224,6 +224,14 @@ fn because(now: &Installation) -> String {
             "active: it was installed at {since}, no uninstall of it is known, and no later \
              installation took its place"
         ),
+        Status::Suspended => format!(
+            "suspended: it was installed at {since}, and the platform has stopped it; its \
+             credential may not work until the platform resumes it"
+        ),
+        Status::Unverified => "unverified: it had ended, and then the platform sent a secret for \
+             it that is none of those before; the secret is kept, try it. An uninstall or a newer \
+             installation in the same place decides"
+            .to_owned(),
         Status::Superseded { by } => {
             format!("superseded: {by} was installed later in the same place")
         }

@@ -94,14 +94,24 @@ const fn column(name: &'static str, value: Value) -> Column {
 fn uninstalled_at(row: &Row) -> Option<Timestamp> {
     match row.installation.status {
         Status::Inactive { uninstalled_at } => Some(uninstalled_at),
-        Status::Pending | Status::Active | Status::Unconfirmed | Status::Superseded { .. } => None,
+        Status::Pending
+        | Status::Active
+        | Status::Suspended
+        | Status::Unconfirmed
+        | Status::Unverified
+        | Status::Superseded { .. } => None,
     }
 }
 
 fn superseded_by(row: &Row) -> Option<&str> {
     match &row.installation.status {
         Status::Superseded { by } => Some(by.as_str()),
-        Status::Pending | Status::Active | Status::Unconfirmed | Status::Inactive { .. } => None,
+        Status::Pending
+        | Status::Active
+        | Status::Suspended
+        | Status::Unconfirmed
+        | Status::Unverified
+        | Status::Inactive { .. } => None,
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) async fn expiring(
             ON (renewal.source, renewal.place, renewal.installation_id)
              = (held.source, held.place, held.installation_id)
         WHERE held.source = ANY($1)
-          AND status IN ('pending', 'active', 'unconfirmed')
+          AND status IN ('pending', 'active', 'suspended', 'unconfirmed')
           AND credential_expires_at < now() + $2 -- for the index
           AND credential_expires_at - now()
               < least($2, (credential_expires_at - brought.received_at) / 2)
@@ -93,12 +93,12 @@ pub(crate) async fn parts_without_tokens(
            AND (parent.scope ->> $2::text) = (part.scope ->> $2::text)
            AND parent.scope ? $2::text AND NOT parent.scope ? $3::text
            AND parent.credential_event IS NOT NULL
-           AND parent.status IN ('pending', 'active', 'unconfirmed')
+           AND parent.status IN ('pending', 'active', 'suspended', 'unconfirmed')
         LEFT JOIN mooring.token_renewals AS renewal
             ON (renewal.source, renewal.place, renewal.installation_id)
              = (part.source, part.place, part.installation_id)
         WHERE part.source = $1
-          AND part.status IN ('active', 'unconfirmed') AND part.credential_event IS NULL
+          AND part.status IN ('active', 'suspended', 'unconfirmed') AND part.credential_event IS NULL
           AND part.scope ? $3::text
           AND (renewed_from IS DISTINCT FROM parent.credential_event || ' @' || part.generation
                OR (renewed_at IS NULL AND not_before <= now())

@@ -48,6 +48,9 @@ impl<'a> Answers<'a> {
                 Fact::Installed { .. }
                 | Fact::Updated { .. }
                 | Fact::Uninstalled { .. }
+                | Fact::Suspended { .. }
+                | Fact::Resumed { .. }
+                | Fact::PermissionsChanged { .. }
                 | Fact::Authorized { .. }
                 | Fact::Erased { .. }
                 | Fact::Unrecognized { .. } => {}
@@ -90,6 +93,9 @@ fn attempt(event: &Event) -> Option<Attempt<'_>> {
         Fact::Installed { .. }
         | Fact::Updated { .. }
         | Fact::Uninstalled { .. }
+        | Fact::Suspended { .. }
+        | Fact::Resumed { .. }
+        | Fact::PermissionsChanged { .. }
         | Fact::Authorized { .. }
         | Fact::Unrecognized { .. } => {
             let installation = event.fact.identity().map(|found| &found.installation_id);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::installation::Recorded;
-use crate::event::{Fact, Identity, Reinstall};
+use crate::event::{Fact, Identity, Reinstall, SealedCredential};
 use crate::id::{InstallationId, StreamSequence};
 
 /// What changes one installation.
@@ -17,6 +17,40 @@ pub(super) struct Changes<'a> {
     pub(super) counting: Vec<&'a Recorded>,
     /// The last erasure.
     pub(super) erased: Option<&'a Recorded>,
+    /// The last uninstall in the log, whether it counts or not.
+    pub(super) uninstalled: Option<&'a Recorded>,
+}
+
+impl<'a> Changes<'a> {
+    /// Of those that count, the one that happened last.
+    pub(super) fn last(&self, is_one: fn(&Fact<SealedCredential>) -> bool) -> Option<&'a Recorded> {
+        let found = self.counting.iter().filter(|recorded| is_one(&recorded.event.fact));
+        found.max_by_key(|recorded| in_time(recorded)).copied()
+    }
+
+    /// When it was suspended or resumed last. Where a reinstall has the same id, it begins
+    /// anew with each install.
+    pub(super) fn suspension(&self) -> Option<&'a Recorded> {
+        let begins_anew = match self.reinstall {
+            Reinstall::NewId => None,
+            Reinstall::SameId => self.last(|fact| match fact {
+                Fact::Installed { .. } | Fact::Uninstalled { .. } => true,
+                Fact::Authorized { is_install, .. } => *is_install,
+                _ => false,
+            }),
+        };
+        let began = begins_anew.map(in_time);
+        self.last(is_suspension).filter(|found| began < Some(in_time(found)))
+    }
+
+    /// When its permissions alone were changed last.
+    pub(super) fn permissions(&self) -> Option<&'a Recorded> {
+        self.last(|fact| matches!(fact, Fact::PermissionsChanged { .. }))
+    }
+}
+
+pub(super) fn is_suspension(fact: &Fact<SealedCredential>) -> bool {
+    matches!(fact, Fact::Suspended { .. } | Fact::Resumed { .. })
 }
 
 /// The installation that an event changes. Notes are about events, and an
@@ -26,6 +60,9 @@ pub(super) fn changed(recorded: &Recorded) -> Option<&Identity> {
         Fact::Installed { identity, .. }
         | Fact::Updated { identity, .. }
         | Fact::Uninstalled { identity }
+        | Fact::Suspended { identity }
+        | Fact::Resumed { identity }
+        | Fact::PermissionsChanged { identity, .. }
         | Fact::Authorized { identity, .. } => Some(identity),
         // History, not state.
         Fact::Unrecognized { .. } => None,
@@ -41,12 +78,16 @@ pub(super) fn by_installation<'a>(
     let mut found: BTreeMap<&InstallationId, Changes<'_>> = BTreeMap::new();
     for &recorded in distinct {
         if let Some(identity) = changed(recorded) {
-            found.entry(&identity.installation_id).or_insert(Changes {
+            let changes = found.entry(&identity.installation_id).or_insert(Changes {
                 reinstall: identity.reinstall,
                 first: recorded,
                 counting: Vec::new(),
                 erased: None,
+                uninstalled: None,
             });
+            if matches!(recorded.event.fact, Fact::Uninstalled { .. }) {
+                changes.uninstalled = Some(recorded);
+            }
         }
     }
     for &recorded in counting {
@@ -68,6 +109,11 @@ pub(super) fn by_installation<'a>(
 /// When it happened, as far as is known.
 pub(super) fn happened_at(recorded: &Recorded) -> Timestamp {
     recorded.event.occurred_at.unwrap_or(recorded.event.received_at)
+}
+
+/// By when it happened. What is told of an id that is used once comes in any order, too.
+pub(super) fn in_time(recorded: &Recorded) -> (Timestamp, StreamSequence) {
+    (happened_at(recorded), recorded.sequence)
 }
 
 fn order(reinstall: Reinstall, recorded: &Recorded) -> (Option<Timestamp>, StreamSequence) {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::answers::{Answers, counting, in_log_order};
-use super::changes::{Changes, by_installation, happened_at};
+use super::changes::{Changes, by_installation, happened_at, in_time};
 use super::installation::{Credential, Installation, LastEvent, Recorded, Retention, Status};
 use crate::details::Details;
 use crate::event::{Fact, Identity, Reinstall, SealedCredential};
@@ -32,8 +32,14 @@ pub(super) struct History<'a> {
     last: Option<&'a Recorded>,
     /// Since when it is unknown whether the platform got our answer to that.
     in_doubt_since: Option<StreamSequence>,
+    /// When it was suspended or resumed, if nothing has ended that.
+    suspension: Option<&'a Recorded>,
+    /// The last change of its permissions alone.
+    permissions: Option<&'a Recorded>,
     /// The last erasure.
     erased: Option<StreamSequence>,
+    /// The last uninstall in the log of an id that is used once.
+    ended_for_good: Option<StreamSequence>,
 }
 
 pub(super) fn histories<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<History<'a>> {
@@ -62,6 +68,10 @@ impl<'a> History<'a> {
                 }
                 // A renewal does not show that something is installed.
                 (Fact::Authorized { grant, .. }, None) if !grant.is_by_user() => {}
+                (
+                    Fact::Suspended { .. } | Fact::Resumed { .. } | Fact::PermissionsChanged { .. },
+                    None,
+                ) => {}
                 (_, None) => {
                     let mut first = Self::begin(recorded, fact.identity()?);
                     if reinstall == Reinstall::SameId {
@@ -90,7 +100,10 @@ impl<'a> History<'a> {
             history.update(early.drain(..));
         }
         let erased = changes.erased.map(|erased| erased.sequence);
-        history.map(|history| Self { erased, ..history })
+        let uninstalled = changes.uninstalled.filter(|_| reinstall == Reinstall::NewId);
+        let ended_for_good = uninstalled.map(|uninstalled| uninstalled.sequence);
+        let (suspension, permissions) = (changes.suspension(), changes.permissions());
+        history.map(|history| Self { suspension, permissions, erased, ended_for_good, ..history })
     }
 
     fn begin(first: &'a Recorded, identity: &'a Identity) -> Self {
@@ -107,7 +120,10 @@ impl<'a> History<'a> {
             has_ended: false,
             last: None,
             in_doubt_since: None,
+            suspension: None,
+            permissions: None,
             erased: None,
+            ended_for_good: None,
         }
     }
 
@@ -133,6 +149,9 @@ impl<'a> History<'a> {
             Fact::Authorized { grant, .. } => has_ended && grant.is_by_user(),
             Fact::Updated { .. }
             | Fact::Uninstalled { .. }
+            | Fact::Suspended { .. }
+            | Fact::Resumed { .. }
+            | Fact::PermissionsChanged { .. }
             | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
@@ -161,13 +180,21 @@ impl<'a> History<'a> {
                 self.has_ended |= in_doubt_since.is_none();
                 (self.last, self.in_doubt_since) = (Some(recorded), in_doubt_since);
             }
-            Fact::Authorized { grant, .. } => {
+            Fact::Authorized { grant, is_install, .. } => {
                 self.authorized = Some(recorded);
                 if grant.is_by_user() {
                     self.grant = Some(recorded);
                 }
+                if *is_install {
+                    self.installs.push(recorded);
+                    self.acknowledged = self.acknowledged.max(Some(recorded.sequence));
+                    (self.last, self.in_doubt_since) = (Some(recorded), None);
+                }
             }
-            Fact::AckMissed { .. }
+            Fact::Suspended { .. }
+            | Fact::Resumed { .. }
+            | Fact::PermissionsChanged { .. }
+            | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => {}
@@ -211,6 +238,22 @@ impl<'a> History<'a> {
         (installed_at, first, self.identity.installation_id.clone())
     }
 
+    fn is_suspended(&self) -> bool {
+        let fact = self.suspension.map(|recorded| &recorded.event.fact);
+        matches!(fact, Some(Fact::Suspended { .. }))
+    }
+
+    /// Whether an id that is used once got another secret after it had ended. A copy of an
+    /// install that comes late brings the secret that it had.
+    fn is_unverified(&self) -> bool {
+        let Some(ended) = self.ended_for_good else { return false };
+        let (before, after): (Vec<&Recorded>, Vec<&Recorded>) =
+            self.installs.iter().copied().partition(|install| install.sequence < ended);
+        let secret = |install: &&Recorded| install.event.secret_fingerprint.clone();
+        let known: Vec<_> = before.iter().filter_map(secret).collect();
+        !before.is_empty() && after.iter().filter_map(secret).any(|new| !known.contains(&new))
+    }
+
     fn installed_at(&self) -> Option<Timestamp> {
         self.installs.first().map(|first| happened_at(first))
     }
@@ -239,13 +282,15 @@ impl<'a> History<'a> {
         let status = match (self.uninstalled_at, superseded_by) {
             // A later installation settles it as well.
             (_, None) if self.is_unconfirmed() => Status::Unconfirmed,
+            (Some(_), None) if self.is_unverified() => Status::Unverified,
             (Some(uninstalled_at), _) => Status::Inactive { uninstalled_at },
             (None, Some(by)) => Status::Superseded { by: by.identity.installation_id.clone() },
+            (None, None) if self.is_suspended() => Status::Suspended,
             (None, None) if self.installs.is_empty() => Status::Pending,
             (None, None) => Status::Active,
         };
-        let may_live = matches!(status, Status::Pending | Status::Active | Status::Unconfirmed);
-        let keeps_credential = may_live || retention == Retention::Keep;
+        let has_ended = matches!(status, Status::Superseded { .. } | Status::Inactive { .. });
+        let keeps_credential = !has_ended || retention == Retention::Keep;
         let found = self.credential();
         let credential_prefix = found.as_ref().and_then(|found| found.sealed.prefix.clone());
         // A token renewed after an erasure derives from an erased one.
@@ -258,6 +303,7 @@ impl<'a> History<'a> {
         let credential = kept
             .map(|found| Credential { event: found.event.clone(), sealed: found.sealed.clone() });
         let last = self.last.or(self.grant).unwrap_or(self.first);
+        let last = self.suspension.filter(|it| in_time(it) > in_time(last)).unwrap_or(last);
         Installation {
             identity: self.identity().clone(),
             generation: u32::try_from(index + 1).unwrap_or(u32::MAX).saturating_add(self.earlier),
@@ -286,11 +332,16 @@ impl<'a> History<'a> {
         let last_install = self.installs.last().copied();
         let of = |recorded: &Recorded| match &recorded.event.fact {
             Fact::Installed { granted_permissions, .. }
+            | Fact::PermissionsChanged { granted_permissions, .. }
             | Fact::Authorized { granted_permissions, .. } => granted_permissions.clone(),
             _ => Vec::new(),
         };
-        let authorized = self.authorized.map(of).filter(|permissions| !permissions.is_empty());
-        authorized.or_else(|| last_install.map(of)).unwrap_or_default()
+        let authorized = self.authorized.filter(|recorded| !of(recorded).is_empty());
+        let granted = authorized.or(last_install);
+        let changed = self
+            .permissions
+            .filter(|changed| granted.is_none_or(|granted| in_time(granted) < in_time(changed)));
+        changed.or(granted).map(of).unwrap_or_default()
     }
 }
 

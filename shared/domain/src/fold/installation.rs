@@ -46,6 +46,8 @@ pub enum Status {
     /// It was authorized; its install has not arrived.
     Pending,
     Active,
+    /// It is installed, and the platform has stopped it until it is resumed.
+    Suspended,
     /// A newer installation took its place.
     Superseded {
         by: InstallationId,
@@ -55,6 +57,8 @@ pub enum Status {
     },
     /// The platform may have cancelled its last change.
     Unconfirmed,
+    /// It ended, and then a secret came for it that is none of those before.
+    Unverified,
 }
 
 /// A sealed credential and the event that brought it, which it is bound to.
@@ -72,16 +76,18 @@ pub struct LastEvent {
 
 impl Status {
     /// What [`Status::name`] may say.
-    pub const NAMES: [&'static str; 5] =
-        ["pending", "active", "superseded", "inactive", "unconfirmed"];
+    pub const NAMES: [&'static str; 7] =
+        ["pending", "active", "suspended", "superseded", "inactive", "unconfirmed", "unverified"];
 
     pub fn name(&self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Active => "active",
+            Self::Suspended => "suspended",
             Self::Superseded { .. } => "superseded",
             Self::Inactive { .. } => "inactive",
             Self::Unconfirmed => "unconfirmed",
+            Self::Unverified => "unverified",
         }
     }
 }

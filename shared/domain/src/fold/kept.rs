@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answers::{Answers, counting, in_log_order};
-use super::changes::{Changes, by_installation};
+use super::changes::{Changes, by_installation, is_suspension};
 use super::installation::Recorded;
 use crate::details::Details;
 use crate::event::Fact;
@@ -26,6 +26,8 @@ use crate::id::{MessageId, StreamSequence};
 /// - of updates the last that names a field, so at most one a field;
 /// - the last credential that arrived separately, the last grant of a user,
 ///   and the last erasure;
+/// - the last time it was suspended or resumed, and the last change of its permissions;
+/// - the last uninstall in the log, whether it counts or not;
 /// - the first event of each installation, which says what a reinstall does
 ///   to the id.
 ///
@@ -41,7 +43,8 @@ pub fn kept<'a>(
     let is_complete = |recorded: &&Recorded| recorded.sequence <= complete_to;
     let changes = counting.into_iter().filter(|recorded| answer_to(recorded).is_none());
     let (complete, later): (Vec<&Recorded>, Vec<&Recorded>) = changes.partition(is_complete);
-    let needed = by_installation(&distinct, &complete).into_values().flat_map(needed);
+    let changes = by_installation(&distinct, &complete);
+    let needed = changes.values().flat_map(needed);
     let kept = needed.chain(last_erasures(&complete)).chain(later);
     let mut kept: BTreeSet<&MessageId> = kept.map(|recorded| &recorded.event.message_id).collect();
 
@@ -70,6 +73,9 @@ fn answer_to(recorded: &Recorded) -> Option<&MessageId> {
         Fact::Installed { .. }
         | Fact::Updated { .. }
         | Fact::Uninstalled { .. }
+        | Fact::Suspended { .. }
+        | Fact::Resumed { .. }
+        | Fact::PermissionsChanged { .. }
         | Fact::Authorized { .. }
         | Fact::Erased { .. }
         | Fact::Unrecognized { .. } => None,
@@ -86,14 +92,21 @@ fn last_erasures<'a>(in_log_order: &[&'a Recorded]) -> Vec<&'a Recorded> {
 }
 
 /// What is needed of the changes of one installation.
-fn needed(changes: Changes<'_>) -> Vec<&Recorded> {
+fn needed<'a>(changes: &Changes<'a>) -> Vec<&'a Recorded> {
     let mut needed = vec![changes.first];
+    needed.extend(changes.uninstalled);
+    needed.extend(changes.last(is_suspension));
+    needed.extend(changes.permissions());
     // What is found after the one that is looked at.
     let mut named = Details::default();
     let (mut has_credential, mut has_grant) = (false, false);
-    for recorded in changes.counting.into_iter().rev() {
+    for &recorded in changes.counting.iter().rev() {
         match &recorded.event.fact {
             Fact::Installed { .. } | Fact::Uninstalled { .. } => needed.push(recorded),
+            Fact::Authorized { is_install: true, grant, .. } => {
+                needed.push(recorded);
+                (has_credential, has_grant) = (true, has_grant || grant.is_by_user());
+            }
             Fact::Updated { details, .. } => {
                 let with_this = details.clone().merged(&named);
                 if with_this != named {
@@ -113,7 +126,10 @@ fn needed(changes: Changes<'_>) -> Vec<&Recorded> {
                 }
                 has_credential = true;
             }
-            Fact::AckMissed { .. }
+            Fact::Suspended { .. }
+            | Fact::Resumed { .. }
+            | Fact::PermissionsChanged { .. }
+            | Fact::AckMissed { .. }
             | Fact::AckDelivered { .. }
             | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => {}

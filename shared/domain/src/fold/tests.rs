@@ -15,6 +15,7 @@ use crate::seal::Sealed;
 
 mod answers;
 mod kept;
+mod suspended;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -250,6 +251,7 @@ fn authorized(n: u64, at: Option<i64>, grant: Grant) -> Recorded {
 fn authorization(identity: Identity, tokens: &str, grant: Grant) -> Fact<SealedCredential> {
     let sealed = Sealed::from_stored(format!("v1.k1.{tokens}"));
     Fact::Authorized {
+        is_install: false,
         identity,
         grant,
         granted_permissions: vec![format!("scope of {tokens}")],
@@ -669,9 +671,11 @@ fn every_status_has_its_name_in_the_list() {
     let all = [
         Status::Pending,
         Status::Active,
+        Status::Suspended,
         Status::Superseded { by: InstallationId::parse("b").unwrap() },
         Status::Inactive { uninstalled_at: Timestamp::UNIX_EPOCH },
         Status::Unconfirmed,
+        Status::Unverified,
     ];
     assert_eq!(all.map(|status| status.name()), Status::NAMES);
 }

@@ -26,9 +26,7 @@ pub(super) fn object(body: &[u8]) -> Result<Fields, Refusal> {
     // serde_json's messages say where, never what; it stops at 128 levels.
     let read = serde_json::from_slice(body);
     let value: Value = read.or_else(|error| readable(body).ok_or(error)).map_err(malformed)?;
-    if depth(&value) > JSON_DEPTH_MAX {
-        return Err(Refusal::TooDeep { max: JSON_DEPTH_MAX });
-    }
+    not_too_deep(&value)?;
     match value {
         Value::Object(fields) => Ok(fields),
         _ => Err(Refusal::NotAnObject),
@@ -58,6 +56,13 @@ fn malformed(error: serde_json::Error) -> Refusal {
 
 fn is_too_deep(error: &serde_json::Error) -> bool {
     error.to_string().starts_with("recursion limit exceeded")
+}
+
+pub(super) fn not_too_deep(value: &Value) -> Result<(), Refusal> {
+    if depth(value) > JSON_DEPTH_MAX {
+        return Err(Refusal::TooDeep { max: JSON_DEPTH_MAX });
+    }
+    Ok(())
 }
 
 fn depth(value: &Value) -> usize {

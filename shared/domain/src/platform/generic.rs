@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -18,16 +18,24 @@ use crate::event::{Callback, Fact, Identity, Payload, PlainCredential, Reinstall
 use crate::id::{AppId, IdempotencyKey, InstallationId, InvalidId, Place};
 use crate::verify::Verified;
 
+mod body;
 pub(super) mod mapping;
 mod parts;
 
 use parts::Parts;
 
-pub use mapping::{InvalidLocator, Locator, Mapping};
+pub use mapping::{BodyFormat, InvalidLocator, Locator, Mapping};
 
 const SECRET_BYTES_MAX: usize = 16 * 1024;
 /// A place is part of a key in Postgres, whose entries hold 2,704 bytes.
 const PLACE_BYTES_MAX: usize = 2_000;
+
+/// A text of a callback, or a number as text.
+pub(super) fn value_at(verified: &Verified<'_>, locator: &Locator) -> Option<String> {
+    let body = body::read(verified, BodyFormat::Json, &[]);
+    let body = body.unwrap_or_else(|_| Value::Object(Map::new()));
+    Parts::of(verified, body).text(locator).ok()
+}
 
 #[derive(Debug)]
 pub(super) struct Generic;
@@ -69,21 +77,36 @@ impl Rules for Generic {
     }
 }
 
+/// What an event type says of an installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Installed,
+    Uninstalled,
+    Updated,
+    Suspended,
+    Resumed,
+    PermissionsChanged,
+}
+
 impl Adapter for Mapping {
     fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal> {
-        let fields = fields::object(verified.body())?;
-        let (headers, query) = (verified.headers(), verified.query().unwrap_or_default());
-        let mut parts = Parts { body: Value::Object(fields), headers, query };
+        let body = body::read(verified, self.body, &self.json_strings)?;
+        let mut parts = Parts::of(verified, body);
         let kind = parts.event_type(&self.event_type)?;
-        let is_one_of = |types: &[String]| types.contains(&kind);
-        let is_install = is_one_of(&self.installed);
-        if !(is_install || is_one_of(&self.uninstalled) || is_one_of(&self.updated)) {
+        let Some(meaning) = self.meaning(&kind) else {
             return self.unrecognized(kind, parts, verified);
-        }
-        let installed_at = self.installed_at.as_ref().filter(|_| is_install);
-        let time = parts.time(installed_at.or(self.occurred_at.as_ref()));
+        };
+        let own = match meaning {
+            Meaning::Installed => self.installed_at.as_ref(),
+            Meaning::Uninstalled => None,
+            Meaning::Updated
+            | Meaning::Suspended
+            | Meaning::Resumed
+            | Meaning::PermissionsChanged => self.changed_at.as_ref(),
+        };
+        let time = parts.time(own.or(self.occurred_at.as_ref()));
         let idempotency_key = if self.idempotency_key.is_empty() {
-            self.key_of_content(&kind, time, verified)?
+            self.key_of_content(&kind, time, &parts, verified)?
         } else {
             let key = joined(&parts.texts(&self.idempotency_key)?, IdempotencyKey::of);
             key.map_err(|why| Refusal::invalid("idempotency_key", why))?
@@ -91,22 +114,45 @@ impl Adapter for Mapping {
         let identity = self.identity(&parts)?;
         let app_id = Some(identity.app_id.clone());
         let mut has_all_secrets = self.secrets.is_empty();
-        let fact = if is_install {
-            let granted_permissions = self.permissions(&parts);
-            let details = self.details(&parts);
-            let secrets = self.take_secrets(&mut parts)?;
-            has_all_secrets = secrets.len() == self.secrets.len();
-            let credential = self.credential(secrets);
-            Fact::Installed { identity, granted_permissions, credential, details }
-        } else if is_one_of(&self.uninstalled) {
-            Fact::Uninstalled { identity }
-        } else {
-            Fact::Updated { identity, details: self.details(&parts) }
+        let fact = match meaning {
+            Meaning::Installed => {
+                let granted_permissions = self.permissions(&parts).unwrap_or_default();
+                let details = self.details(&parts);
+                let secrets = self.take_secrets(&mut parts)?;
+                has_all_secrets = secrets.len() == self.secrets.len();
+                let credential = self.credential(secrets);
+                Fact::Installed { identity, granted_permissions, credential, details }
+            }
+            Meaning::Uninstalled => Fact::Uninstalled { identity },
+            Meaning::Updated => Fact::Updated { identity, details: self.details(&parts) },
+            Meaning::Suspended => Fact::Suspended { identity },
+            Meaning::Resumed => Fact::Resumed { identity },
+            Meaning::PermissionsChanged => match self.permissions(&parts) {
+                Some(granted_permissions) => {
+                    Fact::PermissionsChanged { identity, granted_permissions }
+                }
+                // A list that cannot be read is not an empty one.
+                None => Fact::Unrecognized { kind, identity: Some(identity) },
+            },
         };
+        for locator in &self.omit {
+            let Locator::Body(pointer) = locator else { continue };
+            if let Some(value) = parts.body.pointer_mut(pointer) {
+                *value = Value::Null;
+            }
+        }
         // A secret that is not where it was said to be may be elsewhere.
         let payload =
             if has_all_secrets { Payload::Clear(parts.body) } else { payload::sealed(parts.body) };
         Ok(Callback { app_id, idempotency_key, occurred_at: time.at(), fact, payload })
+    }
+
+    fn grant_installs(&self) -> bool {
+        self.grant_installs
+    }
+
+    fn reads_form(&self) -> bool {
+        self.body == BodyFormat::Form
     }
 
     /// Both lists of locators name the same parts in the same order, so that the
@@ -115,14 +161,22 @@ impl Adapter for Mapping {
         &self,
         app_id: &AppId,
         answer: &Map<String, Value>,
+        query: &str,
     ) -> Result<Identity, Refusal> {
         let (body, headers) = (Value::Object(answer.clone()), &HeaderMap::new());
-        let parts = Parts { body, headers, query: "" };
+        let parts = Parts { body, headers, query, method: &Method::GET, claims: None };
         self.identity_at(app_id.clone(), &self.token_installation_id, &self.token_place, &parts)
     }
 }
 
 impl Mapping {
+    fn meaning(&self, kind: &str) -> Option<Meaning> {
+        let of = |(types, meaning): (&Vec<String>, Meaning)| {
+            types.iter().any(|it| it == kind).then_some(meaning)
+        };
+        self.meanings().into_iter().find_map(of)
+    }
+
     /// Recorded with what can be read of it.
     fn unrecognized(
         &self,
@@ -135,7 +189,7 @@ impl Mapping {
         let texts = configured.and_then(|locators| parts.texts(locators).ok());
         let key = match texts.and_then(|texts| joined(&texts, IdempotencyKey::of).ok()) {
             Some(key) => key,
-            None => self.key_of_content(&kind, time, verified)?,
+            None => self.key_of_content(&kind, time, &parts, verified)?,
         };
         let app_id = parts.text(&self.app_id).ok().and_then(|id| AppId::parse(id).ok());
         let identity = self.identity(&parts).ok();
@@ -150,9 +204,20 @@ impl Mapping {
         &self,
         kind: &str,
         time: TimeHint,
+        parts: &Parts<'_>,
         verified: &Verified<'_>,
     ) -> Result<IdempotencyKey, Refusal> {
-        let digest = hex::encode(Sha256::digest(verified.body()));
+        // A token is signed anew for each delivery.
+        let digest = match verified.claims_in_body() {
+            None if verified.body().is_empty() => Sha256::digest(parts.query.as_bytes()),
+            None => Sha256::digest(verified.body()),
+            Some(_) => {
+                let mut said = parts.body.clone();
+                said.sort_all_objects();
+                Sha256::digest(said.to_string().as_bytes())
+            }
+        };
+        let digest = hex::encode(digest);
         let key = if self.reinstall == Reinstall::SameId && !time.tells_events_apart() {
             format!("{kind}:sha256:{digest}:{}", verified.received_at().as_nanosecond())
         } else {
@@ -196,25 +261,25 @@ impl Mapping {
     }
 
     /// An array of strings, an object of levels, or a text with commas or spaces.
-    fn permissions(&self, parts: &Parts<'_>) -> Vec<String> {
-        let Some(locator) = &self.permissions else { return Vec::new() };
-        let list = match parts.find(locator) {
-            None => return Vec::new(),
-            Some(Value::Object(levels)) => {
+    /// `None` if there is none of these.
+    fn permissions(&self, parts: &Parts<'_>) -> Option<Vec<String>> {
+        let locator = self.permissions.as_ref()?;
+        let list = match parts.find(locator)? {
+            Value::Object(levels) => {
                 let level = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
                 let joined = levels.iter().map(|(name, value)| format!("{name}:{}", level(value)));
                 let mut joined: Vec<String> = joined.collect();
                 joined.sort(); // the order of the fields means nothing
                 joined.into_iter().map(Value::String).collect()
             }
-            Some(Value::String(text)) => {
+            Value::String(text) => {
                 let words = text.split(|letter: char| letter == ',' || letter.is_whitespace());
                 words.filter(|word| !word.is_empty()).map(Value::from).collect()
             }
-            Some(other) => other,
+            other => other,
         };
         // A list that cannot be stored stays in the payload.
-        fields::permissions(&list, &locator.to_string()).unwrap_or_default()
+        fields::permissions(&list, &locator.to_string()).ok()
     }
 
     fn details(&self, parts: &Parts<'_>) -> Details {

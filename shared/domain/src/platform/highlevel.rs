@@ -116,6 +116,7 @@ impl Adapter for HighLevel {
         &self,
         app_id: &AppId,
         answer: &Map<String, Value>,
+        _query: &str,
     ) -> Result<Identity, Refusal> {
         identity(app_id.clone(), answer)
     }

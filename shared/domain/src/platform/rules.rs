@@ -59,6 +59,16 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Reads a verified callback.
     fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal>;
 
+    /// Whether what a user grants is an install, because the platform tells of none.
+    fn grant_installs(&self) -> bool {
+        false
+    }
+
+    /// Whether a body is a form, and not JSON.
+    fn reads_form(&self) -> bool {
+        false
+    }
+
     /// Whether the platform sends one app what concerns others, or no app: what is not
     /// about an installation is then acknowledged and not kept.
     fn hears_of_others(&self) -> bool {
@@ -66,11 +76,12 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     }
 
     /// The installation that tokens belong to, by the answer that brought them.
-    /// Asked only where the platform has [`OAuthRules`].
+    /// Asked only where the platform has [`OAuthRules`]. `query` is that of the redirect.
     fn token_owner(
         &self,
         _app_id: &AppId,
         _answer: &Map<String, Value>,
+        _query: &str,
     ) -> Result<Identity, Refusal> {
         Err(Refusal::ForeignApp)
     }

@@ -32,6 +32,7 @@ fn the_signature_that_github_documents_is_verified() {
         algorithm: HmacAlgorithm::Sha256,
         encoding: Encoding::Hex,
         prefix: "sha256=".to_owned(),
+        field: None,
         secrets: vec!["the one before".into(), "It's a Secret to Everybody".into()],
         timestamp: None,
     };
@@ -151,9 +152,11 @@ fn a_signed_time_is_verified_with_the_body_and_must_be_of_now() {
         algorithm: HmacAlgorithm::Sha256,
         encoding: Encoding::Hex,
         prefix: "v0=".to_owned(),
+        field: None,
         secrets: vec!["8f742231b10e8888abcd99yyyzzz85a5".into()],
         timestamp: Some(SignedTimestamp {
             header: HeaderName::from_static("x-slack-request-timestamp"),
+            field: None,
             before: "v0:".to_owned(),
             between: ":".to_owned(),
             tolerance: SignedDuration::from_mins(5),

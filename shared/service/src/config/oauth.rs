@@ -10,9 +10,10 @@ use serde::Deserialize;
 
 use super::{Resolver, SourceSettings};
 use crate::http_client;
-use crate::oauth::{ClientAuthentication, FieldNames, OAuth, StatePolicy};
+use crate::oauth::{ClientAuthentication, Endpoint, FieldNames, OAuth, StatePolicy, Tenants};
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
+use domain::tokens::AnswerForm;
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +38,19 @@ pub struct OAuthSettings {
     pub authorize_url: Option<String>,
     /// Where a code is exchanged for tokens. Built in for HighLevel, required for `generic`.
     pub token_url: Option<String>,
+    /// Where the platform says whose a token is, if the answer with tokens does not: asked once with
+    /// the token, by GET. The answer is added to that of the tokens as `/owner`, for the locators of
+    /// the mapping.
+    pub owner_url: Option<String>,
+    /// If the platform has a host for each customer, such as a shop: the three URLs may begin with
+    /// `https://{tenant}/` then.
+    pub tenant: Option<TenantSettings>,
+    /// What separates scopes: in the request, and in the answer.
+    #[serde(default)]
+    pub scope_separator: ScopeSeparator,
+    /// A JSON Pointer to the object in the answer that holds the tokens, if that is not the answer
+    /// itself.
+    pub tokens_at: Option<String>,
     /// Where the token of a company is exchanged for one of its location. Built in for HighLevel.
     pub location_token_url: Option<String>,
     /// How requests name their fields. Answers are read in both forms.
@@ -59,6 +73,52 @@ pub struct OAuthSettings {
     #[serde(default = "default_timeout_ms")]
     #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSettings {
+    /// The parameter that names the host, where a user starts and where they come back.
+    pub parameter: String,
+    /// The hosts that are the platform's, such as `*.example.com`, where the star is one name. No
+    /// other one is asked: it would be sent the app's secret.
+    pub hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScopeSeparator {
+    /// As in RFC 6749.
+    #[default]
+    Space,
+    /// As Slack, Shopify and GitHub do.
+    Comma,
+}
+
+impl OAuthSettings {
+    fn answer_form(&self) -> AnswerForm {
+        AnswerForm {
+            tokens_at: self.tokens_at.clone(),
+            scopes_by_comma: self.scope_separator == ScopeSeparator::Comma,
+        }
+    }
+}
+
+impl ScopeSeparator {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Space => " ",
+            Self::Comma => ",",
+        }
+    }
+}
+
+/// What is not given, or usable.
+fn flattened<T>(given: Option<Option<T>>) -> Option<Option<T>> {
+    match given {
+        None => Some(None),
+        Some(usable) => usable.map(Some),
+    }
 }
 
 /// All attempts together are shorter than a worker's claim on a refresh token.
@@ -100,9 +160,15 @@ impl Resolver<'_> {
         if settings.location_token_url.is_some() && rules.parentage.is_none() {
             self.problem(&at, "this platform has no location_token_url; remove it");
         }
-        let token_url = self.https(&at, "token_url", &token_url);
+        let tenants = self.tenants(&at, settings.tenant.as_ref());
+        let has_tenants = settings.tenant.is_some();
+        let token_url = self.endpoint(&at, "token_url", &token_url, has_tenants);
+        let owner_url = settings.owner_url.as_ref();
+        let owner_url = owner_url.map(|url| self.endpoint(&at, "owner_url", url, has_tenants));
         let redirect_uri = self.https(&at, "redirect_uri", &settings.redirect_uri);
-        let authorize_url = self.optional_https(&at, "authorize_url", authorize_url);
+        let authorize_url = authorize_url.as_ref();
+        let authorize_url =
+            authorize_url.map(|url| self.endpoint(&at, "authorize_url", url, has_tenants));
         let location_token_url = self.optional_https(&at, "location_token_url", location_token_url);
         let after_url = self.optional_https(&at, "after_url", settings.after_url.clone());
         let client_secret = self.secret(&format!("{at}.client_secret"), &settings.client_secret);
@@ -114,8 +180,12 @@ impl Resolver<'_> {
             app_id: app_id.clone(),
             state: settings.state,
             after_url: after_url?,
-            authorize_url: authorize_url?,
+            authorize_url: flattened(authorize_url)?,
             token_url: token_url?,
+            tenants: tenants?,
+            owner_url: flattened(owner_url)?,
+            answer: settings.answer_form(),
+            scope_separator: settings.scope_separator.text(),
             for_parts: location_token_url?.zip(rules.parentage),
             redirect_uri: redirect_uri?,
             scopes: settings.scopes.clone(),
@@ -128,6 +198,42 @@ impl Resolver<'_> {
             parameters: settings.parameters.clone(),
             http: http?,
         }))
+    }
+
+    fn tenants(&mut self, at: &str, settings: Option<&TenantSettings>) -> Option<Option<Tenants>> {
+        let Some(TenantSettings { parameter, hosts }) = settings else { return Some(None) };
+        let is_host = |host: &String| {
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            // A star before a top-level domain would be everybody's.
+            let has_owner = name.contains('.') || !host.starts_with("*.");
+            !name.is_empty() && has_owner && !name.contains(['*', '/', ':', '@'])
+        };
+        if hosts.is_empty() || !hosts.iter().all(is_host) {
+            let what = "tenant.hosts must name hosts of the platform, such as '*.example.com'";
+            self.problem(at, what);
+            return None;
+        }
+        Some(Some(Tenants { parameter: parameter.clone(), hosts: hosts.clone() }))
+    }
+
+    fn endpoint(
+        &mut self,
+        at: &str,
+        field: &str,
+        text: &str,
+        has_tenants: bool,
+    ) -> Option<Endpoint> {
+        match text.strip_prefix("https://{tenant}") {
+            Some(path) if has_tenants && path.starts_with('/') => {
+                Some(Endpoint::PerTenant { path: path.to_owned() })
+            }
+            Some(_) => {
+                let what = "'https://{tenant}/' needs a path, and 'tenant' beside it";
+                self.problem(at, format!("{field}: {what}"));
+                None
+            }
+            None => self.https(at, field, text).map(Endpoint::Same),
+        }
     }
 
     fn token_headers(

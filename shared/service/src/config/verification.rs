@@ -1,5 +1,7 @@
 //! How a source says what proof its callbacks must carry.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderName;
@@ -9,10 +11,12 @@ use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
-use super::{Resolver, SourceSettings};
+use super::{CallbackMethod, Resolver, SourceSettings};
+use crate::identity::KeyCache;
 use crate::secret_ref::SecretRef;
 use domain::id::SourceName;
-use domain::platform::generic::{Locator, Mapping};
+use domain::jwt::{Algorithm, Jwt, Keys, TokenIn};
+use domain::platform::generic::Locator;
 use domain::platform::highlevel::SignatureSettings;
 use domain::signature::{
     Encoding, Hmac, HmacAlgorithm, PublicKey, PublicKeySignature, Scheme, SignedTimestamp,
@@ -46,6 +50,8 @@ pub struct VerificationSettings {
     /// A `v1` signature of [Standard Webhooks](https://www.standardwebhooks.com), at most five
     /// minutes old.
     pub standard_webhooks: Option<StandardWebhooksSettings>,
+    /// A token that the platform signed ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519)).
+    pub jwt: Option<JwtSettings>,
     /// HighLevel's signature. Required by default for that platform.
     pub highlevel: Option<SignatureSettings>,
 }
@@ -83,6 +89,8 @@ pub struct HmacSettings {
     /// What precedes the signature in the header, such as `sha256=`.
     #[serde(default)]
     pub prefix: String,
+    /// If the header is a list such as `t=1,v1=ab`: the name of the signatures in it, here `v1`.
+    pub field: Option<String>,
     /// The shared secret, or two while it is rotated; each at least 20 bytes.
     pub secrets: Vec<SecretRef>,
     /// The time of sending, if it is signed with the body.
@@ -95,6 +103,8 @@ pub struct HmacSettings {
 pub struct SignedTimestampSettings {
     /// The header that holds it, in seconds or milliseconds since 1970.
     pub header: String,
+    /// If the header is a list such as `t=1,v1=ab`: the name of the time in it, here `t`.
+    pub field: Option<String>,
     /// What is signed, such as `v0:{timestamp}:{body}`. It must end with `{body}`.
     #[serde(default = "default_signed")]
     pub signed: String,
@@ -133,6 +143,38 @@ pub struct StandardWebhooksSettings {
     pub secrets: Vec<SecretRef>,
 }
 
+/// The token must have an `exp`, and be of now. A token in a header proves who sent the callback and
+/// not what its body says, so that a path token must, too.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JwtSettings {
+    /// The header that holds the token, alone or after `Bearer`. Left out, the body is the token.
+    pub header: Option<String>,
+    /// The one algorithm that is accepted.
+    pub algorithm: Algorithm,
+    /// For `HS256`: the shared secret, or two while it is rotated; each at least 20 bytes.
+    #[serde(default)]
+    pub secrets: Vec<SecretRef>,
+    /// For the others: the platform's public keys in PEM.
+    #[serde(default)]
+    pub public_keys: Vec<String>,
+    /// Or where the platform publishes them ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517)).
+    /// They are kept for five minutes, and for a day while the platform cannot be asked.
+    pub jwks_url: Option<String>,
+    /// What `iss` must be.
+    pub issuer: Option<String>,
+    /// What `aud` must be or hold.
+    pub audience: Option<String>,
+    /// By how much the clocks may differ.
+    #[serde(default = "default_jwt_tolerance_s")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub tolerance_s: u32,
+}
+
+fn default_jwt_tolerance_s() -> u32 {
+    60
+}
+
 impl Resolver<'_> {
     pub fn verification(
         &mut self,
@@ -153,14 +195,14 @@ impl Resolver<'_> {
             (false, true) => {
                 self.problem(
                     &at,
-                    "give path_tokens, header, basic_auth, hmac, ed25519 or standard_webhooks, or \
-                     say 'unverified = true' to accept callbacks from anyone",
+                    "give path_tokens, header, basic_auth, hmac, ed25519, standard_webhooks or jwt, \
+                     or say 'unverified = true' to accept callbacks from anyone",
                 );
                 None
             }
             (false, false) => {
                 let verification = Verification::All(checks);
-                self.proof_decides(source, settings.mapping.as_ref(), &verification);
+                self.proof_decides(source, settings, &verification);
                 Some(verification)
             }
         }
@@ -171,15 +213,21 @@ impl Resolver<'_> {
     fn proof_decides(
         &mut self,
         source: &SourceName,
-        mapping: Option<&Mapping>,
+        settings: &SourceSettings,
         verification: &Verification,
     ) {
-        let Some(mapping) = mapping else { return };
+        let Some(mapping) = &settings.mapping else { return };
+        // Of a GET the query is read as the body.
+        let reads_query = settings.methods.contains(&CallbackMethod::Get);
         for (setting, locator) in mapping.deciding() {
             let is_open = match locator {
-                Locator::Body(_) | Locator::Value(_) => false,
+                Locator::Claim(_) | Locator::Value(_) => false,
+                Locator::Body(_) => {
+                    verification.leaves_body_open()
+                        || reads_query && verification.leaves_query_open()
+                }
                 Locator::Header(name) => verification.leaves_open(name),
-                Locator::Query(_) => verification.leaves_query_open(),
+                Locator::Query(_) | Locator::Method => verification.leaves_query_open(),
             };
             if is_open {
                 let at = format!("sources.{source}.mapping.{setting}");
@@ -208,6 +256,7 @@ impl Resolver<'_> {
             hmac,
             ed25519,
             standard_webhooks,
+            jwt,
             highlevel,
         } = given;
         let mut checks = Vec::new();
@@ -237,6 +286,9 @@ impl Resolver<'_> {
         }
         if let Some(settings) = standard_webhooks {
             checks.push(self.standard_webhooks(&format!("{at}.standard_webhooks"), &settings));
+        }
+        if let Some(settings) = jwt {
+            checks.push(self.jwt(&format!("{at}.jwt"), &settings).map(Check::Jwt));
         }
         if let Some(check) = highlevel.map(|settings| settings.check()).or(default) {
             let at = format!("{at}.highlevel");
@@ -268,11 +320,54 @@ impl Resolver<'_> {
         let headers: Vec<Option<HeaderName>> =
             settings.headers.iter().map(|name| self.header_name(at, name)).collect();
         let secrets = self.shared_secrets(at, &settings.secrets);
-        let HmacSettings { algorithm, encoding, prefix, timestamp, .. } = settings;
+        let HmacSettings { algorithm, encoding, prefix, field, timestamp, .. } = settings;
         let timestamp = self.timestamp(at, timestamp);
         let headers = headers.into_iter().collect::<Option<Vec<_>>>()?;
         let (secrets, timestamp) = (secrets?, timestamp?);
-        Some(Check::Hmac(Hmac { headers, algorithm, encoding, prefix, secrets, timestamp }))
+        Some(Check::Hmac(Hmac { headers, algorithm, encoding, prefix, field, secrets, timestamp }))
+    }
+
+    fn jwt(&mut self, at: &str, settings: &JwtSettings) -> Option<Jwt> {
+        self.in_range(&format!("{at}.tolerance_s"), settings.tolerance_s, &(0..=3_600));
+        let token_in = match &settings.header {
+            None => TokenIn::Body,
+            Some(name) => TokenIn::Header(self.header_name(at, name)?),
+        };
+        let is_shared = settings.algorithm == Algorithm::Hs256;
+        let given = (
+            !settings.secrets.is_empty(),
+            !settings.public_keys.is_empty(),
+            settings.jwks_url.as_ref(),
+        );
+        let keys = match (is_shared, given) {
+            (true, (_, false, None)) => Keys::Secrets(self.shared_secrets(at, &settings.secrets)?),
+            (false, (false, true, None)) => {
+                let keys = PublicKey::all_from_pem(&settings.public_keys);
+                Keys::Public(keys.map_err(|what| self.problem(at, what)).ok()?)
+            }
+            (false, (false, false, Some(url))) => {
+                let url = self.https(at, "jwks_url", url)?;
+                let keys = KeyCache::new(at.to_owned(), Some(url));
+                Keys::Published(Arc::new(keys.map_err(|error| self.problem(at, error)).ok()?))
+            }
+            (true, _) => {
+                self.problem(at, "HS256 takes secrets, and no public_keys or jwks_url");
+                return None;
+            }
+            (false, _) => {
+                self.problem(at, "give either public_keys or jwks_url, and no secrets");
+                return None;
+            }
+        };
+        domain::jwt::use_ring();
+        Some(Jwt {
+            token_in,
+            algorithm: settings.algorithm,
+            keys,
+            issuer: settings.issuer.clone(),
+            audience: settings.audience.clone(),
+            tolerance: SignedDuration::from_secs(settings.tolerance_s.into()),
+        })
     }
 
     fn timestamp(
@@ -280,7 +375,7 @@ impl Resolver<'_> {
         at: &str,
         settings: Option<SignedTimestampSettings>,
     ) -> Option<Option<SignedTimestamp>> {
-        let Some(SignedTimestampSettings { header, signed, tolerance_s }) = settings else {
+        let Some(SignedTimestampSettings { header, field, signed, tolerance_s }) = settings else {
             return Some(None);
         };
         let at = format!("{at}.timestamp");
@@ -292,6 +387,7 @@ impl Resolver<'_> {
         let (header, (before, between)) = self.header_name(&at, &header).zip(parts)?;
         Some(Some(SignedTimestamp {
             header,
+            field,
             before: before.to_owned(),
             between: between.to_owned(),
             tolerance: SignedDuration::from_secs(tolerance_s.into()),

@@ -4,9 +4,12 @@
 //! again for one at most every half minute, whatever is sent, and by one request at a
 //! time.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use domain::jwt::{self, PublishedKeys};
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use reqwest::Url;
@@ -15,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Algorithm, IssuerOptions, NotAccepted};
+use super::{Algorithm, NotAccepted};
 use crate::http_client;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +34,7 @@ const USED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const FETCH_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
-pub(super) struct KeyCache(Arc<Inner>);
+pub struct KeyCache(Arc<Inner>);
 
 struct Inner {
     issuer: String,
@@ -67,12 +70,14 @@ struct KeySet {
 }
 
 impl KeyCache {
-    pub(super) fn new(options: &IssuerOptions) -> reqwest::Result<Self> {
-        let url = options.jwks_url.as_ref().map_or(options.issuer.as_str(), Url::as_str);
+    /// Without `jwks_url` the issuer's OpenID configuration names it.
+    pub fn new(issuer: String, jwks_url: Option<Url>) -> reqwest::Result<Self> {
+        jwt::use_ring();
+        let url = jwks_url.as_ref().map_or(issuer.as_str(), Url::as_str);
         let http = http_client::builder_for(url).timeout(FETCH_TIMEOUT).build()?;
         Ok(Self(Arc::new(Inner {
-            issuer: options.issuer.clone(),
-            jwks_url: options.jwks_url.clone(),
+            issuer,
+            jwks_url,
             http,
             known: RwLock::default(),
             fetching: Mutex::new(None),
@@ -102,6 +107,32 @@ impl KeyCache {
             return Err(NotAccepted::KeysUnavailable);
         }
         known.find(id, algorithm).ok_or(NotAccepted::UnknownKey)
+    }
+}
+
+impl fmt::Debug for KeyCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyCache").field("issuer", &self.0.issuer).finish_non_exhaustive()
+    }
+}
+
+impl PublishedKeys for KeyCache {
+    fn known(&self, id: Option<&str>, algorithm: jsonwebtoken::Algorithm) -> Option<DecodingKey> {
+        let known = self.0.known();
+        let algorithm = Algorithm::of(algorithm)?;
+        known.is_younger_than(USED_FOR).then(|| known.find(id, algorithm)).flatten()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        id: Option<&'a str>,
+        algorithm: jsonwebtoken::Algorithm,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            if let Some(algorithm) = Algorithm::of(algorithm) {
+                self.find(id, algorithm).await.ok();
+            }
+        })
     }
 }
 

@@ -102,7 +102,10 @@ pub mod attribute {
             "`installed`, `updated`, `uninstalled`, `authorized`, `ack_missed`, `ack_delivered`, \
              `erased`, `unrecognized`; `unknown` where nothing could be read",
         ),
-        (STATUS, "`pending`, `active`, `superseded`, `inactive` or `unconfirmed`"),
+        (
+            STATUS,
+            "`pending`, `active`, `suspended`, `superseded`, `inactive`, `unconfirmed` or `unverified`",
+        ),
         (KEY_ID, "the id of a key of the ring"),
         (PHASE, "`reading` or `folding`"),
         (

@@ -283,7 +283,7 @@ pub(crate) async fn expired_tokens(
         r#"
         SELECT source, count(*) AS "count!"
         FROM projection.installations
-        WHERE credential_expires_at < now() AND status IN ('active', 'unconfirmed')
+        WHERE credential_expires_at < now() AND status IN ('active', 'suspended', 'unconfirmed')
         GROUP BY source
         "#
     )

@@ -24,7 +24,7 @@ struct Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let what = (0_u8..16, 0_usize..3, prop::option::of(0_u8..2), prop::option::of(any::<bool>()));
+    let what = (0_u8..20, 0_usize..3, prop::option::of(0_u8..2), prop::option::of(any::<bool>()));
     let when = (prop::option::weighted(0.7, 0_i64..24), 0_i64..6);
     let said = (prop::option::of(any::<bool>()), prop::option::of(any::<bool>()));
     (what, when, said, any::<Index>(), 0_usize..4).prop_map(
@@ -93,6 +93,7 @@ impl Step {
             (3..=4, _) => Fact::Uninstalled { identity },
             (5..=7, _) => Fact::Updated { identity, details: self.details() },
             (8..=10, _) => Fact::Authorized {
+                is_install: self.plan == Some(true) && GRANTS[self.grant].is_by_user(),
                 identity,
                 grant: GRANTS[self.grant],
                 granted_permissions: self
@@ -107,15 +108,22 @@ impl Step {
             (12, _) => Fact::Unrecognized { kind: "odd".to_owned(), identity: Some(identity) },
             (13, Some(about)) => return answers::note(n, about, false),
             (14, Some(about)) => return answers::note(n, about, true),
+            (15, _) => Fact::Suspended { identity },
+            (16, _) => Fact::Resumed { identity },
+            (17, _) => {
+                let granted_permissions = vec![format!("changed {n}")];
+                Fact::PermissionsChanged { identity, granted_permissions }
+            }
             (_, Some(about)) => return Recorded { sequence: StreamSequence(n), ..about.clone() },
             (_, None) => Fact::Uninstalled { identity },
         };
         let received = i64::try_from(n).unwrap() + self.received_late;
         let mut event = event(&format!("{}-{n}", fact.kind()), received, self.occurred, fact);
-        if let Some(key) = self.key.filter(|_| self.kind < 11) {
+        let is_said = matches!(self.kind, 0..11 | 15..18);
+        if let Some(key) = self.key.filter(|_| is_said) {
             event.idempotency_key = IdempotencyKey::parse(format!("key-{key}")).unwrap();
         }
-        let secret = self.secret.filter(|_| self.kind < 11);
+        let secret = self.secret.filter(|_| is_said);
         event.secret_fingerprint =
             secret.map(|secret| serde_json::from_str(&format!("\"{secret}\"")).unwrap());
         Recorded { sequence: StreamSequence(n), event }

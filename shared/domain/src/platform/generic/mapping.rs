@@ -7,10 +7,11 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Meaning;
 use crate::event::Reinstall;
 
 /// For editors: what [`Locator::try_from`] takes.
-const LOCATOR_PATTERN: &str = "^(/|(header|query|value):.)";
+const LOCATOR_PATTERN: &str = "^(/|claim:/|(header|query|value):.|method$)";
 
 /// Where the parts of a callback are. What has several locators is joined: by
 /// '.' in an event type, by ':' in an id.
@@ -21,15 +22,36 @@ pub struct Mapping {
     /// `installation.created`.
     #[schemars(length(min = 1))]
     pub event_type: Vec<Locator>,
-    /// Event types that mean: installed. A repeated one is a reinstall.
-    #[schemars(length(min = 1))]
+    /// Event types that mean: installed. A repeated one is a reinstall. It may be empty only if
+    /// `grant_installs` is set.
+    #[serde(default)]
     pub installed: Vec<String>,
+    /// The platform tells of no install: what a user grants by OAuth is one. The installation is
+    /// `active` then, and not `pending`.
+    #[serde(default)]
+    pub grant_installs: bool,
     /// Event types that mean: uninstalled.
     #[serde(default)]
     pub uninstalled: Vec<String>,
     /// Event types that change the plan or the version and nothing else.
     #[serde(default)]
     pub updated: Vec<String>,
+    /// Event types that stop an installation for a while.
+    #[serde(default)]
+    pub suspended: Vec<String>,
+    /// Event types that end that.
+    #[serde(default)]
+    pub resumed: Vec<String>,
+    /// Event types after which the installation has the permissions at `permissions`.
+    #[serde(default)]
+    pub permissions_changed: Vec<String>,
+    /// The form of the body. A token that is the body is read as what it says.
+    #[serde(default)]
+    pub body: BodyFormat,
+    /// JSON Pointers to strings that hold JSON themselves. Each is replaced by what it holds, one
+    /// after the other, so that later pointers reach into earlier ones.
+    #[serde(default)]
+    pub json_strings: Vec<Locator>,
     /// Locator of the app.
     pub app_id: Locator,
     /// Locators of the installation id. Several are joined by `:`.
@@ -57,16 +79,31 @@ pub struct Mapping {
     pub occurred_at: Option<Locator>,
     /// Locator of the time in an install, if only installs have one.
     pub installed_at: Option<Locator>,
+    /// Locator of the time in what is neither an install nor an uninstall, if only that has one.
+    pub changed_at: Option<Locator>,
     /// Locator of the granted permissions: an array of strings, an object (`{"issues":"read"}`
     /// becomes `issues:read`), or a text with commas or spaces.
     pub permissions: Option<Locator>,
     /// Locator of the plan.
     pub plan_id: Option<Locator>,
+    /// JSON Pointers to parts that are not kept, such as a list of a thousand repositories.
+    #[serde(default)]
+    pub omit: Vec<Locator>,
     /// JSON Pointers to the secrets of an install, each a string of at most 16 KiB. One secret
     /// becomes the credential as it is. Several become a JSON object whose names are these
     /// pointers.
     #[serde(default)]
     pub secrets: Vec<Locator>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BodyFormat {
+    /// A JSON object.
+    #[default]
+    Json,
+    /// `application/x-www-form-urlencoded`: each field is a string, and a repeated one an array.
+    Form,
 }
 
 /// Where one part of a callback is.
@@ -80,14 +117,18 @@ pub enum Locator {
     Header(HeaderName),
     /// A parameter of the URL's query: `query:event`
     Query(String),
+    /// A JSON Pointer into what a signed token says: `claim:/iss`
+    Claim(String),
+    /// The method of the request, such as `DELETE`: `method`
+    Method,
     /// The same for every callback: `value:my-app`
     Value(String),
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "'{0}' is not a locator: use a JSON Pointer such as /data/id, header:NAME, query:NAME or \
-     value:TEXT"
+    "'{0}' is not a locator: use a JSON Pointer such as /data/id, header:NAME, query:NAME, \
+     claim:/NAME, method or value:TEXT"
 )]
 pub struct InvalidLocator(String);
 
@@ -98,7 +139,13 @@ impl TryFrom<String> for Locator {
         if text.starts_with('/') {
             return Ok(Self::Body(text));
         }
+        if text == "method" {
+            return Ok(Self::Method);
+        }
         match text.split_once(':') {
+            Some(("claim", pointer)) if pointer.starts_with('/') => {
+                Ok(Self::Claim(pointer.to_owned()))
+            }
             Some(("header", name)) => {
                 name.parse().map(Self::Header).map_err(|_| InvalidLocator(text.clone()))
             }
@@ -115,6 +162,8 @@ impl fmt::Display for Locator {
             Self::Body(pointer) => f.write_str(pointer),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
+            Self::Claim(pointer) => write!(f, "claim:{pointer}"),
+            Self::Method => f.write_str("method"),
             Self::Value(value) => write!(f, "value:{value}"),
         }
     }
@@ -126,12 +175,27 @@ impl Mapping {
         if self.event_type.is_empty() || self.installation_id.is_empty() {
             return Some("event_type and installation_id must each have at least one locator");
         }
-        if self.installed.is_empty() {
-            return Some("installed must name at least one event type");
+        if self.installed.is_empty() && !self.grant_installs {
+            return Some("installed must name at least one event type, or set grant_installs");
+        }
+        if self.grant_installs && self.token_installation_id.is_empty() {
+            return Some("grant_installs needs token_installation_id: whose tokens they are");
+        }
+        if !self.permissions_changed.is_empty() && self.permissions.is_none() {
+            return Some("permissions_changed needs permissions: where they are");
+        }
+        let mut types: Vec<&String> =
+            self.meanings().into_iter().flat_map(|(types, _)| types).collect();
+        types.sort_unstable();
+        if types.iter().zip(types.iter().skip(1)).any(|(one, next)| one == next) {
+            return Some("an event type must stand in one list only, and once");
         }
         let in_body = |locator: &Locator| matches!(locator, Locator::Body(_));
         if !self.secrets.iter().all(in_body) {
             return Some("secrets can be in the body only: use JSON Pointers");
+        }
+        if !self.json_strings.iter().chain(&self.omit).all(in_body) {
+            return Some("json_strings and omit can be in the body only: use JSON Pointers");
         }
         if !self.token_installation_id.is_empty()
             && self.token_place.is_empty() != self.place.is_empty()
@@ -149,6 +213,18 @@ impl Mapping {
         None
     }
 
+    /// The event types, by what they mean.
+    pub(super) fn meanings(&self) -> [(&Vec<String>, Meaning); 6] {
+        [
+            (&self.installed, Meaning::Installed),
+            (&self.uninstalled, Meaning::Uninstalled),
+            (&self.updated, Meaning::Updated),
+            (&self.suspended, Meaning::Suspended),
+            (&self.resumed, Meaning::Resumed),
+            (&self.permissions_changed, Meaning::PermissionsChanged),
+        ]
+    }
+
     /// What decides which event it is and about what, with its setting.
     pub fn deciding(&self) -> impl Iterator<Item = (&'static str, &Locator)> {
         let lists = [
@@ -161,6 +237,7 @@ impl Mapping {
             ("app_id", Some(&self.app_id)),
             ("occurred_at", self.occurred_at.as_ref()),
             ("installed_at", self.installed_at.as_ref()),
+            ("changed_at", self.changed_at.as_ref()),
         ];
         let lists = lists
             .into_iter()
@@ -171,7 +248,13 @@ impl Mapping {
     /// The locators of what is stored in plaintext.
     fn stored_in_plaintext(&self) -> impl Iterator<Item = &Locator> {
         let lists = [&self.event_type, &self.installation_id, &self.place, &self.idempotency_key];
-        let optional = [&self.occurred_at, &self.installed_at, &self.permissions, &self.plan_id];
+        let optional = [
+            &self.occurred_at,
+            &self.installed_at,
+            &self.changed_at,
+            &self.permissions,
+            &self.plan_id,
+        ];
         let single = optional.into_iter().flatten().chain([&self.app_id]);
         lists.into_iter().flatten().chain(single)
     }

@@ -1,18 +1,35 @@
 //! The parts of one callback, found by their locators.
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::mapping::Locator;
+use crate::jwt::Claims;
 use crate::platform::fields::Fields;
 use crate::platform::hint::TimeHint;
 use crate::platform::refusal::Refusal;
+use crate::verify::Verified;
 
 /// What the locators point into.
 pub(super) struct Parts<'a> {
     pub(super) body: Value,
     pub(super) headers: &'a HeaderMap,
     pub(super) query: &'a str,
+    pub(super) method: &'a Method,
+    /// What a signed token says.
+    pub(super) claims: Option<&'a Claims>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(verified: &'a Verified<'_>, body: Value) -> Self {
+        Self {
+            body,
+            headers: verified.headers(),
+            query: verified.query().unwrap_or_default(),
+            method: verified.method(),
+            claims: verified.claims(),
+        }
+    }
 }
 
 impl Parts<'_> {
@@ -27,6 +44,16 @@ impl Parts<'_> {
                 let mut pairs = form_urlencoded::parse(self.query.as_bytes());
                 pairs.find(|(key, _)| key == name).map(|(_, value)| text(&value))
             }
+            Locator::Claim(pointer) => {
+                let mut names = pointer.split('/').skip(1).map(unescaped);
+                let first = self.claims?.get(&names.next()?);
+                let found = names.fold(first, |found, name| match found? {
+                    Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+                    other => other.get(&name),
+                });
+                found.filter(|value| !value.is_null()).cloned()
+            }
+            Locator::Method => Some(text(self.method.as_str())),
             Locator::Value(value) => Some(text(value)),
         }
     }
@@ -66,4 +93,9 @@ impl Parts<'_> {
             _ => Fields::new(),
         }
     }
+}
+
+/// A part of a JSON Pointer (RFC 6901, section 4).
+fn unescaped(part: &str) -> String {
+    part.replace("~1", "/").replace("~0", "~")
 }

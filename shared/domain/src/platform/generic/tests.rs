@@ -38,6 +38,7 @@ fn read(mapping: &Mapping, body: &Value) -> Result<Callback, Refusal> {
     )]);
     let body = body.to_string();
     let delivery = Delivery {
+        method: &Method::POST,
         path_token: None,
         query: Some("event=in%73tall"),
         headers: &headers,
@@ -188,12 +189,12 @@ fn tokens_meet_their_install() {
     assert_eq!(mapping.problem(), None);
     let answer = serde_json::json!({ "installation": 7, "team": { "name": "octo" } });
     let app_id = AppId::parse("12345").unwrap();
-    let owner = mapping.token_owner(&app_id, answer.as_object().unwrap()).unwrap();
+    let owner = mapping.token_owner(&app_id, answer.as_object().unwrap(), "").unwrap();
     let callback = read(&mapping, &install()).unwrap();
     let installed = callback.fact.identity().unwrap();
     assert_eq!(owner.installation_id, installed.installation_id);
     assert_eq!(owner.place, installed.place);
-    let refused = mapping.token_owner(&app_id, &Fields::new()).unwrap_err();
+    let refused = mapping.token_owner(&app_id, &Fields::new(), "").unwrap_err();
     assert_eq!(refused.to_string(), "the field '/installation' is missing");
     let without_place = Mapping { token_place: vec![], ..mapping };
     assert!(without_place.problem().unwrap().contains("token_place"));
@@ -288,4 +289,128 @@ fn without_a_readable_time_a_reinstall_with_the_same_id_is_told_from_a_retry_as_
     for nothing in [json!("0001-01-01T00:00:00Z"), json!(""), json!(0)] {
         assert!(key(nothing.clone()).ends_with(":0"), "{nothing}: the time of receipt in the test");
     }
+}
+
+/// As `method` brings it, with this body and query.
+fn delivered(
+    mapping: &Mapping,
+    method: &Method,
+    body: &str,
+    query: &str,
+) -> Result<Callback, Refusal> {
+    let delivery = Delivery {
+        method,
+        path_token: None,
+        query: Some(query),
+        headers: &HeaderMap::new(),
+        body: body.as_bytes(),
+        received_at: Timestamp::UNIX_EPOCH,
+    };
+    mapping.parse(&Verification::Unverified.verify(delivery).unwrap())
+}
+
+fn small(more: &str) -> Mapping {
+    let text = format!(
+        r#"{{ "event_type": ["/type"], "installed": ["in"], "uninstalled": ["DELETE"],
+              "app_id": "value:app", "installation_id": ["/id"]{more} }}"#
+    );
+    let mapping: Mapping = serde_json::from_str(&text).unwrap();
+    assert_eq!(mapping.problem(), None);
+    mapping
+}
+
+fn kind_and_id(callback: &Callback) -> (&'static str, &str) {
+    (callback.fact.kind(), callback.fact.identity().unwrap().installation_id.as_str())
+}
+
+#[test]
+fn a_form_is_read_by_its_fields() {
+    let mapping = small(r#", "body": "form", "permissions": "/scope""#);
+    let read = delivered(&mapping, &Method::POST, "type=in&id=a%20b&scope=x&scope=y", "").unwrap();
+    assert_eq!(kind_and_id(&read), ("installed", "a b"));
+    let Fact::Installed { granted_permissions, .. } = read.fact else { panic!() };
+    assert_eq!(granted_permissions, ["x", "y"]);
+}
+
+#[test]
+fn of_a_get_the_query_is_read_and_of_a_delete_the_method() {
+    let read = delivered(&small(""), &Method::GET, "", "type=in&id=7").unwrap();
+    assert_eq!(kind_and_id(&read), ("installed", "7"));
+    let other = delivered(&small(""), &Method::GET, "", "type=in&id=8").unwrap();
+    assert_ne!(read.idempotency_key, other.idempotency_key);
+    let by_method = Mapping { event_type: vec![Locator::Method], ..small("") };
+    let read = delivered(&by_method, &Method::DELETE, r#"{"id":7}"#, "").unwrap();
+    assert_eq!(kind_and_id(&read), ("uninstalled", "7"));
+    let empty = delivered(&by_method, &Method::DELETE, "", "id=7").unwrap_err();
+    assert_eq!(empty, Refusal::missing("/id"));
+    assert!(matches!(
+        delivered(&small(""), &Method::POST, "", "type=in&id=7"),
+        Err(Refusal::MalformedJson { .. })
+    ));
+}
+
+#[test]
+fn json_inside_of_strings_is_read_and_stays_within_the_depth() {
+    let mapping = Mapping {
+        event_type: vec![Locator::Body("/data/inner/type".to_owned())],
+        installation_id: vec![Locator::Body("/data/inner/id".to_owned())],
+        ..small(r#", "json_strings": ["/data", "/data/inner"]"#)
+    };
+    let inner = json!({ "type": "in", "id": 7 }).to_string();
+    let body = json!({ "data": json!({ "inner": inner }).to_string() }).to_string();
+    let read = delivered(&mapping, &Method::POST, &body, "").unwrap();
+    assert_eq!(kind_and_id(&read), ("installed", "7"));
+    let deep = json!({ "data": format!("{}1{}", "[".repeat(40), "]".repeat(40)) }).to_string();
+    let refused = delivered(&mapping, &Method::POST, &deep, "").unwrap_err();
+    assert!(matches!(refused, Refusal::TooDeep { .. }), "{refused}");
+    // What is no JSON stays the text that it is.
+    let odd = json!({ "data": "{" }).to_string();
+    assert_eq!(
+        delivered(&mapping, &Method::POST, &odd, "").unwrap_err(),
+        Refusal::missing("/data/inner/type")
+    );
+}
+
+#[test]
+fn a_part_that_is_omitted_is_not_kept() {
+    let mapping = small(r#", "omit": ["/list"]"#);
+    let body = json!({ "type": "in", "id": 7, "list": vec![1; 500] }).to_string();
+    let Payload::Clear(payload) = delivered(&mapping, &Method::POST, &body, "").unwrap().payload
+    else {
+        panic!()
+    };
+    assert_eq!(payload, json!({ "type": "in", "id": 7, "list": null }));
+}
+
+#[test]
+fn permissions_that_cannot_be_read_are_not_taken_away() {
+    let mapping = small(r#", "permissions_changed": ["changed"], "permissions": "/p""#);
+    let read = |permissions: Value| {
+        let body = json!({ "type": "changed", "id": 7, "p": permissions }).to_string();
+        delivered(&mapping, &Method::POST, &body, "").unwrap().fact
+    };
+    let Fact::PermissionsChanged { granted_permissions, .. } = read(json!(["a"])) else { panic!() };
+    assert_eq!(granted_permissions, ["a"]);
+    assert_eq!(read(json!([])).kind(), "permissions_changed");
+    for odd in [json!(7), Value::Null, json!([1])] {
+        assert_eq!(read(odd.clone()).kind(), "unrecognized", "{odd}");
+    }
+}
+
+#[test]
+fn a_mapping_that_cannot_be_meant_is_refused() {
+    let problem = |more: &str| {
+        let text = format!(
+            r#"{{ "event_type": ["/type"], "app_id": "value:app", "installation_id": ["/id"]{more} }}"#
+        );
+        serde_json::from_str::<Mapping>(&text).unwrap().problem().unwrap()
+    };
+    assert!(problem("").contains("grant_installs"));
+    assert!(problem(r#", "grant_installs": true"#).contains("token_installation_id"));
+    let changed = r#", "installed": ["a"], "permissions_changed": ["b"]"#;
+    assert!(problem(changed).contains("permissions"));
+    let twice = r#", "installed": ["a"], "suspended": ["a"]"#;
+    assert!(problem(twice).contains("one list only"));
+    let header = r#", "installed": ["a"], "omit": ["header:x"]"#;
+    assert!(problem(header).contains("JSON Pointers"));
 }
