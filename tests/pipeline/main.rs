@@ -35,6 +35,7 @@ mod durability;
 mod erase_again;
 mod erasure;
 mod explain;
+mod feed;
 mod forged;
 mod group_commit;
 mod held;

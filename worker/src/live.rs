@@ -7,9 +7,11 @@ pub(crate) mod api;
 pub(crate) mod archive;
 pub(crate) mod archived_payloads;
 pub(crate) mod archiving;
+pub(crate) mod changes;
 pub(crate) mod commit;
 pub(crate) mod consume;
 pub(crate) mod credential;
+pub(crate) mod feed;
 pub(crate) mod measure;
 pub(crate) mod readiness;
 pub(crate) mod skipped;
@@ -90,7 +92,9 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     let archived = ArchivedPayloads::new(settings.archive);
     let readiness =
         Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
-    let api = Arc::new(Api { pool, connection, ring, door, recorder, archived });
+    let (feed, watcher) = feed::feed(pool.clone(), settings.changes_keep_for, shutdown.clone());
+    tokio::spawn(watcher.run(shutdown.clone()));
+    let api = Arc::new(Api { pool, connection, ring, door, recorder, archived, feed });
     let in_flight = TaskTracker::new();
     let public = api::router(api).merge(readiness.clone().public());
     let serving = ports.serve(public, readiness.admin(), &in_flight, shutdown.clone());

@@ -17,6 +17,7 @@ mod erase;
 mod erase_again;
 mod exit;
 mod explain;
+mod feed;
 mod indexing;
 mod installations;
 mod keys;
@@ -95,6 +96,7 @@ commands! {
     Doctor(doctor),
     Installations(installations),
     Explain(explain),
+    Feed(feed),
     Callbacks(callbacks),
     Replay(replay),
     Verify(verify),

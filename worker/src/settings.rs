@@ -47,6 +47,8 @@ pub(crate) struct RunSettings {
     pub(crate) server: ServerConfig,
     pub(crate) batch_events_max: usize,
     pub(crate) place_events_max: usize,
+    /// How long a change stays in the feed.
+    pub(crate) changes_keep_for: Duration,
     pub(crate) retention: Retention,
     pub(crate) token_renewal: Option<TokenRenewalSettings>,
     /// Sources have tokens, and nobody is to renew them.
@@ -114,6 +116,8 @@ impl RunSettings {
             let least = format!("must be at least {PLACE_EVENTS_LEAST}");
             resolver.problem("worker.place_events_max", least);
         }
+        let days = config.worker.changes_keep_days;
+        resolver.in_range("worker.changes_keep_days", days, &(1..=3_650));
         check_ranges(config, &mut resolver);
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
@@ -131,6 +135,9 @@ impl RunSettings {
             server,
             batch_events_max: config.worker.batch_events_max,
             place_events_max: config.worker.place_events_max,
+            changes_keep_for: Duration::from_secs(
+                u64::from(config.worker.changes_keep_days) * 86_400,
+            ),
             retention,
             token_renewal,
             tokens_unattended: config.worker.token_renewal.is_none()

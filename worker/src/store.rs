@@ -2,10 +2,12 @@
 
 pub(crate) mod access;
 pub(crate) mod archived;
+pub(crate) mod changes;
 pub(crate) mod convert;
 pub(crate) mod database;
 pub(crate) mod dead_letters;
 pub(crate) mod erasures;
+pub(crate) mod feed;
 pub(crate) mod find;
 pub(crate) mod fold_unit;
 pub(crate) mod gaps;

@@ -211,6 +211,9 @@ pub struct WorkerSettings {
     /// How long the batch and the requests in flight may take to finish when the worker is asked
     /// to stop.
     pub shutdown_timeout_ms: u64,
+    /// How many days a change stays in the [feed](feed.md). A reader that comes later starts over.
+    #[schemars(range(min = 1, max = 3650))]
+    pub changes_keep_days: u32,
     /// Whether the projection keeps the sealed secret of an installation that has ended.
     pub keep_ended_credentials: bool,
     /// The callers of the read API by name.
@@ -395,6 +398,7 @@ impl Default for WorkerSettings {
             place_events_max: 10_000,
             ack_wait_ms: 30_000,
             shutdown_timeout_ms: 15_000,
+            changes_keep_days: 30,
             keep_ended_credentials: false,
             api_tokens: BTreeMap::new(),
             identity_providers: BTreeMap::new(),

@@ -1,10 +1,11 @@
 //! The read API, for callers with a bearer token (RFC 6750).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{FromRequestParts, MatchedPath, Path, Query, State};
+use axum::extract::{Extension, FromRequestParts, MatchedPath, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -21,7 +22,7 @@ use serde_json::json;
 use service::clock;
 use service::config::Scope;
 use service::problem::Problem;
-use service::server::ClientAddress;
+use service::server::{ClientAddress, ClientGone};
 use service::telemetry::{self, names::attribute};
 use sqlx::PgPool;
 
@@ -29,11 +30,17 @@ use crate::error_chain::chain;
 use crate::live::access::record::Recorder;
 use crate::live::access::{Caller, Door, Who};
 use crate::live::archived_payloads::{ArchivedPayloads, Unread};
+use crate::live::changes;
 use crate::live::credential::{self, CredentialError, Part};
+use crate::live::feed::Feed;
 use crate::metrics::METRICS;
+use crate::store::feed::{self, FeedError, NoCursor};
 use crate::store::find::{self, Candidate, Filter, FindError, Which};
 
 const RETRY_AFTER_S: u32 = 2;
+/// Shorter than a load balancer waits for an answer.
+const WAIT_MAX_S: u16 = 50;
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 pub(crate) struct Api {
     pub(crate) pool: PgPool,
@@ -42,6 +49,7 @@ pub(crate) struct Api {
     pub(crate) door: Door,
     pub(crate) recorder: Recorder,
     pub(crate) archived: ArchivedPayloads,
+    pub(crate) feed: Feed,
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
@@ -50,6 +58,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/installations/{id}", get(show))
         .route("/v1/installations/{id}/events", get(events))
         .route("/v1/installations/{id}/credential", get(open_credential))
+        .route("/v1/changes", get(follow))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(api)
@@ -129,6 +138,17 @@ impl From<FindError> for Refused {
             FindError::Postgres(cause) => return unavailable(cause),
         };
         Self(Problem::new(status, name, error.to_string()))
+    }
+}
+
+impl From<FeedError> for Refused {
+    fn from(error: FeedError) -> Self {
+        match &error {
+            FeedError::Expired => {
+                Self(Problem::new(StatusCode::GONE, "cursor-expired", error.to_string()))
+            }
+            FeedError::Postgres(cause) => unavailable(cause),
+        }
     }
 }
 
@@ -259,6 +279,78 @@ async fn events(
     let mut page = page.await?;
     api.archived.fill(&mut page.events).await?;
     Ok(Json(page).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FeedParameters {
+    after: Option<String>,
+    source: Option<String>,
+    /// Several are separated by commas.
+    r#type: Option<String>,
+    limit: Option<u16>,
+    /// In seconds.
+    wait: Option<u16>,
+}
+
+impl FeedParameters {
+    fn query(self, last_event_id: Option<&str>) -> Result<feed::Query, Refused> {
+        let invalid = |detail: String| {
+            Refused(Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail))
+        };
+        let after = last_event_id.map(str::to_owned).or(self.after);
+        let after = after.map(|text| text.parse()).transpose();
+        let after = after.map_err(|why: NoCursor| invalid(format!("after: {why}")))?;
+        let types = self.r#type.map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>());
+        if let Some(unknown) =
+            types.iter().flatten().find(|it| !changes::TYPES.contains(&it.as_str()))
+        {
+            let known = changes::TYPES.join(", ");
+            return Err(invalid(format!("type: there is no '{unknown}'; there are {known}")));
+        }
+        if self.source.as_ref().is_some_and(|source| source.contains('\0')) {
+            return Err(FindError::ContainsNul.into());
+        }
+        let limit = self.limit.unwrap_or(feed::PAGE_DEFAULT);
+        if !(1..=feed::PAGE_MAX).contains(&limit) {
+            return Err(invalid(format!("the limit must be 1 to {}", feed::PAGE_MAX)));
+        }
+        if self.wait.is_some_and(|wait| wait > WAIT_MAX_S) {
+            return Err(invalid(format!("wait must be at most {WAIT_MAX_S} seconds")));
+        }
+        Ok(feed::Query { after, source: self.source, types, limit })
+    }
+}
+
+/// What became of installations: a page, or a stream if that is what the reader takes.
+async fn follow(
+    Reader(caller): Reader,
+    State(api): State<Arc<Api>>,
+    Parameters(parameters): Parameters<FeedParameters>,
+    client: Option<Extension<ClientGone>>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let wait = Duration::from_secs(parameters.wait.unwrap_or_default().into());
+    let query = parameters.query(text(LAST_EVENT_ID).filter(|id| !id.is_empty()))?;
+    let reach = caller.reach().within(query.source.as_deref());
+    if text(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
+        // A cursor that has expired is refused here, where it can be told.
+        feed::read(&api.pool, &reach, &feed::Query { limit: 1, ..query.clone() }).await?;
+        return Ok(api.feed.clone().stream(reach, query).into_response());
+    }
+    let gone = async {
+        match client {
+            Some(Extension(ClientGone(gone))) => gone.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    let (changes, cursor) = tokio::select! {
+        found = api.feed.next(&reach, query, wait) => found?,
+        () = gone => return Ok(StatusCode::NO_CONTENT.into_response()), // to nobody
+    };
+    let page = feed::FeedPage { changes, cursor: cursor.to_string() };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(page)).into_response())
 }
 
 async fn open_credential(

@@ -20,6 +20,9 @@ use tracing::{Instrument as _, Span, info_span};
 
 use crate::error_chain::chain;
 use crate::live::admission::admit;
+use crate::live::changes::{self, State};
+use crate::store;
+use crate::store::changes::Cause;
 use crate::store::database;
 use crate::store::dead_letters::{self, DeadLetter, Reason};
 use crate::store::fold_unit::{self, FoldUnit};
@@ -130,6 +133,14 @@ impl Arrival {
         match self {
             Self::Consumed { ack_floor, .. } => ack_floor,
             Self::Late => StreamSequence(0),
+        }
+    }
+
+    /// As the change feed tells it.
+    fn cause(self) -> Cause {
+        match self {
+            Self::Consumed { .. } => Cause::Event,
+            Self::Late => Cause::Replay,
         }
     }
 
@@ -292,7 +303,14 @@ async fn write(
     let needed = kept::read(transaction, &units, &incoming)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;
-    installations::save(transaction, fold_places(&needed.history, terms.retention))
+    let before = installations::states(transaction, None, &units)
+        .instrument(statement("SELECT", "projection.installations"))
+        .await?;
+    let before =
+        before.into_iter().map(|(view, credential_event)| State { view, credential_event });
+    let rows = fold_places(&needed.history, terms.retention);
+    let changes = changes::between(before.collect(), &rows, &incoming);
+    installations::save(transaction, rows)
         .instrument(statement("INSERT", "projection.installations"))
         .await?;
     let full = kept::mark(transaction, &needed, arrival.complete_to(), arrival.place_events_max())
@@ -307,6 +325,9 @@ async fn write(
             .instrument(statement("INSERT", "mooring.dead_letters"))
             .await?;
     }
+    store::changes::append(transaction, arrival.cause(), &changes)
+        .instrument(statement("INSERT", "mooring.changes"))
+        .await?;
     let conflicts = new_conflicts(&needed.history, &appended);
     let by_kind = by_kind(&decoded, &entries, &appended, &dead_letters);
     let (appended, dead_letters) = (appended.len(), dead_letters.len());

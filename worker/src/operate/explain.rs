@@ -261,8 +261,8 @@ fn credential(now: &Installation, history: &[HistoryEntry]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operate::installations::tests::installation;
     use crate::operate::tests::assert_view;
+    use crate::store::installations::example;
 
     #[test]
     fn a_state_is_explained_with_its_timeline() {
@@ -275,7 +275,7 @@ mod tests {
         };
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let explanation = Explanation {
-            installation: installation("instapp_1", "superseded"),
+            installation: example("instapp_1", "superseded"),
             because: "superseded: instapp_2 was installed later in the same place".to_owned(),
             credential: "its credential was removed when it ended".to_owned(),
             timeline: vec![

@@ -130,50 +130,29 @@ fn render(page: &Page) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
-    use jiff::Timestamp;
-
+mod tests {
     use super::*;
     use crate::operate::tests::assert_view;
-    use crate::store::installations::{InstallationView, LastEventView};
-
-    pub(crate) fn installation(id: &str, status: &str) -> InstallationView {
-        InstallationView {
-            source: "blnk".into(),
-            installation_id: id.into(),
-            platform: "blnk".into(),
-            app_id: "app_1".into(),
-            place: "app_1:inst_1".into(),
-            scope: BTreeMap::from([("instance_id".into(), "inst_1".into())]),
-            status: status.into(),
-            generation: 2,
-            granted_permissions: vec!["read".into()],
-            credential_prefix: Some("blnk_a1".into()),
-            has_credential: true,
-            credential_expires_at: None,
-            installed_at: Some(Timestamp::UNIX_EPOCH),
-            uninstalled_at: None,
-            superseded_by: None,
-            details: Default::default(),
-            last_event: LastEventView { sequence: 7, r#type: "installed".into() },
-        }
-    }
+    use crate::store::installations::example;
 
     #[test]
     fn a_page_is_listed_one_installation_per_line() {
         let installations =
-            vec![installation("instapp_1", "superseded"), installation("instapp_2", "active")];
+            vec![example("instapp_1", "superseded"), example("instapp_2", "active")];
         let next_cursor = Some("eyJzb3VyY2UiOiJibG5rIn0".to_owned());
-        assert_view("installations-list", &render(&Page { installations, next_cursor }));
-        let none = Page { installations: vec![], next_cursor: None };
+        let changes_cursor = "1a2b3c4d5e6f-42".to_owned();
+        assert_view(
+            "installations-list",
+            &render(&Page { installations, next_cursor, changes_cursor }),
+        );
+        let changes_cursor = String::new();
+        let none = Page { installations: vec![], next_cursor: None, changes_cursor };
         assert_view("installations-list-of-none", &render(&none));
     }
 
     #[test]
     fn an_installation_is_shown_field_by_field() {
-        let shown = output::fields(&installation("instapp_2", "active"));
+        let shown = output::fields(&example("instapp_2", "active"));
         assert_view("installations-show", &shown);
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
 use crate::store::database;
+use crate::store::feed;
 use crate::store::installations::{self, InstallationView, PageEnd, PageOf, Selection};
 use crate::store::journal::{self, EventsOf, HistoryEntry, Known};
 use crate::store::reach::Reach;
@@ -34,6 +35,8 @@ pub(crate) struct Page {
     pub(crate) installations: Vec<InstallationView>,
     /// Give it as `cursor` for the next page; null at the end.
     pub(crate) next_cursor: Option<String>,
+    /// Give it as `after` to the change feed, for what comes after this list.
+    pub(crate) changes_cursor: String,
 }
 
 /// Which of the installations that have the same id. Several sources may know an
@@ -108,13 +111,15 @@ pub(crate) async fn list(pool: &PgPool, reach: &Reach, filter: &Filter) -> Resul
     let (status, plan) = (filter.status.as_deref(), filter.plan.as_deref());
     // One more than asked for tells whether there is another page.
     let of = PageOf { status, plan, after, limit: i64::from(limit) + 1 };
-    let reach = reach.within(filter.source.as_deref());
     let mut connection = database::acquire(pool).await?;
+    // First, so that no change falls between it and the list.
+    let changes_cursor = feed::end(&mut connection, reach).await?.to_string();
+    let reach = reach.within(filter.source.as_deref());
     let mut installations = installations::page(&mut connection, &reach, &of).await?;
     let more = installations.len() > usize::from(limit);
     installations.truncate(usize::from(limit));
     let next_cursor = installations.last().filter(|_| more).map(encode_cursor);
-    Ok(Page { installations, next_cursor })
+    Ok(Page { installations, next_cursor, changes_cursor })
 }
 
 pub(crate) async fn show(

@@ -17,10 +17,10 @@ use jiff::Timestamp;
 use serde_json::value::{RawValue, to_raw_value};
 
 #[cfg(test)]
-pub(crate) use read::LastEventView;
+pub(crate) use read::example;
 pub(crate) use read::{
     InstallationView, PageEnd, PageOf, Selection, by_id, can_be_read, counts, credential, digests,
-    envelopes, expired_tokens, page,
+    envelopes, expired_tokens, page, states,
 };
 pub(crate) use write::{copy_in, save};
 

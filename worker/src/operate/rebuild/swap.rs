@@ -4,17 +4,25 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use sqlx::Connection as _;
+use service::clock;
+use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
+use crate::live::changes::{State, of_rebuild};
 use crate::operate::backends::Backends;
 use crate::operate::rebuild::alone_or_bail;
 use crate::operate::rebuild::catch_up::{Round, approach, catch_up};
+use crate::store::changes::{self, Cause, NewChange};
 use crate::store::database;
+use crate::store::fold_unit::FoldUnit;
+use crate::store::installations;
 use crate::store::installations::compare::{self, Comparison, Scope};
 use crate::store::late_places::{self, Mark};
 use crate::store::rebuilds;
 use crate::store::schema::{self, Schema};
+
+/// Whose states are compared together.
+const PLACES_AT_ONCE: usize = 1_000;
 
 pub(super) struct Swap<'a> {
     pub(super) new: Schema,
@@ -48,14 +56,43 @@ impl Swap<'_> {
         // What is live until now has every late place, too.
         let former = Mark { sequence: self.mark.sequence, late: round.late };
         rebuilds::mark_swapped(&mut transaction, self.id, former).await?;
+        let changes = self.changes(&mut transaction).await?;
         schema::swap(&mut transaction, self.new).await?;
         late_places::forget(&mut transaction).await?;
+        changes::append(&mut transaction, Cause::Rebuild, &changes).await?;
         transaction.commit().await?;
         let paused = Some(paused.elapsed());
         // Not under the lock: whoever reads it still would hold up the workers.
         schema::drop(&mut connection, Schema::Dropped).await?;
         Ok(Swapped { places: round.units.len(), comparison, paused })
     }
+}
+
+impl Swap<'_> {
+    /// What readers of the change feed are told. Mostly there is nothing to tell, and nothing is
+    /// looked at: a difference that nobody expects is never swapped in.
+    async fn changes(&self, transaction: &mut PgConnection) -> anyhow::Result<Vec<NewChange>> {
+        if self.expected.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for units in compare::different_places(transaction, self.new).await?.chunks(PLACES_AT_ONCE)
+        {
+            let live = states(transaction, None, units).await?;
+            let built = states(transaction, Some(self.new), units).await?;
+            found.extend(of_rebuild(live, built, clock::now()));
+        }
+        Ok(found)
+    }
+}
+
+async fn states(
+    transaction: &mut PgConnection,
+    schema: Option<Schema>,
+    units: &[FoldUnit],
+) -> Result<Vec<State>, sqlx::Error> {
+    let found = installations::states(transaction, schema, units).await?;
+    Ok(found.into_iter().map(|(view, credential_event)| State { view, credential_event }).collect())
 }
 
 /// Takes the last swap back: the former projection is caught up with and

@@ -63,6 +63,25 @@ impl Comparison {
     }
 }
 
+/// The places where the two differ in what a reader sees.
+pub(crate) async fn different_places(
+    transaction: &mut PgConnection,
+    schema: Schema,
+) -> Result<Vec<FoldUnit>, sqlx::Error> {
+    let sql = format!(
+        r#"
+        SELECT DISTINCT source, place
+        FROM projection.installations AS live
+        FULL JOIN {schema}.installations AS built USING (source, place, installation_id)
+        WHERE to_jsonb(live) - 'last_event_sequence' - 'last_event_type'
+              IS DISTINCT FROM to_jsonb(built) - 'last_event_sequence' - 'last_event_type'
+        "#
+    );
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(transaction).await?;
+    rows.into_iter().map(|(source, place)| FoldUnit::from_stored(source, place)).collect()
+}
+
 pub(crate) async fn compare(
     transaction: &mut PgConnection,
     schema: Schema,

@@ -3,20 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::details::Details;
+use domain::fold::Status;
 use domain::id::{InstallationId, MessageId};
 use domain::seal::Sealed;
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
-use super::{SEALED, names};
-use crate::store::convert::SqlTime;
+use super::{Row, SEALED, names};
+use crate::store::convert::{SqlTime, integer_to_sql};
 use crate::store::fold_unit::{FoldUnit, arrays};
 use crate::store::reach::Reach;
+use crate::store::schema::Schema;
 
 /// One installation as it is read. It holds no sealed bytes. Each field is the
 /// column of its name.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromRow)]
 pub(crate) struct InstallationView {
     pub(crate) source: String,
     pub(crate) installation_id: String,
@@ -45,12 +47,99 @@ pub(crate) struct InstallationView {
     pub(crate) last_event: LastEventView,
 }
 
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromRow)]
 pub(crate) struct LastEventView {
     #[sqlx(rename = "last_event_sequence", try_from = "i64")]
     pub(crate) sequence: u64,
     #[sqlx(rename = "last_event_type")]
     pub(crate) r#type: String,
+}
+
+/// A folded row as it will be read, when Postgres has it.
+impl From<&Row> for InstallationView {
+    fn from(Row { source, platform, installation: of }: &Row) -> Self {
+        // Postgres keeps microseconds.
+        let read = |time: Option<jiff::Timestamp>| {
+            time.and_then(|time| jiff::Timestamp::from_microsecond(time.as_microsecond()).ok())
+        };
+        let (uninstalled_at, superseded_by) = match &of.status {
+            Status::Inactive { uninstalled_at } => (Some(*uninstalled_at), None),
+            Status::Superseded { by } => (None, Some(by.to_string())),
+            _ => (None, None),
+        };
+        Self {
+            source: source.to_string(),
+            installation_id: of.identity.installation_id.to_string(),
+            platform: platform.to_string(),
+            app_id: of.identity.app_id.to_string(),
+            place: of.identity.place.as_str().to_owned(),
+            scope: of.identity.scope.clone(),
+            status: of.status.name().to_owned(),
+            generation: integer_to_sql(of.generation),
+            granted_permissions: of.granted_permissions.clone(),
+            credential_prefix: of.credential_prefix.clone(),
+            has_credential: of.credential.is_some(),
+            credential_expires_at: read(of.credential_expires_at),
+            installed_at: read(of.installed_at),
+            uninstalled_at: read(uninstalled_at),
+            superseded_by,
+            details: of.details.clone(),
+            last_event: LastEventView {
+                sequence: of.last_event.sequence.0,
+                r#type: of.last_event.kind.to_owned(),
+            },
+        }
+    }
+}
+
+/// Every installation in these places, and which event brought its credential. Of the live
+/// projection, or of one beside it.
+pub(crate) async fn states(
+    connection: &mut PgConnection,
+    schema: Option<Schema>,
+    units: &[FoldUnit],
+) -> Result<Vec<(InstallationView, Option<String>)>, sqlx::Error> {
+    #[derive(FromRow)]
+    struct Found {
+        #[sqlx(flatten)]
+        view: InstallationView,
+        credential_event: Option<String>,
+    }
+    let (sources, places) = arrays(units);
+    let columns = names(|name| !SEALED.contains(&name));
+    let sql = format!(
+        "SELECT {columns}, credential_sealed IS NOT NULL AS has_credential, credential_event
+         FROM {}.installations
+         WHERE (source, place) IN (SELECT * FROM unnest($1::text[], $2::text[]))",
+        schema.map_or("projection".to_owned(), |schema| schema.to_string())
+    );
+    let found: Vec<Found> =
+        sqlx::query_as(AssertSqlSafe(sql)).bind(sources).bind(places).fetch_all(connection).await?;
+    Ok(found.into_iter().map(|found| (found.view, found.credential_event)).collect())
+}
+
+/// An installation as tests know it.
+#[cfg(test)]
+pub(crate) fn example(id: &str, status: &str) -> InstallationView {
+    InstallationView {
+        source: "blnk".into(),
+        installation_id: id.into(),
+        platform: "blnk".into(),
+        app_id: "app_1".into(),
+        place: "app_1:inst_1".into(),
+        scope: BTreeMap::from([("instance_id".into(), "inst_1".into())]),
+        status: status.into(),
+        generation: 2,
+        granted_permissions: vec!["read".into()],
+        credential_prefix: Some("blnk_a1".into()),
+        has_credential: true,
+        credential_expires_at: None,
+        installed_at: Some(jiff::Timestamp::UNIX_EPOCH),
+        uninstalled_at: None,
+        superseded_by: None,
+        details: Default::default(),
+        last_event: LastEventView { sequence: 7, r#type: "installed".into() },
+    }
 }
 
 /// The envelope of every credential.
