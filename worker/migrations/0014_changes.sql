@@ -18,7 +18,6 @@ CREATE TABLE mooring.changes (
 );
 
 CREATE INDEX changes_by_app ON mooring.changes (source, app_id, position);
-CREATE INDEX changes_by_time ON mooring.changes (recorded_at);
 
 -- Where the feed begins and ends. A sequence would not do: its numbers are given before
 -- the commit, and a reader that is faster would pass over one.

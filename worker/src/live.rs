@@ -92,8 +92,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     let archived = ArchivedPayloads::new(settings.archive);
     let readiness =
         Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
-    let (feed, watcher) = feed::feed(pool.clone(), settings.changes_keep_for, shutdown.clone());
-    tokio::spawn(watcher.run(shutdown.clone()));
+    let feed = feed::start(pool.clone(), settings.changes_keep_for, shutdown.clone());
     let api = Arc::new(Api { pool, connection, ring, door, recorder, archived, feed });
     let in_flight = TaskTracker::new();
     let public = api::router(api).merge(readiness.clone().public());

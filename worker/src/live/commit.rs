@@ -303,7 +303,7 @@ async fn write(
     let needed = kept::read(transaction, &units, &incoming)
         .instrument(statement("SELECT", "mooring.journal"))
         .await?;
-    let before = installations::states(transaction, None, &units)
+    let before = installations::states(transaction, None, &known(&needed.history, &appended))
         .instrument(statement("SELECT", "projection.installations"))
         .await?;
     let before =
@@ -333,6 +333,14 @@ async fn write(
     let (appended, dead_letters) = (appended.len(), dead_letters.len());
     let duplicates = batch.len() - dead_letters - appended;
     Ok(Committed { appended, duplicates, dead_letters, conflicts, by_kind })
+}
+
+/// The places that were known before the batch. The others have no state yet, and in a burst of
+/// installs those are all.
+fn known(history: &[Recorded], new: &BTreeSet<MessageId>) -> Vec<FoldUnit> {
+    let before = history.iter().filter(|recorded| !new.contains(&recorded.event.message_id));
+    let units: BTreeSet<FoldUnit> = before.filter_map(FoldUnit::of).collect();
+    units.into_iter().collect()
 }
 
 /// Erasures that a service has published. Only operators erase. Those of earlier

@@ -35,23 +35,21 @@ pub(crate) struct Feed {
 }
 
 /// What looks for new changes, on behalf of all who wait, and prunes.
-pub(crate) struct Watcher {
+struct Watcher {
     pool: PgPool,
     end: watch::Sender<u64>,
     keep_for: Duration,
 }
 
-pub(crate) fn feed(
-    pool: PgPool,
-    keep_for: Duration,
-    shutdown: CancellationToken,
-) -> (Feed, Watcher) {
+pub(crate) fn start(pool: PgPool, keep_for: Duration, shutdown: CancellationToken) -> Feed {
     let (end, watched) = watch::channel(0);
-    (Feed { pool: pool.clone(), end: watched, shutdown }, Watcher { pool, end, keep_for })
+    let watcher = Watcher { pool: pool.clone(), end, keep_for };
+    tokio::spawn(watcher.run(shutdown.clone()));
+    Feed { pool, end: watched, shutdown }
 }
 
 impl Watcher {
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+    async fn run(self, shutdown: CancellationToken) {
         let mut prune_at = Instant::now();
         while !shutdown.is_cancelled() {
             if let Err(error) = self.look().await {

@@ -105,6 +105,9 @@ pub(crate) async fn states(
         view: InstallationView,
         credential_event: Option<String>,
     }
+    if units.is_empty() {
+        return Ok(Vec::new());
+    }
     let (sources, places) = arrays(units);
     let columns = names(|name| !SEALED.contains(&name));
     let sql = format!(
