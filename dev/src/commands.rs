@@ -3,6 +3,7 @@
 
 pub(crate) mod bench;
 mod cargo;
+pub(crate) mod chaos;
 mod data;
 pub(crate) mod demo;
 pub(crate) mod fuzz;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, fuzz, reset, test, up, worker};
+use crate::commands::{bench, chaos, demo, fuzz, reset, test, up, worker};
 
 /// Runs Mooring on this machine: real NATS and Postgres, ingest and worker, on 127.0.0.1.
 #[derive(Parser)]
@@ -41,6 +41,7 @@ enum Command {
     Reset(reset::Reset),
     Test(test::Test),
     Fuzz(fuzz::Fuzz),
+    Chaos(chaos::Chaos),
     Bench(bench::Bench),
     Worker(worker::Worker),
     Demo(demo::Demo),
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Reset(reset) => reset.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Chaos(chaos) => chaos.run(),
         Command::Bench(bench) => bench.run(),
         Command::Worker(worker) => worker.run(),
         Command::Demo(demo) => demo.run(),

@@ -71,7 +71,10 @@ async fn a_reader_is_told_what_became_of_each_installation() {
     assert_eq!(told(&next.0), [("installation.activated", "b")]);
     assert_eq!(page(&world, "source=other").await.0, [Value::Null; 0]);
 
-    assert_eq!(world.operate(&["erase", "a", "--source", "blnk", "--why", "asked", "--yes"]).await.code, 0);
+    assert_eq!(
+        world.operate(&["erase", "a", "--source", "blnk", "--why", "asked", "--yes"]).await.code,
+        0
+    );
     let erased = eventually(async || {
         told(&page(&world, &format!("after={cursor}")).await.0) == [("installation.erased", "a")]
     });

@@ -499,12 +499,17 @@ impl World {
         }
         let distinct: BTreeSet<String> = in_log.into_iter().map(|(id, _)| id).collect();
         assert_eq!(journal.len(), distinct.len());
+        self.assert_folded(&journal).await;
+    }
+
+    /// Nothing is a dead letter, and the projection is the fold of the journal.
+    pub(crate) async fn assert_folded(&self, journal: &[Recorded]) {
         let dead: i64 = sqlx::query_scalar("SELECT count(*) FROM mooring.dead_letters")
             .fetch_one(&mut self.connection().await)
             .await
             .unwrap();
         assert_eq!(dead, 0, "dead letters; the worker says:\n{}", self.worker_log());
-        assert_eq!(self.projection().await, folded(&journal));
+        assert_eq!(self.projection().await, folded(journal));
     }
 }
 
