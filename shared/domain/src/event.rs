@@ -247,10 +247,18 @@ pub const KINDS: [&str; 11] = [
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("the body is not an event")]
-    Json(#[source] serde_json::Error),
+    #[error("the body is not an event: {what}")]
+    NotAnEvent { what: String },
     #[error("schema version {found} is newer than {SCHEMA_VERSION}, the newest this version reads")]
     NewerSchema { found: u32 },
+}
+
+impl DecodeError {
+    /// serde_json repeats names out of the body. What is stored as text holds no NUL.
+    fn of(error: &serde_json::Error) -> Self {
+        let is_odd = |letter: char| letter.is_control();
+        Self::NotAnEvent { what: error.to_string().replace(is_odd, "\u{fffd}") }
+    }
 }
 
 impl<C> Fact<C> {
@@ -603,16 +611,24 @@ fn decode<E: DeserializeOwned>(body: &[u8]) -> Result<E, DecodeError> {
     struct VersionOnly {
         schema_version: u32,
     }
-    let VersionOnly { schema_version } = serde_json::from_slice(body).map_err(DecodeError::Json)?;
+    let version = serde_json::from_slice(body).map_err(|error| DecodeError::of(&error))?;
+    let VersionOnly { schema_version } = version;
     if schema_version > SCHEMA_VERSION {
         return Err(DecodeError::NewerSchema { found: schema_version });
     }
-    serde_json::from_slice(body).map_err(DecodeError::Json)
+    serde_json::from_slice(body).map_err(|error| DecodeError::of(&error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_an_event_is_none_can_be_stored_as_text() {
+        let body = GOLDEN_V1.replace("\"type\": \"installed\"", "\"type\": \"a\\u0000b\"");
+        let why = Event::decode(body.as_bytes()).unwrap_err().to_string();
+        assert!(why.contains("unknown variant `a\u{fffd}b`"), "{why}");
+    }
 
     #[test]
     fn without_its_payload_an_event_says_the_same_and_a_sealed_one_stays() {
@@ -687,7 +703,7 @@ mod tests {
     fn what_is_not_an_event_is_refused() {
         let broken_id = GOLDEN_V1.replace("blnk:install:instapp_1", "blnk\\r\\n");
         for body in ["", "{}", "[]", "{\"schema_version\":1}", "\u{0}", &broken_id] {
-            assert!(matches!(Event::decode(body.as_bytes()), Err(DecodeError::Json(_))), "{body}");
+            assert!(matches!(Event::decode(body.as_bytes()), Err(DecodeError::NotAnEvent { .. })), "{body}");
         }
     }
 }
