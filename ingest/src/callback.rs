@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use domain::event::{Callback, Event, Payload};
+use domain::jwt::Fetched;
 use domain::platform::challenge::Answered;
 use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
 use domain::seal::SealingNonce;
@@ -81,9 +82,10 @@ pub(crate) async fn receive(
         Ok(()) => read(app, source, request, path_token).await,
         Err(problem) => Err(problem),
     };
-    if let Ok(received) = &read {
-        source.verification.fetch_key(received.delivery()).await;
-    }
+    let read = match read {
+        Ok(received) => with_key(source, received, started).await,
+        Err(problem) => Err(problem),
+    };
     let bytes = read.as_ref().map_or(0, |received| received.body.len());
     // What was received is dropped here: many wait for the log at once.
     let mut verified = false;
@@ -181,6 +183,25 @@ fn challenged(answered: Answered) -> Response {
     let headers =
         [(header::CONTENT_TYPE, content_type), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     (headers, body).into_response()
+}
+
+/// Once the key that is to have signed it is known, or known not to be.
+async fn with_key(
+    source: &Source,
+    received: Received,
+    started: Instant,
+) -> Result<Received, Problem> {
+    let within = source.ack.budget.saturating_sub(started.elapsed());
+    let fetching = source.verification.fetch_key(received.delivery());
+    match tokio::time::timeout(within, fetching).await {
+        Ok(Fetched::Known) => Ok(received),
+        Ok(Fetched::Unavailable) | Err(_) => {
+            let detail = "the platform's keys cannot be read now; the callback was not \
+                          acknowledged and may be sent again";
+            let problem = Problem::new(source.ack.unavailable, "keys-unavailable", detail);
+            Err(problem.retry_after(RETRY_AFTER_S))
+        }
+    }
 }
 
 fn is_taken(source: &Source, method: &Method) -> Result<(), Problem> {

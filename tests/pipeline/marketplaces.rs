@@ -199,6 +199,27 @@ async fn pipedrive_says_whose_a_token_is_and_uninstalls_by_delete() {
     assert_eq!(posted.headers()["allow"], "GET, HEAD, DELETE");
 }
 
+/// Nothing says that the callback is forged, so it is to come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_platforms_keys_cannot_be_read_its_callbacks_are_to_come_again() {
+    let world = World::servers(Setup { workers: 0, ..Setup::default() });
+    let keys = "https://forge.cdn.prod.atlassian-dev.net/.well-known/jwks.json";
+    let closed = format!("http://127.0.0.1:{}/jwks.json", dev::ports::free_port().unwrap());
+    configure(&world, "atlassian-forge", &[(keys, &closed)]);
+    let world = world.with_services().await;
+    let send = async |token: &str| {
+        let request = world.http.post(world.ingest_url(0, "/callbacks/forge")).bearer_auth(token);
+        let request = request.header(CONTENT_TYPE, "application/json").body("{}");
+        Answer::of(request.send().await.unwrap()).await.unwrap()
+    };
+    // {"alg":"RS256","kid":"forge-1"}
+    let answer = send("eyJhbGciOiJSUzI1NiIsImtpZCI6ImZvcmdlLTEifQ.e30.AA").await;
+    assert_eq!((answer.status, answer.problem()), (503, "keys-unavailable"), "{answer:?}");
+    for forged in ["eyJhbGciOiJub25lIn0.e30.", "a.b.c"] {
+        assert_eq!(send(forged).await.status, 401, "{forged}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shop_is_asked_at_its_own_host_and_no_other_one_is() {
     let world = World::servers(Setup { workers: 0, ..Setup::default() });

@@ -61,7 +61,15 @@ pub trait PublishedKeys: fmt::Debug + Send + Sync {
         &'a self,
         id: Option<&'a str>,
         algorithm: jsonwebtoken::Algorithm,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Fetched> + Send + 'a>>;
+}
+
+/// Whether a key that is not known is none, or could not be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    Known,
+    /// Nothing says that the callback is not the platform's: it is to come again.
+    Unavailable,
 }
 
 /// Any of them may have signed.
@@ -118,11 +126,12 @@ impl Jwt {
     }
 
     /// Asks for the key that signed, if it is published and not known.
-    pub(crate) async fn fetch_key(&self, headers: &HeaderMap, body: &[u8]) {
-        let Keys::Published(keys) = &self.keys else { return };
+    pub(crate) async fn fetch_key(&self, headers: &HeaderMap, body: &[u8]) -> Fetched {
+        let Keys::Published(keys) = &self.keys else { return Fetched::Known };
         let header = self.token(headers, body).and_then(|token| decode_header(token).ok());
-        if let Some(header) = header.filter(|header| header.alg == self.algorithm.theirs()) {
-            keys.fetch(header.kid.as_deref(), header.alg).await;
+        match header.filter(|header| header.alg == self.algorithm.theirs()) {
+            Some(header) => keys.fetch(header.kid.as_deref(), header.alg).await,
+            None => Fetched::Known,
         }
     }
 

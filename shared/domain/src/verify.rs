@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::jwt::{Claims, Jwt, TokenIn};
+use crate::jwt::{Claims, Fetched, Jwt, TokenIn};
 use crate::signature::{Hmac, PublicKeySignature, SignedTimestamp, StandardWebhooks, only_header};
 
 /// A callback as it came over HTTP.
@@ -114,12 +114,15 @@ impl Verification {
     }
 
     /// Asks for a key that the platform publishes, if this callback needs one that is not known.
-    pub async fn fetch_key(&self, delivery: Delivery<'_>) {
+    pub async fn fetch_key(&self, delivery: Delivery<'_>) -> Fetched {
         for check in self.checks() {
-            if let Check::Jwt(jwt) = check {
-                jwt.fetch_key(delivery.headers, delivery.body).await;
+            if let Check::Jwt(jwt) = check
+                && jwt.fetch_key(delivery.headers, delivery.body).await == Fetched::Unavailable
+            {
+                return Fetched::Unavailable;
             }
         }
+        Fetched::Known
     }
 
     /// Whether the body is a token.

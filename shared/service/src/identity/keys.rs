@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use domain::jwt::{self, PublishedKeys};
+use domain::jwt::{self, Fetched, PublishedKeys};
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use reqwest::Url;
@@ -127,10 +127,12 @@ impl PublishedKeys for KeyCache {
         &'a self,
         id: Option<&'a str>,
         algorithm: jsonwebtoken::Algorithm,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Fetched> + Send + 'a>> {
         Box::pin(async move {
-            if let Some(algorithm) = Algorithm::of(algorithm) {
-                self.find(id, algorithm).await.ok();
+            let Some(algorithm) = Algorithm::of(algorithm) else { return Fetched::Known };
+            match self.find(id, algorithm).await {
+                Err(NotAccepted::KeysUnavailable) => Fetched::Unavailable,
+                Ok(_) | Err(_) => Fetched::Known,
             }
         })
     }
