@@ -35,8 +35,15 @@ fn redact(value: &mut Value) {
         Value::Object(fields) => {
             for (name, field) in fields {
                 let changes = name.ends_with("_at")
-                    || ["sequence", "next_after", "next_cursor", "message_id", "traceparent"]
-                        .contains(&name.as_str());
+                    || [
+                        "sequence",
+                        "next_after",
+                        "next_cursor",
+                        "changes_cursor",
+                        "message_id",
+                        "traceparent",
+                    ]
+                    .contains(&name.as_str());
                 if changes && !field.is_null() {
                     *field = json!(format!("[{name}]"));
                 } else {

@@ -498,6 +498,9 @@ impl World {
             assert_eq!(times, 1, "{key} was acknowledged; it is {found} times in the log");
         }
         let distinct: BTreeSet<String> = in_log.into_iter().map(|(id, _)| id).collect();
+        // The notes about answers are not asked for above.
+        eventually(async || self.journal().await.len() == distinct.len()).await;
+        let journal = self.journal().await;
         assert_eq!(journal.len(), distinct.len());
         self.assert_folded(&journal).await;
     }
