@@ -1,4 +1,4 @@
-//! `cargo dev chaos`: the campaigns of faults, for longer than in `cargo dev test`.
+//! `cargo dev chaos`: the campaigns of faults.
 
 use std::process::ExitCode;
 

@@ -703,7 +703,10 @@ mod tests {
     fn what_is_not_an_event_is_refused() {
         let broken_id = GOLDEN_V1.replace("blnk:install:instapp_1", "blnk\\r\\n");
         for body in ["", "{}", "[]", "{\"schema_version\":1}", "\u{0}", &broken_id] {
-            assert!(matches!(Event::decode(body.as_bytes()), Err(DecodeError::NotAnEvent { .. })), "{body}");
+            assert!(
+                matches!(Event::decode(body.as_bytes()), Err(DecodeError::NotAnEvent { .. })),
+                "{body}"
+            );
         }
     }
 }
