@@ -9,10 +9,11 @@
 use http::{HeaderMap, HeaderName, Method};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::jwt::{Claims, Fetched, Jwt, TokenIn};
+use crate::jwt::{Fetched, Jwt, TokenIn};
 use crate::signature::{Hmac, PublicKeySignature, SignedTimestamp, StandardWebhooks, only_header};
 
 /// A callback as it came over HTTP.
@@ -35,7 +36,7 @@ pub struct Verified<'a> {
 
 /// What a signed token says.
 struct ProvenClaims {
-    claims: Claims,
+    claims: Value,
     /// The body is the token.
     are_body: bool,
 }
@@ -62,12 +63,12 @@ impl<'a> Verified<'a> {
     }
 
     /// What the token says that proves it, if one does.
-    pub fn claims(&self) -> Option<&Claims> {
+    pub fn claims(&self) -> Option<&Value> {
         self.claims.as_ref().map(|proven| &proven.claims)
     }
 
     /// The same where the token is the body.
-    pub fn claims_in_body(&self) -> Option<&Claims> {
+    pub fn claims_in_body(&self) -> Option<&Value> {
         self.claims.as_ref().filter(|proven| proven.are_body).map(|proven| &proven.claims)
     }
 }
@@ -201,7 +202,7 @@ impl Check {
             Self::Jwt(jwt) => {
                 let said = jwt.claims(delivery.headers, delivery.body, delivery.received_at);
                 let are_body = jwt.token_in == TokenIn::Body;
-                *claims = said.map(|claims| ProvenClaims { claims, are_body });
+                *claims = said.map(|said| ProvenClaims { claims: Value::Object(said), are_body });
                 claims.is_some()
             }
         }

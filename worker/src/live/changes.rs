@@ -8,7 +8,7 @@ use domain::fold::Recorded;
 use jiff::Timestamp;
 
 use crate::store::changes::NewChange;
-use crate::store::installations::{InstallationView, Row};
+use crate::store::installations::{InstallationView, Row, State};
 
 /// What a change may be, for docs and the command line.
 pub(crate) const TYPES: [&str; 14] = [
@@ -28,43 +28,25 @@ pub(crate) const TYPES: [&str; 14] = [
     "permissions.changed",
 ];
 
-/// One installation as it was, or as it is.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct State {
-    pub(crate) view: InstallationView,
-    /// Which event brought its credential.
-    pub(crate) credential_event: Option<String>,
-}
-
 /// What an installation is found by.
 type Key = (String, String, String);
 
-impl State {
-    fn key(&self) -> Key {
-        let InstallationView { source, place, installation_id, .. } = &self.view;
-        (source.clone(), place.clone(), installation_id.clone())
-    }
+fn key(State { view, .. }: &State) -> Key {
+    (view.source.clone(), view.place.clone(), view.installation_id.clone())
 }
 
-impl From<&Row> for State {
-    fn from(row: &Row) -> Self {
-        let credential = row.installation.credential.as_ref();
-        Self {
-            view: InstallationView::from(row),
-            credential_event: credential.map(|it| it.event.as_str().to_owned()),
-        }
-    }
+fn by_key(states: Vec<State>) -> BTreeMap<Key, State> {
+    states.into_iter().map(|state| (key(&state), state)).collect()
 }
 
 /// What the events of a batch led to, place by place.
 pub(crate) fn between(before: Vec<State>, after: &[Row], batch: &[&Recorded]) -> Vec<NewChange> {
-    let mut before: BTreeMap<Key, State> =
-        before.into_iter().map(|state| (state.key(), state)).collect();
+    let mut before = by_key(before);
     let (erased, occurred) = (erased(batch), occurred(batch));
     let mut changes = Vec::new();
     for row in after {
         let now = State::from(row);
-        let key = now.key();
+        let key = key(&now);
         let was = before.remove(&key);
         let mut types = types(was.as_ref(), &now);
         if erased.contains(&key) {
@@ -81,8 +63,7 @@ pub(crate) fn between(before: Vec<State>, after: &[Row], batch: &[&Recorded]) ->
 
 /// What a rebuilt projection says otherwise than the one it replaces.
 pub(crate) fn of_rebuild(live: Vec<State>, built: Vec<State>, now: Timestamp) -> Vec<NewChange> {
-    let mut live: BTreeMap<Key, State> =
-        live.into_iter().map(|state| (state.key(), state)).collect();
+    let mut live = by_key(live);
     let mut changes = Vec::new();
     let change = |r#type, view: &InstallationView| NewChange {
         r#type,
@@ -90,7 +71,7 @@ pub(crate) fn of_rebuild(live: Vec<State>, built: Vec<State>, now: Timestamp) ->
         installation: view.clone(),
     };
     for state in built {
-        let was = live.remove(&state.key());
+        let was = live.remove(&key(&state));
         let types = types(was.as_ref(), &state);
         changes.extend(types.into_iter().map(|it| change(it, &state.view)));
     }

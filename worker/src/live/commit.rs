@@ -20,7 +20,7 @@ use tracing::{Instrument as _, Span, info_span};
 
 use crate::error_chain::chain;
 use crate::live::admission::admit;
-use crate::live::changes::{self, State};
+use crate::live::changes;
 use crate::store;
 use crate::store::changes::Cause;
 use crate::store::database;
@@ -306,10 +306,8 @@ async fn write(
     let before = installations::states(transaction, None, &known(&needed.history, &appended))
         .instrument(statement("SELECT", "projection.installations"))
         .await?;
-    let before =
-        before.into_iter().map(|(view, credential_event)| State { view, credential_event });
     let rows = fold_places(&needed.history, terms.retention);
-    let changes = changes::between(before.collect(), &rows, &incoming);
+    let changes = changes::between(before, &rows, &incoming);
     installations::save(transaction, rows)
         .instrument(statement("INSERT", "projection.installations"))
         .await?;

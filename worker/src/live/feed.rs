@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error_chain::chain;
 use crate::store::changes::{self, ChangeView};
 use crate::store::database;
-use crate::store::feed::{self, Cursor, FeedError, Query};
+use crate::store::feed::{self, Cursor, FeedError, Found, Query};
 use crate::store::reach::Reach;
 
 /// How soon a reader that waits hears of a change.
@@ -102,17 +102,21 @@ impl Feed {
     ) -> Result<(Vec<ChangeView>, Cursor), FeedError> {
         let until = Instant::now() + wait;
         let mut end = (!wait.is_zero()).then(|| self.end.clone());
+        let mut began = None;
         loop {
             if let Some(end) = &mut end {
                 end.mark_unchanged();
             }
-            let (found, cursor) = feed::read(&self.pool, reach, &query).await?;
+            let Found { changes, cursor, looked_to } =
+                feed::read(&self.pool, reach, &query).await?;
             let is_over = Instant::now() >= until || self.shutdown.is_cancelled();
-            let Some(end) = end.as_mut().filter(|_| found.is_empty() && !is_over) else {
-                return Ok((found, cursor));
+            let Some(end) = end.as_mut().filter(|_| changes.is_empty() && !is_over) else {
+                // How far it was looked is not told to who does not reach everything.
+                let hides = changes.is_empty() && *reach != Reach::Everything;
+                return Ok((changes, began.filter(|_| hides).unwrap_or(cursor)));
             };
-            // What was looked at and is not asked for is not looked at again.
-            query.after = Some(cursor);
+            began.get_or_insert(cursor);
+            query.after = Some(looked_to);
             tokio::select! {
                 // An error means that the watcher has ended.
                 _ = end.changed() => {}

@@ -13,7 +13,7 @@ use crate::operate::output::{self, Format};
 use crate::operate::progress::note;
 use crate::store::changes::{self, ChangeView};
 use crate::store::database;
-use crate::store::feed::{self, Cursor, FeedPage, PAGE_MAX, Query};
+use crate::store::feed::{self, Cursor, FeedPage, Found, PAGE_MAX, Query};
 use crate::store::reach::Reach;
 
 /// Between two looks for something new.
@@ -92,7 +92,8 @@ impl Tail {
             limit: self.limit,
         };
         loop {
-            let (changes, cursor) = feed::read(&pool, &Reach::Everything, &query).await?;
+            let found = feed::read(&pool, &Reach::Everything, &query).await?;
+            let Found { changes, cursor, .. } = found;
             if !self.follow {
                 let page = FeedPage { changes, cursor: cursor.to_string() };
                 return self.format.print(&page, render);

@@ -97,12 +97,17 @@ pub(crate) async fn end(
     Ok(Cursor { feed, position })
 }
 
-/// The changes after a cursor, and the cursor after them.
-pub(crate) async fn read(
-    pool: &PgPool,
-    reach: &Reach,
-    query: &Query,
-) -> Result<(Vec<ChangeView>, Cursor), FeedError> {
+/// What was found, and how far it was looked for.
+pub(crate) struct Found {
+    pub(crate) changes: Vec<ChangeView>,
+    /// What a reader is given: it tells no more than its own changes do, unless it reaches all.
+    pub(crate) cursor: Cursor,
+    /// Nothing up to here is to be looked at again.
+    pub(crate) looked_to: Cursor,
+}
+
+/// The changes after a cursor.
+pub(crate) async fn read(pool: &PgPool, reach: &Reach, query: &Query) -> Result<Found, FeedError> {
     let mut connection = database::acquire(pool).await?;
     // Of one moment, or something could be pruned between the look at the ends and the read.
     let mut transaction = connection.begin().await?;
@@ -125,12 +130,13 @@ pub(crate) async fn read(
     let changes = changes::page(&mut transaction, reach, &of).await?;
     transaction.commit().await?;
     let is_full = changes.len() >= usize::from(query.limit);
-    let seen = changes.last().map(|change| change.position);
-    let position = match reach {
-        Reach::Everything if !is_full => last,
-        _ => seen.unwrap_or(after),
+    let seen = changes.last().map_or(after, |change| change.position);
+    let looked_to = Cursor { feed, position: if is_full { seen } else { last } };
+    let cursor = match reach {
+        Reach::Everything => looked_to.clone(),
+        Reach::Sources(_) | Reach::Apps { .. } => looked_to.at(seen),
     };
-    Ok((changes, Cursor { feed, position }))
+    Ok(Found { changes, cursor, looked_to })
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use serde_json::value::{RawValue, to_raw_value};
 #[cfg(test)]
 pub(crate) use read::example;
 pub(crate) use read::{
-    InstallationView, PageEnd, PageOf, Selection, by_id, can_be_read, counts, credential, digests,
-    envelopes, expired_tokens, page, states,
+    InstallationView, PageEnd, PageOf, Selection, State, by_id, can_be_read, counts, credential,
+    digests, envelopes, expired_tokens, page, states,
 };
 pub(crate) use write::{copy_in, save};
 

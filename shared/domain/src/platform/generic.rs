@@ -141,9 +141,14 @@ impl Adapter for Mapping {
                 *value = Value::Null;
             }
         }
-        // A secret that is not where it was said to be may be elsewhere.
-        let payload =
-            if has_all_secrets { Payload::Clear(parts.body) } else { payload::sealed(parts.body) };
+        // A secret that is not where it was said to be may be elsewhere, and what was not understood
+        // may hold one.
+        let is_understood = !matches!(fact, Fact::Unrecognized { .. });
+        let payload = if has_all_secrets && is_understood {
+            Payload::Clear(parts.body)
+        } else {
+            payload::sealed(parts.body)
+        };
         Ok(Callback { app_id, idempotency_key, occurred_at: time.at(), fact, payload })
     }
 

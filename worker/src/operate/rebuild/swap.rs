@@ -8,13 +8,12 @@ use service::clock;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use crate::live::changes::{State, of_rebuild};
+use crate::live::changes::of_rebuild;
 use crate::operate::backends::Backends;
 use crate::operate::rebuild::alone_or_bail;
 use crate::operate::rebuild::catch_up::{Round, approach, catch_up};
 use crate::store::changes::{self, Cause, NewChange};
 use crate::store::database;
-use crate::store::fold_unit::FoldUnit;
 use crate::store::installations;
 use crate::store::installations::compare::{self, Comparison, Scope};
 use crate::store::late_places::{self, Mark};
@@ -78,21 +77,12 @@ impl Swap<'_> {
         let mut found = Vec::new();
         for units in compare::different_places(transaction, self.new).await?.chunks(PLACES_AT_ONCE)
         {
-            let live = states(transaction, None, units).await?;
-            let built = states(transaction, Some(self.new), units).await?;
+            let live = installations::states(transaction, None, units).await?;
+            let built = installations::states(transaction, Some(self.new), units).await?;
             found.extend(of_rebuild(live, built, clock::now()));
         }
         Ok(found)
     }
-}
-
-async fn states(
-    transaction: &mut PgConnection,
-    schema: Option<Schema>,
-    units: &[FoldUnit],
-) -> Result<Vec<State>, sqlx::Error> {
-    let found = installations::states(transaction, schema, units).await?;
-    Ok(found.into_iter().map(|(view, credential_event)| State { view, credential_event }).collect())
 }
 
 /// Takes the last swap back: the former projection is caught up with and

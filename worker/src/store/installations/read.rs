@@ -92,19 +92,29 @@ impl From<&Row> for InstallationView {
     }
 }
 
-/// Every installation in these places, and which event brought its credential. Of the live
-/// projection, or of one beside it.
+/// An installation as a reader sees it, and what tells one credential from another.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub(crate) struct State {
+    #[sqlx(flatten)]
+    pub(crate) view: InstallationView,
+    /// Which event brought its credential.
+    pub(crate) credential_event: Option<String>,
+}
+
+impl From<&Row> for State {
+    fn from(row: &Row) -> Self {
+        let credential = row.installation.credential.as_ref();
+        let credential_event = credential.map(|it| it.event.as_str().to_owned());
+        Self { view: InstallationView::from(row), credential_event }
+    }
+}
+
+/// Every installation in these places: of the live projection, or of one beside it.
 pub(crate) async fn states(
     connection: &mut PgConnection,
     schema: Option<Schema>,
     units: &[FoldUnit],
-) -> Result<Vec<(InstallationView, Option<String>)>, sqlx::Error> {
-    #[derive(FromRow)]
-    struct Found {
-        #[sqlx(flatten)]
-        view: InstallationView,
-        credential_event: Option<String>,
-    }
+) -> Result<Vec<State>, sqlx::Error> {
     if units.is_empty() {
         return Ok(Vec::new());
     }
@@ -116,9 +126,7 @@ pub(crate) async fn states(
          WHERE (source, place) IN (SELECT * FROM unnest($1::text[], $2::text[]))",
         schema.map_or("projection".to_owned(), |schema| schema.to_string())
     );
-    let found: Vec<Found> =
-        sqlx::query_as(AssertSqlSafe(sql)).bind(sources).bind(places).fetch_all(connection).await?;
-    Ok(found.into_iter().map(|found| (found.view, found.credential_event)).collect())
+    sqlx::query_as(AssertSqlSafe(sql)).bind(sources).bind(places).fetch_all(connection).await
 }
 
 /// An installation as tests know it.

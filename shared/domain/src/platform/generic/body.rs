@@ -18,7 +18,7 @@ pub(super) fn read(
 ) -> Result<Value, Refusal> {
     let fields = match verified.claims_in_body() {
         Some(claims) => {
-            let mut said = claims.clone();
+            let mut said = claims.as_object().cloned().unwrap_or_default();
             said.retain(|name, _| !TOKEN_CLAIMS.contains(&name.as_str()));
             said
         }

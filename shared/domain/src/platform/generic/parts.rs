@@ -4,7 +4,6 @@ use http::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::mapping::Locator;
-use crate::jwt::Claims;
 use crate::platform::fields::Fields;
 use crate::platform::hint::TimeHint;
 use crate::platform::refusal::Refusal;
@@ -17,7 +16,7 @@ pub(super) struct Parts<'a> {
     pub(super) query: &'a str,
     pub(super) method: &'a Method,
     /// What a signed token says.
-    pub(super) claims: Option<&'a Claims>,
+    pub(super) claims: Option<&'a Value>,
 }
 
 impl<'a> Parts<'a> {
@@ -45,13 +44,7 @@ impl Parts<'_> {
                 pairs.find(|(key, _)| key == name).map(|(_, value)| text(&value))
             }
             Locator::Claim(pointer) => {
-                let mut names = pointer.split('/').skip(1).map(unescaped);
-                let first = self.claims?.get(&names.next()?);
-                let found = names.fold(first, |found, name| match found? {
-                    Value::Array(items) => items.get(name.parse::<usize>().ok()?),
-                    other => other.get(&name),
-                });
-                found.filter(|value| !value.is_null()).cloned()
+                self.claims?.pointer(pointer).filter(|value| !value.is_null()).cloned()
             }
             Locator::Method => Some(text(self.method.as_str())),
             Locator::Value(value) => Some(text(value)),
@@ -93,9 +86,4 @@ impl Parts<'_> {
             _ => Fields::new(),
         }
     }
-}
-
-/// A part of a JSON Pointer (RFC 6901, section 4).
-fn unescaped(part: &str) -> String {
-    part.replace("~1", "/").replace("~0", "~")
 }

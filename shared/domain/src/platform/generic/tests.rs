@@ -387,13 +387,17 @@ fn permissions_that_cannot_be_read_are_not_taken_away() {
     let mapping = small(r#", "permissions_changed": ["changed"], "permissions": "/p""#);
     let read = |permissions: Value| {
         let body = json!({ "type": "changed", "id": 7, "p": permissions }).to_string();
-        delivered(&mapping, &Method::POST, &body, "").unwrap().fact
+        delivered(&mapping, &Method::POST, &body, "").unwrap()
     };
-    let Fact::PermissionsChanged { granted_permissions, .. } = read(json!(["a"])) else { panic!() };
+    let Fact::PermissionsChanged { granted_permissions, .. } = read(json!(["a"])).fact else {
+        panic!()
+    };
     assert_eq!(granted_permissions, ["a"]);
-    assert_eq!(read(json!([])).kind(), "permissions_changed");
+    assert_eq!(read(json!([])).fact.kind(), "permissions_changed");
     for odd in [json!(7), Value::Null, json!([1])] {
-        assert_eq!(read(odd.clone()).kind(), "unrecognized", "{odd}");
+        let callback = read(odd.clone());
+        assert_eq!(callback.fact.kind(), "unrecognized", "{odd}");
+        assert!(matches!(callback.payload, Payload::Sealed(_)), "{odd}");
     }
 }
 
