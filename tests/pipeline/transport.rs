@@ -146,10 +146,11 @@ async fn postgres_is_reached_by_tls_and_only_if_it_is_who_it_should_be() {
     for (name, issuer) in [("ca.pem", &ours), ("other-ca.pem", &other)] {
         fs::write(folder.join(name), issuer.pem()).unwrap();
     }
-    // The server's own user has to own the key.
+    // The server's own user has to own the key. A program that does not read what it is given
+    // may end before the server has written it, which is an error ("broken pipe").
     let write = |pem: &Path, name: &str| {
         let pem = fs::read_to_string(pem).unwrap();
-        format!("COPY (SELECT 1) TO PROGRAM $$umask 077; printf '%s' '{pem}' > {name}$$")
+        format!("COPY (SELECT 1) TO PROGRAM $$cat >&2; umask 077; printf '%s' '{pem}' > {name}$$")
     };
     run(
         &world,
