@@ -25,6 +25,9 @@ use crate::world::{DEADLINE, Setup, World, is_callback};
 
 const SEED: u64 = 1;
 const ACTORS: usize = 24;
+/// A customer moves to another instance then. One with hundreds of installs costs the workers
+/// more than a debug build can do, and no customer has one.
+const INSTALLS_OF_INSTANCE: usize = 20;
 const ACK_WAIT_MS: u64 = 2_000;
 const RETRY_AFTER: Duration = Duration::from_millis(40);
 
@@ -54,6 +57,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Installed {
     id: String,
+    instance: String,
     api_key: String,
     has_ended: bool,
     /// Whether an attempt at its last change was left without an answer.
@@ -70,10 +74,6 @@ impl Actor {
         self
     }
 
-    fn instance(&self) -> String {
-        format!("chaos_{}", self.number)
-    }
-
     async fn act(&mut self) {
         let current = self.done.last().is_some_and(|last| !last.has_ended);
         match (current, self.rng.random_range(0..10)) {
@@ -86,16 +86,17 @@ impl Actor {
 
     async fn install(&mut self) {
         let id = format!("c{}_{}", self.number, self.done.len());
-        let callback = install_in(&id, &self.instance());
+        let instance = format!("chaos_{}_{}", self.number, self.done.len() / INSTALLS_OF_INSTANCE);
+        let callback = install_in(&id, &instance);
         let api_key = callback["api_key"].as_str().unwrap().to_owned();
         let was_missed = self.send(callback).await;
-        self.done.push(Installed { id, api_key, has_ended: false, was_missed });
+        self.done.push(Installed { id, instance, api_key, has_ended: false, was_missed });
     }
 
     async fn replace_key(&mut self) {
         let Some(last) = self.done.last().cloned() else { return };
         let api_key = format!("blnk_{}_{:016x}", last.id, self.rng.random::<u64>());
-        let callback = with_key(install_in(&last.id, &self.instance()), &api_key);
+        let callback = with_key(install_in(&last.id, &last.instance), &api_key);
         let was_missed = self.send(callback).await;
         if let Some(last) = self.done.last_mut() {
             (last.api_key, last.was_missed) = (api_key, was_missed);
@@ -103,14 +104,14 @@ impl Actor {
     }
 
     async fn uninstall(&mut self) {
-        let instance = self.instance();
         let open: Vec<usize> =
             (0..self.done.len()).filter(|index| !self.done[*index].has_ended).collect();
         // Mostly the one that lives.
         let one_of_all = open.choose(&mut self.rng).copied();
         let chosen = if self.rng.random_bool(0.8) { open.last().copied() } else { one_of_all };
         let Some(index) = chosen else { return };
-        let was_missed = self.send(uninstall_in(&self.done[index].id.clone(), &instance)).await;
+        let Installed { id, instance, .. } = &self.done[index];
+        let was_missed = self.send(uninstall_in(id, instance)).await;
         (self.done[index].has_ended, self.done[index].was_missed) = (true, was_missed);
     }
 
@@ -422,10 +423,11 @@ async fn check_states(world: &World, actors: &[Actor]) -> Result<u32, String> {
     let mut unconfirmed = 0;
     for actor in actors {
         for (index, installed) in actor.done.iter().enumerate() {
-            let Installed { id, api_key, has_ended, was_missed } = installed;
+            let Installed { id, instance, api_key, has_ended, was_missed } = installed;
             let answer = world.read(&format!("/v1/installations/{id}")).await;
             let status = answer.body["status"].as_str().unwrap_or("missing").to_owned();
-            let is_last = index + 1 == actor.done.len();
+            let next = actor.done.get(index + 1);
+            let is_last = next.is_none_or(|next| next.instance != *instance);
             let expected = match (has_ended, is_last) {
                 (true, _) => "inactive",
                 (false, false) => "superseded",

@@ -8,7 +8,8 @@ use dev::wait;
 use sqlx::Connection as _;
 
 use crate::load::Load;
-use crate::payload::install;
+use crate::payload::{install, uninstall};
+use crate::proxy::Proxy;
 use crate::world::{DEADLINE, Setup, World, eventually};
 
 const ROUNDS: usize = 4;
@@ -78,6 +79,28 @@ async fn waits_for_a_lock(world: &World) -> bool {
     let waiting: i64 =
         sqlx::query_scalar(sql).fetch_one(&mut world.connection().await).await.unwrap();
     waiting > 0
+}
+
+/// A firewall forgot the connections, or a virtual machine was moved: no side is told. The
+/// transaction that was open holds the lock of its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_cut_off_within_a_transaction_stops_nobody_for_long() {
+    let world = World::servers(Setup { workers: 2, ..setup() });
+    let postgres = Proxy::start(world.ports.postgres).await;
+    let before = format!("mooring_worker@127.0.0.1:{}", world.ports.postgres);
+    world.replace_in_config(&before, &format!("mooring_worker@127.0.0.1:{}", postgres.port));
+    let world = world.with_services().await;
+    let mut blocker = world.connection().await;
+    let mut lock = blocker.begin().await.unwrap();
+    sqlx::query("LOCK TABLE mooring.journal IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    world.acknowledged(&install("a")).await;
+    assert!(eventually(async || waits_for_a_lock(&world).await).await, "it did not get so far");
+    postgres.forget();
+    lock.rollback().await.unwrap();
+
+    world.acknowledged(&uninstall("a")).await;
+    world.wait_for_status("a", "inactive").await;
+    world.assert_exactly_once(&["install:a".to_owned(), "uninstall:a".to_owned()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! A network between services and a server that can be broken: nothing comes through, with
 //! connections that stay open; everything is late; or connections are cut.
 
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,32 +27,46 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     network: watch::Sender<Network>,
     cuts: watch::Sender<u64>,
+    count: Arc<AtomicUsize>,
+    /// Connections with a lower number are dead.
+    forgotten: watch::Sender<usize>,
 }
 
 impl Proxy {
     pub(crate) async fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let proxy =
-            Self { port, network: watch::Sender::new(Network::Whole), cuts: watch::Sender::new(0) };
-        let (network, cuts) = (proxy.network.clone(), proxy.cuts.clone());
-        let count = Arc::new(AtomicUsize::new(0));
+        let proxy = Self {
+            port,
+            network: watch::Sender::new(Network::Whole),
+            cuts: watch::Sender::new(0),
+            count: Arc::default(),
+            forgotten: watch::Sender::new(0),
+        };
+        let accepting = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let number = count.fetch_add(1, Ordering::Relaxed);
-                let (network, mut cut) = (network.subscribe(), cuts.subscribe());
+                let number = accepting.count.fetch_add(1, Ordering::Relaxed);
+                let (network, mut cut) =
+                    (accepting.network.subscribe(), accepting.cuts.subscribe());
+                let mut forgotten = accepting.forgotten.subscribe();
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
                     client.set_nodelay(true).ok();
                     server.set_nodelay(true).ok();
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    let there = carry(from_client, to_server, network.clone(), number);
-                    let back = carry(from_server, to_client, network, number);
+                    let mut there = pin!(carry(from_client, to_server, network.clone(), number));
+                    let mut back = pin!(carry(from_server, to_client, network, number));
+                    let is_forgotten = async {
+                        forgotten.wait_for(|below| number < *below).await.ok();
+                    };
                     tokio::select! {
-                        () = there => {}
-                        () = back => {}
+                        () = &mut there => {}
+                        () = &mut back => {}
                         _ = cut.changed() => {}
+                        // Both ends stay open.
+                        () = is_forgotten => pending().await,
                     }
                 });
             }
@@ -60,6 +76,13 @@ impl Proxy {
 
     pub(crate) fn set(&self, network: Network) {
         self.network.send_replace(network);
+    }
+
+    /// Of every connection that is open now nothing comes through any more, and neither side is
+    /// told. New ones are whole.
+    pub(crate) fn forget(&self) {
+        let open = self.count.load(Ordering::Relaxed);
+        self.forgotten.send_replace(open);
     }
 
     /// Ends every connection.

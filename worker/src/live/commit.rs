@@ -23,7 +23,7 @@ use crate::live::admission::admit;
 use crate::live::changes;
 use crate::store;
 use crate::store::changes::Cause;
-use crate::store::database;
+use crate::store::database::{self, ClosedIfCancelled};
 use crate::store::dead_letters::{self, DeadLetter, Reason};
 use crate::store::fold_unit::{self, FoldUnit};
 use crate::store::installations::{self, Row};
@@ -230,7 +230,18 @@ async fn commit(
     terms: &Terms,
     arrival: Arrival,
 ) -> Result<Committed, CommitError> {
-    let mut connection = database::acquire(pool).await?;
+    let mut connection = ClosedIfCancelled::acquire(pool).await?;
+    let committed = commit_on(&mut connection, batch, terms, arrival).await;
+    connection.done();
+    committed
+}
+
+async fn commit_on(
+    connection: &mut PgConnection,
+    batch: &[Delivery],
+    terms: &Terms,
+    arrival: Arrival,
+) -> Result<Committed, CommitError> {
     let mut transaction = connection.begin().await?;
     let committed = write(&mut transaction, batch, terms, arrival).await?;
     transaction.commit().instrument(statement("COMMIT", "")).await?;

@@ -25,6 +25,9 @@ use crate::store::log_identity::{self, OtherLog};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A connection on which nothing comes any more says nothing of it either. After so long a batch
+/// is tried again on another one.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A server can be restored under a running worker.
 const CHECK_LOG_EVERY: Duration = Duration::from_secs(10);
 /// So much of a burst is kept until the next time.
@@ -164,10 +167,12 @@ impl Projector {
         arrival: Arrival,
         shutdown: &CancellationToken,
     ) -> Result<Committed, Interrupted> {
-        let mut backoff = backoff();
+        let (mut backoff, mut patience) = (backoff(), PATIENCE);
         loop {
             let started = Instant::now();
-            match commit::apply(&self.pool, deliveries, &self.terms, arrival).await {
+            let applied = commit::apply(&self.pool, deliveries, &self.terms, arrival);
+            let applied = timeout(patience, applied).await;
+            match applied.unwrap_or_else(|_elapsed| Err(unanswered(&mut patience))) {
                 Ok(committed) => {
                     observe(deliveries.len(), &committed, started);
                     return Ok(committed);
@@ -214,6 +219,13 @@ impl AckFloor {
         }
         self.known
     }
+}
+
+/// The next time it may take longer, because this may have been work and no silence.
+fn unanswered(patience: &mut Duration) -> CommitError {
+    let why = format!("a batch was not committed within {} s", patience.as_secs());
+    *patience = patience.saturating_mul(2);
+    CommitError::Retry(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
 }
 
 fn backoff() -> ExponentialBackoff {

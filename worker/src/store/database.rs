@@ -1,6 +1,7 @@
 //! Connections to Postgres, what is set on them, and what the server says of
 //! itself.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -32,16 +33,31 @@ const ARCHIVE_LOCK: i32 = 40;
 /// Exclusive for who trims the log, shared by who reads old events of it.
 const TRIM_LOCK: i32 = 41;
 
+/// What is set on every connection. A process that is frozen, or cut off, in the middle of a
+/// transaction holds locks that every worker needs: Postgres ends its session.
+const SESSION: [(&str, &str); 7] = [
+    // What a rebuild writes to another schema has no schema in its statement.
+    ("search_path", "projection, public"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("client_connection_check_interval", "10s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "4"),
+    ("tcp_user_timeout", "30s"),
+];
+
 /// A pool that connects when it is first used, so that a worker starts, and
 /// says that it is not ready, while Postgres is away.
 pub(crate) fn pool(settings: &settings::Postgres) -> PgPool {
     PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // What a rebuild writes to another schema has no schema in its statement.
         .after_connect(|connection, _| {
             Box::pin(async move {
-                sqlx::query("SET search_path TO projection, public").execute(connection).await?;
+                let (names, values): (Vec<&str>, Vec<&str>) = SESSION.into_iter().unzip();
+                let set = "SELECT set_config(name, value, false) \
+                           FROM unnest($1::text[], $2::text[]) AS session (name, value)";
+                sqlx::query(set).bind(names).bind(values).execute(connection).await?;
                 Ok(())
             })
         })
@@ -86,6 +102,45 @@ async fn diagnose(pool: &PgPool) -> Option<sqlx::Error> {
         }
         Ok(Err(cause)) => Some(cause),
         Err(_elapsed) => None,
+    }
+}
+
+/// A connection that is closed if it is dropped before its work is done. The pool would ask it
+/// whether it is well, and wait as long for the answer.
+pub(crate) struct ClosedIfCancelled {
+    connection: PoolConnection<Postgres>,
+    is_done: bool,
+}
+
+impl ClosedIfCancelled {
+    pub(crate) async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        Ok(Self { connection: acquire(pool).await?, is_done: false })
+    }
+
+    pub(crate) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Deref for ClosedIfCancelled {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for ClosedIfCancelled {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for ClosedIfCancelled {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.connection.close_on_drop();
+        }
     }
 }
 
