@@ -148,20 +148,24 @@ pub(crate) async fn page(
     reach: &Reach,
     of: &ChangesOf<'_>,
 ) -> Result<Vec<ChangeView>, sqlx::Error> {
+    let reach = reach.within(of.source);
     let sql = format!(
-        "SELECT position, type, cause, source, app_id, installation_id, generation, occurred_at,
-                recorded_at, installation
-         FROM mooring.changes AS change
-         WHERE position > $1 AND position <= $2 AND source = coalesce($3, source)
-           AND ($4::text[] IS NULL OR type = ANY ($4)) AND {}
+        "SELECT found.* FROM {} CROSS JOIN LATERAL (
+             SELECT position, type, cause, source, app_id, installation_id, generation,
+                    occurred_at, recorded_at, installation
+             FROM mooring.changes
+             WHERE position > $1 AND position <= $2 AND ($3::text[] IS NULL OR type = ANY ($3))
+               AND {}
+             ORDER BY position
+             LIMIT $4) AS found
          ORDER BY position
-         LIMIT $5",
-        reach.condition("change", "change.app_id", 6)
+         LIMIT $4",
+        reach.parts(5),
+        reach.is_of_part("app_id", 5)
     );
     sqlx::query_as(AssertSqlSafe(sql))
         .bind(sequence_to_sql(of.after))
         .bind(sequence_to_sql(of.to))
-        .bind(of.source)
         .bind(of.types)
         .bind(of.limit)
         .bind(reach.sources())
@@ -176,8 +180,12 @@ pub(crate) async fn last_of(
     reach: &Reach,
 ) -> Result<Option<u64>, sqlx::Error> {
     let sql = format!(
-        "SELECT max(position) FROM mooring.changes AS change WHERE {}",
-        reach.condition("change", "change.app_id", 1)
+        "SELECT max(found.position) FROM {} CROSS JOIN LATERAL (
+             SELECT position FROM mooring.changes WHERE {}
+             ORDER BY position DESC
+             LIMIT 1) AS found",
+        reach.parts(1),
+        reach.is_of_part("app_id", 1)
     );
     let last: Option<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(reach.sources())
