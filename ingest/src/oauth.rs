@@ -254,7 +254,8 @@ async fn connect(
         tracing::warn!(source = source.name.as_str(), %why, "the token answer names no installation");
         NOT_UNDERSTOOD
     })?;
-    let issued = if source.adapter.grant_installs() { issued.as_install() } else { issued };
+    let is_install = source.adapter.grant_installs(&owner);
+    let issued = if is_install { issued.as_install() } else { issued };
     let (grant, keys) = (Grant::AuthorizationCode, &app.fingerprints);
     let callback = match &ticket {
         Some(ticket) => issued.callback_with_ticket(owner, grant, keys, ticket.as_str()),

@@ -332,7 +332,7 @@ async fn the_token_of_a_company_is_exchanged_for_those_of_its_locations() {
         assert!(eventually(exchanged).await, "{}", world.worker_log());
     }
     let company = world.installation("my-app:company:c1").await;
-    assert_eq!(company["status"], "pending");
+    assert_eq!(company["status"], "active", "its INSTALL may never come");
     assert_eq!(server.seen(|seen| seen.locations), 2, "each location is asked for once");
 
     // Installed again it needs a token of its own again.
@@ -352,4 +352,46 @@ async fn the_token_of_a_company_is_exchanged_for_those_of_its_locations() {
         token.is_some() && token != before
     };
     assert!(eventually(again).await, "{}", world.worker_log());
+}
+
+/// HighLevel's INSTALL for a location that was made later may lack `companyId`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_that_names_no_company_gets_tokens_from_the_one_that_has_it() {
+    let company = |id: &str| json!({ "userType": "Company", "companyId": id });
+    let codes = [("code-1", "c1"), ("code-2", "c2"), ("code-3", "c3")];
+    let codes = codes.map(|(code, id)| (code, company(id)));
+    let server = TokenServer::start(Codes::from(codes), "", LONG).await;
+    server.seen(|seen| seen.company_of = [("l1", "c2"), ("l2", "none")].into());
+    let highlevel = start(&server, Setup::default(), "state = \"when_present\"").await;
+    let world = &highlevel.world;
+    for number in 1..=3 {
+        assert_eq!(come_back(world, "", &format!("code=code-{number}")).await.0, 200);
+    }
+    for (n, id) in [("w1", "l1"), ("w2", "l2")] {
+        let install = event("INSTALL", n, "10.000", json!({ "locationId": id }));
+        assert!(!highlevel.acknowledged(&install).await);
+    }
+    let exchanged = async || access_token(world, "l1").await.is_some();
+    assert!(eventually(exchanged).await, "{}", world.worker_log());
+    let location = world.installation(&installed("l1")).await;
+    assert_eq!(location["scope"], json!({ "location_id": "l1", "company_id": "c2" }));
+    let parent = json!({ "installation_id": "my-app:company:c2", "status": "active" });
+    assert_eq!(location["parent"], parent);
+    let company = world.installation("my-app:company:c2").await;
+    let children = json!([{ "installation_id": installed("l1"), "status": "active" }]);
+    assert_eq!((&company["children"], &company["children_count"]), (&children, &json!(1)));
+
+    // A company's own INSTALL may come all the same, and is the same install.
+    let install = event("INSTALL", "w3", "12.000", json!({ "companyId": "c2" }));
+    assert!(!highlevel.acknowledged(&install).await);
+    world.wait_applied().await;
+    let company = world.installation("my-app:company:c2").await;
+    assert_eq!((&company["status"], &company["generation"]), (&json!("active"), &json!(1)));
+    assert!(world.credential("my-app:company:c2").await.body["credential"].is_string());
+
+    // All were asked for the one that belongs to none, which is not asked for over and over.
+    assert!(access_token(world, "l2").await.is_none());
+    assert_eq!(server.seen(|seen| seen.locations), 3 + 2);
+    let other = world.installation(&installed("l2")).await;
+    assert_eq!((&other["status"], &other["parent"]), (&json!("active"), &Value::Null));
 }

@@ -27,6 +27,8 @@ pub(crate) struct Seen {
     pub(crate) reused: Vec<String>,
     pub(crate) refreshed: u64,
     pub(crate) locations: u64,
+    /// Whose locations are not those of every company.
+    pub(crate) company_of: BTreeMap<&'static str, &'static str>,
     /// Whether a refreshed access token is the one that it was before.
     pub(crate) repeats: bool,
     /// The next requests that fail with 503.
@@ -136,7 +138,11 @@ async fn location_token(
     if !is_ours || !headers.contains_key("version") {
         return (StatusCode::UNAUTHORIZED, Json(json!({ "error": "unauthorized" })));
     }
-    let whose = json!({ "userType": "Location", "locationId": asked["locationId"] });
+    let location = asked["locationId"].as_str();
+    if seen.company_of.get(location).is_some_and(|company| *company != asked["companyId"]) {
+        return refused("location_not_found");
+    }
+    let whose = json!({ "userType": "Location", "locationId": location });
     seen.issue(whose, false)
 }
 

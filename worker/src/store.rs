@@ -20,6 +20,7 @@ pub(crate) mod log_index;
 pub(crate) mod lost_events;
 pub(crate) mod reach;
 pub(crate) mod rebuilds;
+pub(crate) mod relatives;
 pub(crate) mod schema;
 pub(crate) mod sealing_keys;
 pub(crate) mod token_renewals;

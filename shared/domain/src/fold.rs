@@ -55,7 +55,8 @@
 //!     and uninstall ends a suspension before it.
 //! 13. Its permissions are those of the last change of them alone, unless what
 //!     installed or authorized it happened later.
-//! 14. Where the platform tells of no install, a user's grant is one.
+//! 14. Where the platform tells of no install, a user's grant is one. If an install comes
+//!     all the same, it is of the generation that the grant has begun.
 //!
 //! An update is taken by a generation that has ended, and so is a renewed token,
 //! for the sake of [`kept`]: otherwise an uninstall that comes late could bring

@@ -116,6 +116,12 @@ impl Platform {
         )
     }
 
+    /// Whether an installation of the platform with this name may be a part of another one.
+    pub fn parentage(name: &str) -> Option<Parentage> {
+        let platform = Self::ALL.into_iter().find(|platform| platform.name() == name)?;
+        platform.rules().oauth(None)?.parentage
+    }
+
     pub fn install_page(self) -> Result<InstallPageRules, String> {
         let page = self.rules().install_page();
         page.ok_or_else(|| format!("'{self}' sends users to no such page; remove it"))

@@ -251,7 +251,7 @@ async fn show(
     Id(id): Id,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Refused> {
-    let installation = find::show(&api.pool, caller.reach(), &which, &id).await?;
+    let installation = find::show_related(&api.pool, caller.reach(), &which, &id).await?;
     Ok(Json(installation).into_response())
 }
 

@@ -91,6 +91,13 @@ enum NotRenewed {
     Other(#[from] anyhow::Error),
 }
 
+/// What came of asking for tokens, and whose they are.
+struct Asked {
+    grant: Grant,
+    identity: Identity,
+    issued: Result<Issued, TokenError>,
+}
+
 /// How a round ended.
 enum Round {
     Done,
@@ -202,8 +209,8 @@ impl TokenRenewal {
         let source = SourceName::parse(candidate.source.as_str()).context("the source")?;
         let app = self.apps.get(&source).context("the source has no [oauth] any more")?;
         let (platform, identity) = self.identity(&source, candidate).await?;
-        let (grant, asked) = self.ask(app, candidate, &identity).await?;
-        let issued = asked.inspect_err(|error| count(&source, grant, error.result()))?;
+        let Asked { grant, identity, issued } = self.ask(app, candidate, identity).await?;
+        let issued = issued.inspect_err(|error| count(&source, grant, error.result()))?;
         let callback = issued.callback(identity, grant, &self.fingerprints);
         let callback = callback.context("what was issued").map_err(NotRenewed::Lost)?;
         // The platform's clock may be ahead of ours: these are not tokens of the time before.
@@ -221,8 +228,8 @@ impl TokenRenewal {
         &self,
         app: &OAuth,
         candidate: &Candidate,
-        identity: &Identity,
-    ) -> Result<(Grant, Result<Issued, TokenError>), NotRenewed> {
+        identity: Identity,
+    ) -> Result<Asked, NotRenewed> {
         let source = Some(candidate.source.as_str());
         let here = Selection { source, app_id: None, place: Some(&candidate.place) };
         let own = self.tokens(&candidate.installation_id, here).await?;
@@ -233,20 +240,43 @@ impl TokenRenewal {
             return Err(NotRenewed::Never("the installation has other tokens by now"));
         }
         if let Some(refresh_token) = own.and_then(|tokens| tokens.refresh_token) {
-            return Ok((
-                Grant::RefreshToken,
-                app.refresh(app.tenant_of(&identity.scope).as_ref(), &refresh_token).await,
-            ));
+            let tenant = app.tenant_of(&identity.scope);
+            let issued = app.refresh(tenant.as_ref(), &refresh_token).await;
+            return Ok(Asked { grant: Grant::RefreshToken, identity, issued });
         }
-        let parent = app.parentage().and_then(|parentage| (parentage.parent_of)(identity));
-        let Some(Parent { installation_id, request }) = parent else {
-            let why = "no refresh token was issued, and there is no parent to ask with";
-            return Err(NotRenewed::Never(why));
-        };
-        let of_app = Selection { source, app_id: Some(identity.app_id.as_str()), place: None };
-        let tokens = self.tokens(installation_id.as_str(), of_app).await?;
-        let tokens = tokens.context("the parent holds no tokens")?;
-        Ok((Grant::Location, app.for_part(&tokens, &request).await))
+        self.ask_parents(app, source, &candidate.parents, identity).await
+    }
+
+    /// One after the other, until one is the parent.
+    async fn ask_parents(
+        &self,
+        app: &OAuth,
+        source: Option<&str>,
+        parents: &[String],
+        identity: Identity,
+    ) -> Result<Asked, NotRenewed> {
+        let why = "no refresh token was issued, and there is no parent to ask with";
+        let parentage = app.parentage().ok_or(NotRenewed::Never(why))?;
+        let named = identity.scope.get(parentage.parent_key).cloned();
+        let mut last = None;
+        for parent in named.iter().chain(parents.iter().filter(|_| named.is_none())) {
+            let mut identity = identity.clone();
+            identity.scope.insert(parentage.parent_key.to_owned(), parent.clone());
+            let Some(Parent { installation_id, request }) = (parentage.parent_of)(&identity) else {
+                continue;
+            };
+            let of_app = Selection { source, app_id: Some(identity.app_id.as_str()), place: None };
+            let tokens = self.tokens(installation_id.as_str(), of_app).await?;
+            let tokens = tokens.context("the parent holds no tokens")?;
+            let issued = app.for_part(&tokens, &request).await;
+            let is_refused = matches!(issued, Err(TokenError::Refused { .. }));
+            let asked = Asked { grant: Grant::Location, identity, issued };
+            if !is_refused {
+                return Ok(asked);
+            }
+            last = Some(asked);
+        }
+        last.ok_or(NotRenewed::Never(why))
     }
 
     /// `None` if the installation holds none.

@@ -98,7 +98,8 @@ impl context::Command for Arguments {
                 format.print(&page, render)
             }
             Command::Show { id, which, format } => {
-                let found = find::show(&pool, &Reach::Everything, &which.into(), &id).await?;
+                let which = which.into();
+                let found = find::show_related(&pool, &Reach::Everything, &which, &id).await?;
                 format.print(&found, output::fields)
             }
         }

@@ -12,6 +12,7 @@ use crate::store::feed;
 use crate::store::installations::{self, InstallationView, PageEnd, PageOf, Selection};
 use crate::store::journal::{self, EventsOf, HistoryEntry, Known};
 use crate::store::reach::Reach;
+use crate::store::relatives::{self, Related};
 
 pub(crate) const PAGE_DEFAULT: u16 = 50;
 pub(crate) const PAGE_MAX: u16 = 200;
@@ -120,6 +121,18 @@ pub(crate) async fn list(pool: &PgPool, reach: &Reach, filter: &Filter) -> Resul
     installations.truncate(usize::from(limit));
     let next_cursor = installations.last().filter(|_| more).map(encode_cursor);
     Ok(Page { installations, next_cursor, changes_cursor })
+}
+
+/// With what it is a part of, and what is a part of it.
+pub(crate) async fn show_related(
+    pool: &PgPool,
+    reach: &Reach,
+    which: &Which,
+    id: &InstallationId,
+) -> Result<Related, FindError> {
+    let found = show(pool, reach, which, id).await?;
+    let mut connection = database::acquire(pool).await?;
+    Ok(relatives::of(&mut connection, found).await?)
 }
 
 pub(crate) async fn show(

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
 /// One installation is worked on for less than this.
@@ -15,8 +15,11 @@ pub(crate) const CLAIMED_FOR: Duration = Duration::from_secs(180);
 /// So many in one round.
 pub(crate) const ROUND_MAX: i64 = 200;
 
+/// A part that does not say of which parent it is may be one of these, the last of them first.
+const PARENTS_MAX: i64 = 25;
+
 /// An installation that needs new tokens.
-#[derive(Debug)]
+#[derive(Debug, FromRow)]
 pub(crate) struct Candidate {
     pub(crate) source: String,
     pub(crate) place: String,
@@ -25,6 +28,8 @@ pub(crate) struct Candidate {
     pub(crate) installed_at: Option<OffsetDateTime>,
     pub(crate) scope: Json<BTreeMap<String, String>>,
     pub(crate) has_tokens: bool,
+    /// Of a part without tokens: as their scopes name them. Several if it does not say which.
+    pub(crate) parents: Vec<String>,
     /// The event that brought the tokens to renew it from, and for a part without
     /// tokens its generation.
     renewed_from: String,
@@ -42,12 +47,10 @@ pub(crate) async fn expiring(
     sources: &[&str],
     before: Duration,
 ) -> Result<Vec<Candidate>, sqlx::Error> {
-    sqlx::query_as!(
-        Candidate,
-        r#"
-        SELECT held.source, held.place, held.installation_id, installed_at,
-               scope AS "scope: Json<BTreeMap<String, String>>", true AS "has_tokens!",
-               credential_event AS "renewed_from!"
+    sqlx::query_as(
+        "
+        SELECT held.source, held.place, held.installation_id, installed_at, scope,
+               true AS has_tokens, '{}'::text[] AS parents, credential_event AS renewed_from
         FROM projection.installations AS held
         JOIN mooring.journal AS brought ON brought.message_id = held.credential_event
         LEFT JOIN mooring.token_renewals AS renewal
@@ -63,44 +66,53 @@ pub(crate) async fn expiring(
                OR renewed_at < now() - interval '1 hour')
         ORDER BY coalesce(attempts, 0), credential_expires_at
         LIMIT $3
-        "#,
-        sources as _,
-        interval(before),
-        ROUND_MAX,
+        ",
     )
+    .bind(sources)
+    .bind(interval(before))
+    .bind(ROUND_MAX)
     .fetch_all(connection)
     .await
 }
 
 /// Parts that were installed with their parent, which holds the tokens. The
 /// scope of both says under `parent_key` which parent it is, and only that of a
-/// part has a `part_key`.
+/// part has a `part_key`. That of a part may not name its parent.
 pub(crate) async fn parts_without_tokens(
     connection: &mut PgConnection,
     source: &str,
     parent_key: &str,
     part_key: &str,
 ) -> Result<Vec<Candidate>, sqlx::Error> {
-    sqlx::query_as!(
-        Candidate,
-        r#"
-        SELECT part.source, part.place, part.installation_id, part.installed_at,
-               part.scope AS "scope: Json<BTreeMap<String, String>>", false AS "has_tokens!",
-               parent.credential_event || ' @' || part.generation AS "renewed_from!"
+    sqlx::query_as(
+        "
+        SELECT part.source, part.place, part.installation_id, part.installed_at, part.scope,
+               false AS has_tokens, parents, held.renewed_from
         FROM projection.installations AS part
-        JOIN projection.installations AS parent
-            ON parent.source = part.source AND parent.app_id = part.app_id
-           AND (parent.scope ->> $2::text) = (part.scope ->> $2::text)
-           AND parent.scope ? $2::text AND NOT parent.scope ? $3::text
-           AND parent.credential_event IS NOT NULL
-           AND parent.status IN ('pending', 'active', 'suspended', 'unconfirmed')
+        CROSS JOIN LATERAL (
+            SELECT array_agg(parent ORDER BY last DESC) AS parents,
+                   CASE count(*) WHEN 1 THEN min(credential_event)
+                        ELSE md5(string_agg(credential_event, ' ' ORDER BY credential_event)) END
+                   || ' @' || part.generation AS renewed_from
+            FROM (
+                SELECT parent.scope ->> $2 AS parent, parent.credential_event,
+                       parent.last_event_sequence AS last
+                FROM projection.installations AS parent
+                WHERE parent.source = part.source AND parent.app_id = part.app_id
+                  AND (parent.scope ->> $2) = coalesce(part.scope ->> $2, parent.scope ->> $2)
+                  AND NOT parent.scope ? $3
+                  AND parent.credential_event IS NOT NULL
+                  AND parent.status IN ('pending', 'active', 'suspended', 'unconfirmed')
+                ORDER BY last DESC
+                LIMIT $5) AS possible) AS held
         LEFT JOIN mooring.token_renewals AS renewal
             ON (renewal.source, renewal.place, renewal.installation_id)
              = (part.source, part.place, part.installation_id)
         WHERE part.source = $1
           AND part.status IN ('active', 'suspended', 'unconfirmed') AND part.credential_event IS NULL
-          AND part.scope ? $3::text
-          AND (renewed_from IS DISTINCT FROM parent.credential_event || ' @' || part.generation
+          AND part.scope ? $3
+          AND parents IS NOT NULL
+          AND (renewal.renewed_from IS DISTINCT FROM held.renewed_from
                OR (renewed_at IS NULL AND not_before <= now())
                OR renewed_at < now() - interval '1 hour')
           AND NOT EXISTS (
@@ -111,12 +123,13 @@ pub(crate) async fn parts_without_tokens(
                 AND erased.started_at > part.installed_at)
         ORDER BY coalesce(attempts, 0), part.last_event_sequence
         LIMIT $4
-        "#,
-        source,
-        parent_key,
-        part_key,
-        ROUND_MAX,
+        ",
     )
+    .bind(source)
+    .bind(parent_key)
+    .bind(part_key)
+    .bind(ROUND_MAX)
+    .bind(PARENTS_MAX)
     .fetch_all(connection)
     .await
 }

@@ -145,7 +145,9 @@ impl<'a> History<'a> {
     fn is_before(&self, recorded: &Recorded) -> bool {
         let has_ended = self.uninstalled_at.is_some();
         match &recorded.event.fact {
-            Fact::Installed { .. } => has_ended || recorded.event.occurred_at.is_some(),
+            Fact::Installed { .. } => {
+                has_ended || (recorded.event.occurred_at.is_some() && !self.is_granted_only())
+            }
             Fact::Authorized { grant, .. } => has_ended && grant.is_by_user(),
             Fact::Updated { .. }
             | Fact::Uninstalled { .. }
@@ -157,6 +159,12 @@ impl<'a> History<'a> {
             | Fact::Erased { .. }
             | Fact::Unrecognized { .. } => false,
         }
+    }
+
+    /// Whether all that shows an install is a user's grant.
+    fn is_granted_only(&self) -> bool {
+        let is_grant = |install: &&Recorded| matches!(install.event.fact, Fact::Authorized { .. });
+        !self.installs.is_empty() && self.installs.iter().all(is_grant)
     }
 
     fn change(&mut self, recorded: &'a Recorded, answers: &Answers<'_>) {
@@ -207,10 +215,16 @@ impl<'a> History<'a> {
     }
 
     /// What an install says of the scope counts before what a grant says, and
-    /// that before what an uninstall says.
-    fn identity(&self) -> &'a Identity {
+    /// that before what an uninstall says. Tokens complete it: they were issued for it.
+    fn identity(&self) -> Identity {
         let said = self.installs.last().copied().or(self.grant);
-        said.and_then(|recorded| recorded.event.fact.identity()).unwrap_or(self.identity)
+        let said = said.and_then(|recorded| recorded.event.fact.identity());
+        let mut identity = said.unwrap_or(self.identity).clone();
+        let authorized = self.authorized.and_then(|recorded| recorded.event.fact.identity());
+        for (name, id) in authorized.iter().flat_map(|it| &it.scope) {
+            identity.scope.entry(name.clone()).or_insert_with(|| id.clone());
+        }
+        identity
     }
 
     /// The last thing in the log that a user did for it: an install, or a grant.
@@ -305,7 +319,7 @@ impl<'a> History<'a> {
         let last = self.last.or(self.grant).unwrap_or(self.first);
         let last = self.suspension.filter(|it| in_time(it) > in_time(last)).unwrap_or(last);
         Installation {
-            identity: self.identity().clone(),
+            identity: self.identity(),
             generation: u32::try_from(index + 1).unwrap_or(u32::MAX).saturating_add(self.earlier),
             status,
             granted_permissions: self.granted_permissions(),

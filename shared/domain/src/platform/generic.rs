@@ -152,7 +152,7 @@ impl Adapter for Mapping {
         Ok(Callback { app_id, idempotency_key, occurred_at: time.at(), fact, payload })
     }
 
-    fn grant_installs(&self) -> bool {
+    fn grant_installs(&self, _owner: &Identity) -> bool {
         self.grant_installs
     }
 

@@ -112,6 +112,12 @@ impl Adapter for HighLevel {
         true
     }
 
+    /// An agency that installs an app for some of its locations gets tokens, and each location
+    /// an INSTALL. The agency itself may hear of none.
+    fn grant_installs(&self, owner: &Identity) -> bool {
+        !owner.scope.contains_key(LOCATION_SCOPE)
+    }
+
     fn token_owner(
         &self,
         app_id: &AppId,

@@ -59,8 +59,9 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Reads a verified callback.
     fn parse(&self, verified: &Verified<'_>) -> Result<Callback, Refusal>;
 
-    /// Whether what a user grants is an install, because the platform tells of none.
-    fn grant_installs(&self) -> bool {
+    /// Whether what a user grants for `_owner` is an install, because the platform may tell of
+    /// none.
+    fn grant_installs(&self, _owner: &Identity) -> bool {
         false
     }
 
