@@ -9,7 +9,8 @@ MOORING_NATS_INGEST_PASSWORD=$(cat /run/secrets/nats-ingest-password)
 MOORING_NATS_WORKER_PASSWORD=$(cat /run/secrets/nats-worker-password)
 MOORING_NATS_RENEWER_PASSWORD=$(cat /run/secrets/nats-renewer-password)
 MOORING_NATS_ARCHIVER_PASSWORD=$(cat /run/secrets/nats-archiver-password)
+MOORING_NATS_APP_PASSWORD=$(cat /run/secrets/nats-app-password)
 export MOORING_NATS_ADMIN_PASSWORD MOORING_NATS_INGEST_PASSWORD MOORING_NATS_WORKER_PASSWORD \
-  MOORING_NATS_RENEWER_PASSWORD MOORING_NATS_ARCHIVER_PASSWORD
+  MOORING_NATS_RENEWER_PASSWORD MOORING_NATS_ARCHIVER_PASSWORD MOORING_NATS_APP_PASSWORD
 
 exec nats-server -c /etc/nats/nats.conf

@@ -29,7 +29,7 @@ main() {
 
 make_all() {
   # Letters and digits, a letter first: they mean themselves in SQL and in nats.conf.
-  for name in nats-admin nats-ingest nats-worker nats-renewer nats-archiver postgres-superuser postgres-owner postgres-worker; do
+  for name in nats-admin nats-ingest nats-worker nats-renewer nats-archiver nats-app postgres-superuser postgres-owner postgres-worker; do
     make "$name-password" "p$(random | tr -dc 'A-Za-z0-9')"
   done
   make sealing-private-key "x25519-private.$(random | tr '+/' '-_' | tr -d '=')"
@@ -67,7 +67,7 @@ it back into the volume mooring_secrets, or start over with 'docker compose down
 
 hand_out() {
   give nats "$services_user" nats-admin-password nats-ingest-password nats-worker-password nats-renewer-password \
-    nats-archiver-password
+    nats-archiver-password nats-app-password
   give postgres "$postgres_user" postgres-superuser-password postgres-owner-password postgres-worker-password
   give migrate "$services_user" nats-admin-password postgres-owner-password
   give ingest "$services_user" nats-ingest-password fingerprint-key event-key-ingest blnk-path-token

@@ -10,18 +10,20 @@ pub struct NatsCredentials {
     pub worker: String,
     pub renewer: String,
     pub archiver: String,
+    pub app: String,
 }
 
 impl NatsCredentials {
     /// Each user's name and password.
-    pub(crate) fn users(&self) -> [(&'static str, &str); 5] {
-        let Self { admin, ingest, worker, renewer, archiver } = self; // a sixth user stops the build here
+    pub(crate) fn users(&self) -> [(&'static str, &str); 6] {
+        let Self { admin, ingest, worker, renewer, archiver, app } = self; // a seventh user stops the build here
         [
             ("admin", admin),
             ("ingest", ingest),
             ("worker", worker),
             ("renewer", renewer),
             ("archiver", archiver),
+            ("app", app),
         ]
     }
 

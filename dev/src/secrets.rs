@@ -16,7 +16,7 @@ use crate::durable;
 /// A secret's file name, and how it is made.
 type Kind = (&'static str, fn() -> String);
 
-const ALL: [Kind; 18] = [
+const ALL: [Kind; 19] = [
     (PRIVATE_KEY, new_private_key),
     ("fingerprint-key", new_key),
     ("event-key-ingest", new_key),
@@ -26,6 +26,7 @@ const ALL: [Kind; 18] = [
     ("nats-worker-password", new_password),
     ("nats-renewer-password", new_password),
     ("nats-archiver-password", new_password),
+    ("nats-app-password", new_password),
     ("postgres-superuser-password", new_password),
     ("postgres-owner-password", new_password),
     ("postgres-worker-password", new_password),
@@ -135,6 +136,7 @@ impl Secrets {
             worker: self.read("nats-worker-password")?,
             renewer: self.read("nats-renewer-password")?,
             archiver: self.read("nats-archiver-password")?,
+            app: self.read("nats-app-password")?,
         })
     }
 

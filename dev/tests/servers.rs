@@ -20,6 +20,7 @@ fn nats_credentials() -> NatsCredentials {
         worker: new_password(),
         renewer: new_password(),
         archiver: new_password(),
+        app: new_password(),
     }
 }
 
@@ -123,14 +124,15 @@ fn an_acknowledged_message_survives_a_kill_of_nats() {
 #[test]
 fn nats_does_not_start_with_a_password_that_would_not_survive_its_configuration() {
     let dir = temporary::folder().unwrap();
-    for user in ["admin", "ingest", "worker", "renewer", "archiver"] {
+    for user in ["admin", "ingest", "worker", "renewer", "archiver", "app"] {
         let mut credentials = nats_credentials();
         *match user {
             "admin" => &mut credentials.admin,
             "ingest" => &mut credentials.ingest,
             "worker" => &mut credentials.worker,
             "renewer" => &mut credentials.renewer,
-            _ => &mut credentials.archiver,
+            "archiver" => &mut credentials.archiver,
+            _ => &mut credentials.app,
         } = "two words".to_owned();
         let refused = NatsServer::start(nats_options(dir.path(), credentials)).err();
         let error = refused.expect("a password with a space was accepted").to_string();

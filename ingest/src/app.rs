@@ -8,6 +8,7 @@ use domain::fingerprint::FingerprintKeys;
 use domain::id::SourceName;
 use domain::key_ring::SealingKey;
 use eventlog::audit::Outcome;
+use eventlog::connect::Connection;
 use eventlog::keys::{Current, DataKeyPool};
 use opentelemetry::KeyValue;
 use service::problem::Problem;
@@ -30,6 +31,8 @@ pub(crate) struct App {
     pub(crate) audit: Audit,
     pub(crate) http: Http,
     pub(crate) publisher: Arc<Publisher>,
+    /// For what goes to the app itself.
+    pub(crate) connection: Connection,
     /// Where whoever comes may write.
     pub(crate) doors: Doors,
     pub(crate) used_tickets: UsedTickets,

@@ -8,13 +8,14 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use domain::event::{Callback, Event, Payload};
+use domain::event::{Callback, Event, Fact, Payload};
 use domain::jwt::Fetched;
 use domain::platform::challenge::Answered;
-use domain::platform::{MissedAck, Refusal, SuccessBody, accept_app, is_ignored};
+use domain::platform::{Destination, MissedAck, Refusal, SuccessBody, accept_app, destination};
 use domain::seal::SealingNonce;
 use domain::verify::{Delivery, Unauthentic, Verification, Verified};
 use eventlog::audit::Outcome;
+use eventlog::forward::{self, Forwarded};
 use eventlog::message::LogMessage;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
@@ -93,7 +94,7 @@ pub(crate) async fn receive(
         let proven = source.verification.verify(received.delivery());
         let proven = proven.map_err(|why| unauthentic(&why))?;
         verified = true;
-        parse(source, &proven, received.received_at)
+        parse(source, &proven, &received)
     });
     let parsed = match parsed {
         Ok(Understood::Event(parsed)) => Ok(parsed),
@@ -101,6 +102,9 @@ pub(crate) async fn receive(
         Ok(Understood::Ignored) => {
             METRICS.ignored.add(1, std::slice::from_ref(&source.attribute));
             return success(source, r#"{"ok":true,"ignored":true}"#);
+        }
+        Ok(Understood::Forward(forwarded)) => {
+            return forward(app, source, *forwarded, started).await;
         }
         Err(problem) => Err(problem),
     };
@@ -117,6 +121,7 @@ pub(crate) async fn receive(
         Ok((event, _slot)) => append(app, source, event, started, client.as_ref()).await,
         Err(problem) => Err(problem),
     };
+    let result = result.map(|appended| appended.duplicate);
     observe(source, started, event_type, &result);
     if let Err(problem) = &result
         && problem.is_refusal()
@@ -125,7 +130,7 @@ pub(crate) async fn receive(
         app.audit.record(&source.name, Outcome::Refused { status, reason, verified });
     }
     match result {
-        Ok(appended) => acknowledgement(source, appended),
+        Ok(duplicate) => acknowledgement(source, duplicate),
         Err(problem) => refusal(source, &problem),
     }
 }
@@ -144,10 +149,10 @@ fn refusal(source: &Source, problem: &Problem) -> Response {
 }
 
 /// The success as the platform expects it.
-fn acknowledgement(source: &Source, appended: Published) -> Response {
+fn acknowledgement(source: &Source, duplicate: bool) -> Response {
     success(
         source,
-        match appended.duplicate {
+        match duplicate {
             true => r#"{"ok":true,"duplicate":true}"#,
             false => r#"{"ok":true,"duplicate":false}"#,
         },
@@ -171,8 +176,42 @@ enum Understood {
     Event(Parsed),
     /// The platform asks whether the URL is the app's.
     Challenge(Answered),
+    /// It is for the app itself.
+    Forward(Box<Forwarded>),
     /// It is none of the source's business.
     Ignored,
+}
+
+/// Keeps it for the app, and answers.
+async fn forward(app: &App, source: &Source, forwarded: Forwarded, started: Instant) -> Response {
+    let kept = match admit(app, source, forwarded.body.len(), started).await {
+        Ok(()) => keep(app, source, &forwarded, started).await,
+        Err(problem) => Err(problem),
+    };
+    observe(source, started, "forwarded", &kept);
+    match kept {
+        Ok(duplicate) => acknowledgement(source, duplicate),
+        Err(problem) => refusal(source, &problem),
+    }
+}
+
+/// Says whether it was kept before.
+async fn keep(
+    app: &App,
+    source: &Source,
+    forwarded: &Forwarded,
+    started: Instant,
+) -> Result<bool, Problem> {
+    let slot = source.slots.try_acquire();
+    let _slot = slot.map_err(|_| not_appended(source, &NotAppended::SourceBusy))?;
+    let within = source.ack.budget.saturating_sub(started.elapsed());
+    let kept = forward::publish(&app.connection, forwarded, within).await;
+    let duplicate = kept.map_err(|why| {
+        let detail = format!("{why}; the callback was not acknowledged and may be sent again");
+        let problem = Problem::new(source.ack.unavailable, "not-forwarded", detail);
+        problem.retry_after(RETRY_AFTER_S)
+    })?;
+    Ok(duplicate)
 }
 
 fn challenged(answered: Answered) -> Response {
@@ -216,18 +255,35 @@ fn is_taken(source: &Source, method: &Method) -> Result<(), Problem> {
 fn parse(
     source: &Source,
     verified: &Verified<'_>,
-    received_at: Timestamp,
+    received: &Received,
 ) -> Result<Understood, Problem> {
     let answered = source.challenges.iter().find_map(|challenge| challenge.answer(verified));
     if let Some(answered) = answered {
         return Ok(Understood::Challenge(answered));
     }
     let callback = source.adapter.parse(verified).map_err(|why| refused(&why))?;
-    if is_ignored(&callback, &*source.adapter, &source.app_ids, &source.ignore) {
-        return Ok(Understood::Ignored);
+    let Source { adapter, app_ids, ignore, forward, .. } = source;
+    match destination(&callback, &**adapter, app_ids, ignore, forward) {
+        Destination::Nowhere => Ok(Understood::Ignored),
+        Destination::App => Ok(forwarded(source, callback, received)),
+        Destination::Log => {
+            accept_app(&callback, app_ids).map_err(|why| refused(&why))?;
+            Ok(Understood::Event((Box::new(callback), received.received_at)))
+        }
     }
-    accept_app(&callback, &source.app_ids).map_err(|why| refused(&why))?;
-    Ok(Understood::Event((Box::new(callback), received_at)))
+}
+
+fn forwarded(source: &Source, callback: Callback, received: &Received) -> Understood {
+    let Fact::Unrecognized { kind, .. } = callback.fact else { return Understood::Ignored };
+    let content_type = received.headers.get(header::CONTENT_TYPE);
+    Understood::Forward(Box::new(Forwarded {
+        source: source.name.clone(),
+        kind,
+        idempotency_key: callback.idempotency_key,
+        received_at: received.received_at,
+        content_type: content_type.and_then(|it| it.to_str().ok()).map(str::to_owned),
+        body: received.body.clone(),
+    }))
 }
 
 /// Where anybody may send callbacks, so many are taken. What has to prove that it
@@ -418,12 +474,12 @@ fn observe(
     source: &Source,
     started: Instant,
     event_type: &'static str,
-    result: &Result<Published, Problem>,
+    result: &Result<bool, Problem>,
 ) {
     let name = || source.attribute.clone();
     let result = match result {
-        Ok(Published { duplicate: false, .. }) => "appended",
-        Ok(Published { duplicate: true, .. }) => "duplicate",
+        Ok(false) => "appended",
+        Ok(true) => "duplicate",
         Err(problem) => {
             tracing::warn!(
                 source = source.name.as_str(),

@@ -93,6 +93,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         audit,
         http,
         publisher,
+        connection,
         doors,
         used_tickets,
         notes,

@@ -53,6 +53,8 @@ pub struct Source {
     pub app_ids: Vec<AppId>,
     /// Types of events that are acknowledged and not kept.
     pub ignore: Vec<String>,
+    /// Types of events that go to the app itself.
+    pub forward: Vec<String>,
     pub adapter: Box<dyn Adapter>,
     /// By which callbacks come.
     pub methods: Vec<Method>,
@@ -161,6 +163,7 @@ fn sources(
             platform: settings.platform.to_name(),
             app_ids: settings.app_ids.clone(),
             ignore: settings.ignore.clone(),
+            forward: settings.forward.clone(),
             adapter,
             methods: settings.methods.iter().map(|method| (*method).into()).collect(),
             body_bytes_max: settings.body_bytes_max.unwrap_or(config.ingest.body_bytes_max),

@@ -38,6 +38,7 @@ mod erasure;
 mod explain;
 mod feed;
 mod forged;
+mod forward;
 mod group_commit;
 mod held;
 mod hot_place;

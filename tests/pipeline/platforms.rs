@@ -40,13 +40,13 @@ impl HighLevel {
         Self { key, world: world.with_services().await }
     }
 
-    async fn send(&self, callback: &Value) -> Answer {
+    pub(crate) async fn send(&self, callback: &Value) -> Answer {
         let body = callback.to_string();
         let signature = BASE64_STANDARD.encode(self.key.sign(body.as_bytes()).as_ref());
         self.send_signed(body, &signature).await
     }
 
-    async fn send_signed(&self, body: String, signature: &str) -> Answer {
+    pub(crate) async fn send_signed(&self, body: String, signature: &str) -> Answer {
         let url = self.world.ingest_url(0, "/callbacks/highlevel");
         let request = self.world.http.post(url).header(CONTENT_TYPE, "application/json");
         let request = request.header("X-GHL-Signature", signature).body(body);

@@ -374,9 +374,13 @@ impl World {
 
     /// As the user that operators have.
     pub(crate) async fn jetstream(&self) -> jetstream::Context {
+        self.jetstream_as("admin", &self.nats.credentials().admin).await
+    }
+
+    pub(crate) async fn jetstream_as(&self, user: &str, password: &str) -> jetstream::Context {
         let options = async_nats::ConnectOptions::new()
-            .user_and_password("admin".to_owned(), self.nats.credentials().admin.clone())
-            .custom_inbox_prefix("_INBOX_admin");
+            .user_and_password(user.to_owned(), password.to_owned())
+            .custom_inbox_prefix(format!("_INBOX_{user}"));
         let urls: Vec<String> =
             [&self.nats].into_iter().chain(&self.peers).map(NatsServer::url).collect();
         jetstream::new(options.connect(urls).await.unwrap())

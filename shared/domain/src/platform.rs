@@ -134,17 +134,39 @@ impl fmt::Display for Platform {
     }
 }
 
-/// Whether a callback is none of the source's business: it is acknowledged, counted
-/// and not kept. What installs or uninstalls is never ignored.
-pub fn is_ignored(
+/// Where a callback goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    Log,
+    /// The app itself takes it, as it came.
+    App,
+    /// It is none of the source's business: it is acknowledged, counted and not kept.
+    Nowhere,
+}
+
+/// What installs or uninstalls goes to the log, always. `forwarded` may have `*`. What
+/// names an app that is not `accepted` goes nowhere else.
+pub fn destination(
     callback: &Callback,
     adapter: &dyn Adapter,
     accepted: &[AppId],
     ignored: &[String],
-) -> bool {
-    let Fact::Unrecognized { kind, .. } = &callback.fact else { return false };
-    let is_ours = callback.app_id.as_ref().is_some_and(|app_id| accepted.contains(app_id));
-    ignored.contains(kind) || adapter.hears_of_others() && !is_ours
+    forwarded: &[String],
+) -> Destination {
+    let Fact::Unrecognized { kind, .. } = &callback.fact else { return Destination::Log };
+    let is_named = |types: &[String]| types.iter().any(|it| it == kind);
+    let app = callback.app_id.as_ref();
+    let is_ours = app.is_some_and(|app_id| accepted.contains(app_id));
+    let is_foreign = app.is_some() && !is_ours && !accepted.is_empty();
+    if is_named(ignored) {
+        Destination::Nowhere
+    } else if !is_foreign && (is_named(forwarded) || forwarded.iter().any(|it| it == "*")) {
+        Destination::App
+    } else if adapter.hears_of_others() && !is_ours {
+        Destination::Nowhere
+    } else {
+        Destination::Log
+    }
 }
 
 /// Refuses a callback for an app that the source does not list. An empty list

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod consume;
 pub mod contract;
 pub mod delivery;
+pub mod forward;
 pub mod keys;
 pub mod loss;
 pub mod message;

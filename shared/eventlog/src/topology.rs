@@ -22,7 +22,7 @@ use crate::breach::{Breach, breaches_of};
 use crate::connect::Connection;
 use crate::consume::CONSUMER;
 use crate::message::{STREAM, all_subjects};
-use crate::{audit, keys, quota};
+use crate::{audit, forward, keys, quota};
 
 /// A cluster that has just started, or is choosing a leader, loses a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,6 +43,8 @@ pub struct StreamSettings {
     pub max_bytes: u64,
     /// How long the server remembers message IDs. Postgres recognizes duplicates that come later.
     pub duplicate_window_ms: u64,
+    /// The size at which the stream of [forwarded callbacks](platforms.md#forwarding) refuses more.
+    pub forwarded_max_bytes: u64,
     /// [Breaches of the durability contract](#the-durability-contract) that you accept, by name.
     pub allow: Vec<Breach>,
 }
@@ -51,7 +53,13 @@ impl Default for StreamSettings {
     fn default() -> Self {
         const HOUR_MS: u64 = 3_600_000;
         const GIB: u64 = 1 << 30;
-        Self { replicas: 1, max_bytes: 4 * GIB, duplicate_window_ms: HOUR_MS, allow: vec![] }
+        Self {
+            replicas: 1,
+            max_bytes: 4 * GIB,
+            duplicate_window_ms: HOUR_MS,
+            forwarded_max_bytes: GIB,
+            allow: vec![],
+        }
     }
 }
 
@@ -62,6 +70,7 @@ pub async fn migrate(
     settings: &StreamSettings,
     ack_wait: Duration,
     known_to: StreamSequence,
+    forwards: bool,
 ) -> anyhow::Result<()> {
     let jetstream = connection.with_timeout(REQUEST_TIMEOUT);
     let first_sequence = match existing_log(&jetstream).await? {
@@ -82,6 +91,11 @@ pub async fn migrate(
     create_or_update(&jetstream, &audit_config(settings)).await?;
     create_or_update(&jetstream, &rings_config(settings)).await?;
     create_or_update(&jetstream, &quota_config(settings)).await?;
+    if forwards {
+        create_or_update(&jetstream, &forward_config(settings)).await?;
+        let stream = jetstream.get_stream(forward::STREAM).await?;
+        stream.create_consumer(app_consumer_config()).await?;
+    }
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(ack_wait)).await?;
     tracing::info!("consumer {CONSUMER} is up to date");
@@ -253,6 +267,36 @@ fn quota_config(settings: &StreamSettings) -> StreamConfig {
         num_replicas: settings.replicas,
         allow_message_counter: true,
         ..StreamConfig::default()
+    }
+}
+
+/// As durable as the log. What the app has acknowledged leaves it, and what it has not
+/// taken is never dropped: the stream refuses more, and the platform sends it again.
+fn forward_config(settings: &StreamSettings) -> StreamConfig {
+    StreamConfig {
+        name: forward::STREAM.to_owned(),
+        description: Some(
+            "Callbacks about no installation, until the app has taken them".to_owned(),
+        ),
+        subjects: vec![forward::all_subjects()],
+        retention: RetentionPolicy::WorkQueue,
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_bytes: i64::try_from(settings.forwarded_max_bytes).unwrap_or(i64::MAX),
+        num_replicas: settings.replicas,
+        duplicate_window: Duration::from_millis(settings.duplicate_window_ms),
+        ..StreamConfig::default()
+    }
+}
+
+/// By which the app takes. It may make none by itself: one that delivers to a subject of
+/// its choice would publish there with the server's rights.
+fn app_consumer_config() -> pull::Config {
+    pull::Config {
+        durable_name: Some(forward::CONSUMER.to_owned()),
+        description: Some("The app's own service".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ..pull::Config::default()
     }
 }
 

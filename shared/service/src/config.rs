@@ -258,6 +258,10 @@ pub struct SourceSettings {
     /// installs, updates or uninstalls an app nothing is ignored.
     #[serde(default)]
     pub ignore: Vec<String>,
+    /// Event types that are [forwarded](platforms.md#forwarding) to the app as they came, and not
+    /// kept; `*` is every one that Mooring does not know and `ignore` does not name.
+    #[serde(default)]
+    pub forward: Vec<String>,
     /// The methods by which callbacks come. `DELETE` is also taken at `/oauth/<source>/callback`.
     #[serde(default = "default_methods")]
     #[schemars(length(min = 1))]
@@ -445,6 +449,11 @@ pub struct Resolver<'a> {
 }
 
 impl Config {
+    /// Whether any callback goes to an app itself.
+    pub fn forwards(&self) -> bool {
+        self.sources.values().any(|source| !source.forward.is_empty())
+    }
+
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let problem = |what| ConfigError { path: path.to_owned(), problems: vec![what] };
         let text = std::fs::read_to_string(path).map_err(|why| problem(why.to_string()))?;

@@ -11,7 +11,7 @@ use eventlog::breach::Breach;
 use eventlog::connect::Connection;
 use eventlog::contract::{Fill, Room, ServerStatus};
 use eventlog::status::{self, StreamStatus};
-use eventlog::{keys as data_keys, message};
+use eventlog::{forward, keys as data_keys, message};
 use jiff::Timestamp;
 use serde::Serialize;
 use service::clock;
@@ -150,15 +150,27 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
 
 /// What NATS says of itself and of the streams.
 async fn log(connection: &Connection, config: &Config) -> Vec<Finding> {
-    let (nats, durability, log, keys, new_keys, consumer) = tokio::join!(
+    let (nats, durability, log, keys, new_keys, consumer, forwarded) = tokio::join!(
         answers(connection),
         durability(config),
         stream(connection, config, message::STREAM),
         stream(connection, config, data_keys::STREAM),
         stream(connection, config, data_keys::NEW_STREAM),
         consumer(connection),
+        forwarded(connection, config),
     );
-    [vec![nats, durability], log, keys, new_keys, vec![consumer]].concat()
+    [vec![nats, durability], log, keys, new_keys, vec![consumer], forwarded].concat()
+}
+
+/// Where callbacks wait for the app, if any are forwarded.
+async fn forwarded(connection: &Connection, config: &Config) -> Vec<Finding> {
+    if !config.forwards() {
+        return Vec::new();
+    }
+    match in_time(status::stream(connection, forward::STREAM)).await {
+        Ok(stream) => vec![filling(forward::STREAM, &stream)],
+        Err(error) => vec![Finding::error(forward::STREAM, &error)],
+    }
 }
 
 async fn in_time<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

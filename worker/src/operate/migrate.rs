@@ -8,7 +8,7 @@ use backon::{ConstantBuilder, Retryable as _};
 use clap::Args;
 use domain::id::StreamSequence;
 use eventlog::connect::{ConnectError, ConnectErrorKind, Endpoint};
-use eventlog::{audit, consume, keys, message, topology};
+use eventlog::{audit, consume, forward, keys, message, quota, topology};
 use serde::Serialize;
 use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
@@ -43,7 +43,7 @@ struct Report {
     schema_version: i64,
     /// Those that were not applied before.
     applied_migrations: Vec<i64>,
-    streams: [&'static str; 5],
+    streams: Vec<&'static str>,
     consumer: &'static str,
 }
 
@@ -57,17 +57,24 @@ impl Command for Arguments {
         let report = Report {
             schema_version: MIGRATIONS.iter().map(|it| it.version).max().unwrap_or_default(),
             applied_migrations: applied,
-            streams: [
-                message::STREAM,
-                keys::STREAM,
-                keys::NEW_STREAM,
-                audit::STREAM,
-                keys::report::STREAM,
-            ],
+            streams: streams(context),
             consumer: consume::CONSUMER,
         };
         self.format.print(&report, render)
     }
+}
+
+fn streams(context: &Context) -> Vec<&'static str> {
+    let all = [
+        message::STREAM,
+        keys::STREAM,
+        keys::NEW_STREAM,
+        audit::STREAM,
+        keys::report::STREAM,
+        quota::STREAM,
+    ];
+    let forwarded = context.config.forwards().then_some(forward::STREAM);
+    all.into_iter().chain(forwarded).collect()
 }
 
 fn render(report: &Report) -> String {
@@ -126,7 +133,9 @@ async fn migrate_log(
         .notify(|error, _| tracing::warn!("waiting for NATS: {error:#}"))
         .await?;
     let ack_wait = Duration::from_millis(context.config.worker.ack_wait_ms);
-    topology::migrate(&connection, &context.config.stream, ack_wait, known_to).await
+    let config = &context.config;
+    let forwards = config.forwards();
+    topology::migrate(&connection, &config.stream, ack_wait, known_to, forwards).await
 }
 
 fn is_away(error: &anyhow::Error) -> bool {
@@ -145,7 +154,7 @@ mod tests {
         let report = Report {
             schema_version: 6,
             applied_migrations: vec![5, 6],
-            streams: ["INSTALLATIONS", "DATA_KEYS", "NEW_DATA_KEYS", "CALLBACKS", "KEY_RINGS"],
+            streams: vec!["INSTALLATIONS", "DATA_KEYS", "NEW_DATA_KEYS"],
             consumer: "worker",
         };
         assert_view("migrate", &render(&report));
