@@ -48,6 +48,7 @@ mod keys;
 mod load;
 mod marketplaces;
 mod oauth;
+mod openapi;
 mod operate;
 mod order;
 mod other_log;

@@ -13,6 +13,7 @@ pub(crate) mod consume;
 pub(crate) mod credential;
 pub(crate) mod feed;
 pub(crate) mod measure;
+pub(crate) mod openapi;
 pub(crate) mod readiness;
 pub(crate) mod skipped;
 pub(crate) mod token_renewal;

@@ -3,12 +3,14 @@
 //! lacks one leaves it as it was.
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The platform's id of it.
     pub plan_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
@@ -24,17 +26,19 @@ pub struct Details {
     pub version_id: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Trial {
     pub on_trial: bool,
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub starts_at: Option<Timestamp>,
     /// Computed when it is read: the start and so many days of 24 hours.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub ends_at: Option<Timestamp>,
 }
 
 /// The brand under which an agency resells the platform. In an event,
 /// [`Whitelabel::NONE`] says that there is none; a state leaves it out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Whitelabel {
     pub domain: Option<String>,
     pub logo_url: Option<String>,

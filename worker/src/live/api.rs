@@ -1,7 +1,7 @@
 //! The read API, for callers with a bearer token (RFC 6750).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, FromRequestParts, MatchedPath, Path, Query, State};
 use axum::http::request::Parts;
@@ -15,15 +15,17 @@ use domain::seal::OpenError;
 use eventlog::connect::Connection;
 use eventlog::keys::Current;
 use opentelemetry::KeyValue;
+use schemars::JsonSchema;
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use service::clock;
 use service::config::Scope;
 use service::problem::Problem;
 use service::server::{ClientAddress, ClientGone};
 use service::telemetry::{self, names::attribute};
+use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 
 use crate::error_chain::chain;
@@ -33,6 +35,7 @@ use crate::live::archived_payloads::{ArchivedPayloads, Unread};
 use crate::live::changes;
 use crate::live::credential::{self, CredentialError, Part};
 use crate::live::feed::Feed;
+use crate::live::openapi;
 use crate::metrics::METRICS;
 use crate::store::feed::{self, FeedError, NoCursor};
 use crate::store::find::{self, Candidate, Filter, FindError, Which};
@@ -40,6 +43,9 @@ use crate::store::find::{self, Candidate, Filter, FindError, Which};
 const RETRY_AFTER_S: u32 = 2;
 /// Shorter than a load balancer waits for an answer.
 const WAIT_MAX_S: u16 = 50;
+/// An installation that is on its way is looked for again, less often each time.
+const LOOK_FIRST: Duration = Duration::from_millis(50);
+const LOOK_LAST: Duration = Duration::from_secs(1);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 pub(crate) struct Api {
@@ -59,6 +65,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/installations/{id}/events", get(events))
         .route("/v1/installations/{id}/credential", get(open_credential))
         .route("/v1/changes", get(follow))
+        .route("/v1/openapi.json", get(openapi::show))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(api)
@@ -245,24 +252,91 @@ async fn list(
     Ok(Json(page).into_response())
 }
 
+/// [`Which`], and how long to wait. `deny_unknown_fields` does not go with `flatten`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ShowParameters {
+    /// The one of this source.
+    source: Option<String>,
+    /// The one of this app.
+    app_id: Option<String>,
+    /// The one in this place.
+    place: Option<String>,
+    /// So many seconds it is waited for, if it is not there yet.
+    #[schemars(range(max = WAIT_MAX_S))]
+    wait: Option<u16>,
+}
+
 async fn show(
     Reader(caller): Reader,
     State(api): State<Arc<Api>>,
     Id(id): Id,
-    Parameters(which): Parameters<Which>,
+    Parameters(parameters): Parameters<ShowParameters>,
+    headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let installation = find::show_related(&api.pool, caller.reach(), &which, &id).await?;
-    Ok(Json(installation).into_response())
+    let ShowParameters { source, app_id, place, wait } = parameters;
+    let wait = checked_wait(wait)?;
+    let which = Which { source, app_id, place };
+    let (asked, mut pause) = (Instant::now(), LOOK_FIRST);
+    let found = loop {
+        match find::show_related(&api.pool, caller.reach(), &which, &id).await {
+            Err(FindError::NotFound) if asked.elapsed() < wait => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_LAST);
+            }
+            found => break found?,
+        }
+    };
+    let body = serde_json::to_vec(&found).map_err(|_| unreadable())?;
+    Ok(unless_known(&headers, body))
+}
+
+/// 304 if the reader has just this (RFC 9110, section 13.1.2).
+fn unless_known(headers: &HeaderMap, body: Vec<u8>) -> Response {
+    let digest = hex::encode(Sha256::digest(&body));
+    let etag = format!("\"{}\"", digest.get(..32).unwrap_or_default());
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let is_known = known.is_some_and(|tags| tags.split(',').any(|tag| is_tag(tag, &etag)));
+    let tag = [(header::ETAG, etag)];
+    if is_known {
+        return (StatusCode::NOT_MODIFIED, tag).into_response();
+    }
+    (tag, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn is_tag(given: &str, etag: &str) -> bool {
+    let given = given.trim();
+    given == "*" || given.strip_prefix("W/").unwrap_or(given) == etag
+}
+
+fn unreadable() -> Refused {
+    let detail = "the installation cannot be written as JSON";
+    Refused(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", detail))
+}
+
+fn checked_wait(seconds: Option<u16>) -> Result<Duration, Refused> {
+    let seconds = seconds.unwrap_or_default();
+    if seconds > WAIT_MAX_S {
+        let detail = format!("wait must be at most {WAIT_MAX_S} seconds");
+        return Err(Refused(Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail)));
+    }
+    Ok(Duration::from_secs(seconds.into()))
 }
 
 /// [`Which`], and a page. `deny_unknown_fields` does not go with `flatten`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct HistoryParameters {
+pub(crate) struct HistoryParameters {
+    /// The one of this source.
     source: Option<String>,
+    /// The one of this app.
     app_id: Option<String>,
+    /// The one in this place.
     place: Option<String>,
+    /// `next_after` of the page before.
     after: Option<u64>,
+    /// How many on a page; 50 if it is not given.
+    #[schemars(range(min = 1, max = find::PAGE_MAX))]
     limit: Option<u16>,
 }
 
@@ -281,15 +355,20 @@ async fn events(
     Ok(Json(page).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct FeedParameters {
+pub(crate) struct FeedParameters {
+    /// The `cursor` of the page before, or the `changes_cursor` of a list.
     after: Option<String>,
+    /// Only this source.
     source: Option<String>,
-    /// Several are separated by commas.
+    /// Only these types, separated by commas.
     r#type: Option<String>,
+    /// How many on a page; 100 if it is not given.
+    #[schemars(range(min = 1, max = feed::PAGE_MAX))]
     limit: Option<u16>,
-    /// In seconds.
+    /// So many seconds a change is waited for.
+    #[schemars(range(max = WAIT_MAX_S))]
     wait: Option<u16>,
 }
 
@@ -315,9 +394,6 @@ impl FeedParameters {
         if !(1..=feed::PAGE_MAX).contains(&limit) {
             return Err(invalid(format!("the limit must be 1 to {}", feed::PAGE_MAX)));
         }
-        if self.wait.is_some_and(|wait| wait > WAIT_MAX_S) {
-            return Err(invalid(format!("wait must be at most {WAIT_MAX_S} seconds")));
-        }
         Ok(feed::Query { after, source: self.source, types, limit })
     }
 }
@@ -331,7 +407,7 @@ async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let wait = Duration::from_secs(parameters.wait.unwrap_or_default().into());
+    let wait = checked_wait(parameters.wait)?;
     let query = parameters.query(text(LAST_EVENT_ID).filter(|id| !id.is_empty()))?;
     let reach = caller.reach().within(query.source.as_deref());
     if text(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
@@ -353,6 +429,19 @@ async fn follow(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(page)).into_response())
 }
 
+/// A credential in clear.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Credential")]
+pub(crate) struct OpenedCredential<'a> {
+    source: &'a str,
+    installation_id: &'a str,
+    /// A string. Of OAuth, and where a source has several secrets, it holds a JSON object.
+    credential: &'a str,
+    /// When the access token ends, if it does.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    expires_at: Option<jiff::Timestamp>,
+}
+
 async fn open_credential(
     Opener(caller, who): Opener,
     State(api): State<Arc<Api>>,
@@ -371,13 +460,13 @@ async fn open_credential(
     METRICS.credentials_opened.add(1, &[KeyValue::new(attribute::CALLER, who.caller.clone())]);
     let id = &installation.installation_id;
     tracing::info!(caller = who.caller, installation = id, "a credential was opened");
-    let body = Json(json!({
-        "source": installation.source,
-        "installation_id": id,
-        "credential": secret.expose_secret(),
-        "expires_at": installation.credential_expires_at,
-    }));
-    Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
+    let opened = OpenedCredential {
+        source: &installation.source,
+        installation_id: id,
+        credential: secret.expose_secret(),
+        expires_at: installation.credential_expires_at,
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(opened)).into_response())
 }
 
 async fn not_found() -> Response {

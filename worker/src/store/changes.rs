@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
@@ -46,11 +47,14 @@ pub(crate) struct NewChange {
 }
 
 /// A change as it is read.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Serialize, FromRow, JsonSchema)]
+#[schemars(rename = "Change")]
 pub(crate) struct ChangeView {
+    /// Without holes, in the order of commit.
     #[sqlx(try_from = "i64")]
     pub(crate) position: u64,
     pub(crate) r#type: String,
+    /// `event`, `replay` or `rebuild`.
     pub(crate) cause: String,
     pub(crate) source: String,
     pub(crate) app_id: String,
@@ -58,10 +62,13 @@ pub(crate) struct ChangeView {
     pub(crate) generation: i32,
     /// By the platform's clock, where it says.
     #[sqlx(try_from = "SqlTime")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub(crate) occurred_at: Option<Timestamp>,
     #[sqlx(try_from = "SqlTime")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub(crate) recorded_at: Option<Timestamp>,
     /// As the read API showed it then.
+    #[schemars(with = "InstallationView")]
     pub(crate) installation: Json<serde_json::Value>,
 }
 

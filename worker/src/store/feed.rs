@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection, PgPool};
 
@@ -62,7 +63,8 @@ pub(crate) struct Query {
     pub(crate) limit: u16,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ChangesPage")]
 pub(crate) struct FeedPage {
     pub(crate) changes: Vec<ChangeView>,
     /// Give it as `after` for what comes next.

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use domain::fold::Status;
 use domain::id::{InstallationId, SourceName};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
@@ -20,18 +21,25 @@ pub(crate) const PAGE_MAX: u16 = 200;
 const CANDIDATES_MAX: usize = 100;
 
 /// Which installations to list.
-#[derive(Debug, Default, Clone, serde::Deserialize)]
+#[derive(Debug, Default, Clone, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
+    /// Only this source.
     pub(crate) source: Option<String>,
+    /// Only this status.
+    #[schemars(extend("enum" = Status::NAMES))]
     pub(crate) status: Option<String>,
     /// The platform's id of a plan.
     pub(crate) plan: Option<String>,
+    /// `next_cursor` of the page before.
     pub(crate) cursor: Option<String>,
+    /// How many on a page; 50 if it is not given.
+    #[schemars(range(min = 1, max = PAGE_MAX))]
     pub(crate) limit: Option<u16>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "InstallationsPage")]
 pub(crate) struct Page {
     pub(crate) installations: Vec<InstallationView>,
     /// Give it as `cursor` for the next page; null at the end.
@@ -42,16 +50,19 @@ pub(crate) struct Page {
 
 /// Which of the installations that have the same id. Several sources may know an
 /// id, and one source may have it in several places, such as one for each app.
-#[derive(Debug, Default, Clone, serde::Deserialize)]
+#[derive(Debug, Default, Clone, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
+    /// The one of this source.
     pub(crate) source: Option<String>,
+    /// The one of this app.
     pub(crate) app_id: Option<String>,
+    /// The one in this place.
     pub(crate) place: Option<String>,
 }
 
 /// One of several installations with the same id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Candidate {
     pub(crate) source: String,
     pub(crate) app_id: String,
@@ -69,7 +80,8 @@ pub(crate) struct Chosen {
     other_places: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "EventsPage")]
 pub(crate) struct HistoryPage {
     pub(crate) events: Vec<HistoryEntry>,
     /// Give it as `after` for the next page; null at the end.

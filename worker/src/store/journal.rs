@@ -8,6 +8,7 @@ use domain::event::{Event, Identity, Payload};
 use domain::fold::{Recorded, conflicts};
 use domain::id::{InstallationId, MessageId, PlatformName, SourceName, StreamSequence};
 use futures_util::TryStreamExt as _;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::types::Json;
@@ -412,15 +413,25 @@ pub(crate) async fn data_keys(
 }
 
 /// One event as the read API shows it: history without sealed bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub(crate) struct HistoryEntry {
+    /// In the log.
+    #[schemars(with = "u64")]
     pub(crate) sequence: StreamSequence,
+    #[schemars(with = "String")]
     pub(crate) source: SourceName,
     pub(crate) r#type: &'static str,
+    /// As the platform sent it, or what tells its callbacks apart.
     pub(crate) idempotency_key: String,
     pub(crate) message_id: String,
+    /// By our clock.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub(crate) received_at: jiff::Timestamp,
+    /// By the platform's clock, where it says.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub(crate) occurred_at: Option<jiff::Timestamp>,
+    /// The W3C trace context of the callback.
     pub(crate) traceparent: Option<String>,
     /// Another event with this key and secret says otherwise, and counts.
     pub(crate) conflict: bool,

@@ -3,6 +3,7 @@
 use domain::event::{Identity, Reinstall};
 use domain::id::{AppId, InstallationId, Place};
 use domain::platform::{Parent, Parentage, Platform};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
@@ -12,7 +13,8 @@ use crate::store::installations::InstallationView;
 const CHILDREN_MAX: usize = 200;
 
 /// An installation as it is shown by itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RelatedInstallation")]
 pub(crate) struct Related {
     #[serde(flatten)]
     pub(crate) installation: InstallationView,
@@ -24,16 +26,18 @@ pub(crate) struct Related {
     children: Option<Children>,
 }
 
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Serialize, FromRow, JsonSchema)]
 struct Relative {
     installation_id: String,
     /// Null if nothing is known of it but its id.
     status: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Children {
+    /// At most 200.
     children: Vec<Relative>,
+    /// How many there are.
     children_count: i64,
 }
 

@@ -7,6 +7,7 @@ use domain::fold::Status;
 use domain::id::{InstallationId, MessageId};
 use domain::seal::Sealed;
 use futures_util::TryStreamExt as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
@@ -18,27 +19,44 @@ use crate::store::schema::Schema;
 
 /// One installation as it is read. It holds no sealed bytes. Each field is the
 /// column of its name.
-#[derive(Debug, Clone, PartialEq, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromRow, JsonSchema)]
+#[schemars(rename = "Installation")]
 pub(crate) struct InstallationView {
+    /// The configured source.
     pub(crate) source: String,
+    /// The platform's id.
     pub(crate) installation_id: String,
     pub(crate) platform: String,
+    /// The platform's id of the app.
     pub(crate) app_id: String,
+    /// Where at most one installation of the app is active.
     pub(crate) place: String,
+    /// The platform's names for that place.
     #[sqlx(json)]
     pub(crate) scope: BTreeMap<String, String>,
+    #[schemars(extend("enum" = Status::NAMES))]
     pub(crate) status: String,
+    /// Counts the installations in this place; the first is 1.
     pub(crate) generation: i32,
+    /// As granted last.
     pub(crate) granted_permissions: Vec<String>,
+    /// The start of the secret, if the platform publishes one.
     pub(crate) credential_prefix: Option<String>,
+    /// Whether a sealed secret is stored.
     pub(crate) has_credential: bool,
     /// When its access token ends, where it has one.
     #[sqlx(try_from = "SqlTime")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub(crate) credential_expires_at: Option<jiff::Timestamp>,
+    /// By the platform's clock, or when the callback was received if it names no time.
     #[sqlx(try_from = "SqlTime")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub(crate) installed_at: Option<jiff::Timestamp>,
+    /// Set only when it is inactive.
     #[sqlx(try_from = "SqlTime")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub(crate) uninstalled_at: Option<jiff::Timestamp>,
+    /// Set only when it is superseded: the id of the newer installation.
     pub(crate) superseded_by: Option<String>,
     /// What the platform says of plan, trial, company and user, if anything.
     #[sqlx(json)]
@@ -47,8 +65,11 @@ pub(crate) struct InstallationView {
     pub(crate) last_event: LastEventView,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, FromRow)]
+/// The last event that changed it.
+#[derive(Debug, Clone, PartialEq, Serialize, FromRow, JsonSchema)]
+#[schemars(rename = "LastEvent")]
 pub(crate) struct LastEventView {
+    /// In the log.
     #[sqlx(rename = "last_event_sequence", try_from = "i64")]
     pub(crate) sequence: u64,
     #[sqlx(rename = "last_event_type")]
