@@ -56,6 +56,7 @@ mod otlp;
 mod payload;
 mod platforms;
 mod proxy;
+mod push;
 mod quotas;
 mod reads;
 mod rebuild;

@@ -14,6 +14,7 @@ pub(crate) mod credential;
 pub(crate) mod feed;
 pub(crate) mod measure;
 pub(crate) mod openapi;
+pub(crate) mod push;
 pub(crate) mod readiness;
 pub(crate) mod skipped;
 pub(crate) mod token_renewal;
@@ -90,6 +91,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             archiving.run(shutdown.clone()).await;
         }
     };
+    let pushing = push::run(pool.clone(), settings.push, shutdown.clone());
     let archived = ArchivedPayloads::new(settings.archive);
     let readiness =
         Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
@@ -101,12 +103,13 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), (), (), (), ()) = tokio::join!(
+        let (applied, (), (), (), (), (), (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
             renewing,
             archiving,
+            pushing,
             records.run(),
             projector.net().run(shutdown.clone()),
         );

@@ -20,6 +20,9 @@ pub(crate) struct Metrics {
     pub(crate) archive_sequence: Gauge<f64>,
     pub(crate) archive_segments: Gauge<f64>,
     pub(crate) archive_events: Counter<u64>,
+    pub(crate) push_attempts: Counter<u64>,
+    pub(crate) push_oldest_age: Gauge<f64>,
+    pub(crate) push_paused: Gauge<f64>,
     pub(crate) rebuild_progress: Gauge<f64>,
     pub(crate) rebuild_events: Counter<u64>,
 }
@@ -40,6 +43,9 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         archive_sequence: metric::ARCHIVE_SEQUENCE.gauge(meter),
         archive_segments: metric::ARCHIVE_SEGMENTS.gauge(meter),
         archive_events: metric::ARCHIVE_EVENTS.counter(meter),
+        push_attempts: metric::PUSH_ATTEMPTS.counter(meter),
+        push_oldest_age: metric::PUSH_OLDEST_AGE.gauge(meter),
+        push_paused: metric::PUSH_PAUSED.gauge(meter),
         rebuild_progress: metric::REBUILD_PROGRESS.gauge(meter),
         rebuild_events: metric::REBUILD_EVENTS.counter(meter),
     }

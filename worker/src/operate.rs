@@ -24,6 +24,7 @@ mod keys;
 mod migrate;
 mod output;
 mod progress;
+mod push;
 mod rebuild;
 mod replay;
 mod restore;
@@ -97,6 +98,7 @@ commands! {
     Installations(installations),
     Explain(explain),
     Feed(feed),
+    Push(push),
     Callbacks(callbacks),
     Replay(replay),
     Verify(verify),

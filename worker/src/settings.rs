@@ -23,8 +23,10 @@ use service::oauth::OAuth;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 pub(crate) mod callers;
+mod push;
 
 pub(crate) use callers::CallerSettings;
+pub(crate) use push::Endpoint as PushEndpoint;
 
 /// As many as may be on their way to all workers.
 const BATCH_EVENTS_MAX: usize = 20_000;
@@ -54,6 +56,7 @@ pub(crate) struct RunSettings {
     /// Sources have tokens, and nobody is to renew them.
     pub(crate) tokens_unattended: bool,
     pub(crate) archive: Option<ArchiveAccess>,
+    pub(crate) push: Vec<PushEndpoint>,
     /// For metrics.
     pub(crate) sources: Vec<SourceName>,
 }
@@ -122,6 +125,7 @@ impl RunSettings {
         let retention = retention(&config.worker);
         let token_renewal = token_renewal(config, &mut resolver);
         let archive = archive(config, &mut resolver);
+        let push = push::resolve(config, &mut resolver);
         let server = resolver.worker_server(&config.worker);
         resolver.read_api(config, config.worker.listen, config.worker.tls.is_some());
         let all = nats.zip(postgres).zip(ring.zip(event_keys)).zip(server);
@@ -143,6 +147,7 @@ impl RunSettings {
             tokens_unattended: config.worker.token_renewal.is_none()
                 && config.sources.values().any(|source| source.oauth.is_some()),
             archive,
+            push,
             sources: config.sources.keys().cloned().collect(),
         });
         resolver.finish(path, settings)

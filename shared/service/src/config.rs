@@ -30,6 +30,7 @@ mod event_keys;
 mod identity;
 mod install_page;
 mod oauth;
+mod push;
 pub mod reload;
 mod sealing;
 mod server;
@@ -45,6 +46,7 @@ pub use event_keys::{AuthorKeys, EventKeysSettings};
 pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
+pub use push::PushSettings;
 pub use sealing::{KeySettings, PublicHalf, SealingSettings};
 pub use server::ServerConfig;
 pub use transport::{NatsTlsSettings, NatsUser, PlainTransport, TransportSettings, is_local_host};
@@ -224,6 +226,8 @@ pub struct WorkerSettings {
     pub token_renewal: Option<TokenRenewalSettings>,
     /// [Where old events go](operations.md#the-archive). Without it the log keeps everything.
     pub archive: Option<ArchiveSettings>,
+    /// [Where changes are pushed to](feed.md#push), by names of yours.
+    pub push: BTreeMap<String, PushSettings>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -408,6 +412,7 @@ impl Default for WorkerSettings {
             identity_providers: BTreeMap::new(),
             token_renewal: None,
             archive: None,
+            push: BTreeMap::new(),
         }
     }
 }

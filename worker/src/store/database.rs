@@ -28,6 +28,8 @@ pub(crate) const PROJECTION_LOCK: i32 = 1;
 const REBUILD_LOCK: i32 = 2;
 /// Held by who numbers late places.
 pub(crate) const LATE_LOCK: i32 = 3;
+/// Of who pushes changes: one at a time.
+pub(crate) const PUSH_LOCK: i32 = 42;
 /// Of who archives: one at a time.
 const ARCHIVE_LOCK: i32 = 40;
 /// Exclusive for who trims the log, shared by who reads old events of it.

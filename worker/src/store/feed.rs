@@ -26,6 +26,10 @@ pub(crate) struct Cursor {
 pub(crate) struct NoCursor;
 
 impl Cursor {
+    pub(crate) fn of(feed: String, position: u64) -> Self {
+        Self { feed, position }
+    }
+
     /// Another position of the same feed.
     pub(crate) fn at(&self, position: u64) -> Self {
         Self { position, ..self.clone() }

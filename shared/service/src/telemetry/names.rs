@@ -78,9 +78,10 @@ pub mod attribute {
     pub const KEY_ID: &str = "mooring.key.id";
     pub const PHASE: &str = "mooring.phase";
     pub const CALLER: &str = "mooring.caller";
+    pub const ENDPOINT: &str = "mooring.endpoint";
 
     /// Each with its values.
-    pub const ALL: [(&str, &str); 13] = [
+    pub const ALL: [(&str, &str); 14] = [
         (HTTP_REQUEST_METHOD, "of the semantic conventions; unknown methods are `_OTHER`"),
         (HTTP_RESPONSE_STATUS_CODE, "of the semantic conventions"),
         (HTTP_ROUTE, "the route, never the path, which may hold a token"),
@@ -89,7 +90,7 @@ pub mod attribute {
             RESULT,
             "of a callback `appended`, `duplicate`, `refused` (the caller's fault) or `failed` (ours); \
              of an event `appended`, `duplicate` or `dead_letter`; of a request for tokens `issued`, \
-             `refused` or `failed`",
+             `refused` or `failed`; of a push `delivered` or `failed`",
         ),
         (
             REASON,
@@ -113,6 +114,7 @@ pub mod attribute {
             "a name of `worker.api_tokens`, or provider and caller of `worker.identity_providers`; empty \
              where nobody knows who it is",
         ),
+        (ENDPOINT, "a name of `worker.push`"),
     ];
 }
 
@@ -163,6 +165,15 @@ pub mod metric {
         CALLBACKS_IGNORED: "mooring.callback.ignored", Kind::Counter, "{callback}",
             [SOURCE],
             "Callbacks that were acknowledged and not kept, because the source is not there for them.";
+        PUSH_ATTEMPTS: "mooring.push.attempts", Kind::Counter, "{attempt}",
+            [ENDPOINT, RESULT],
+            "Attempts to deliver a change to an endpoint.";
+        PUSH_OLDEST_AGE: "mooring.push.oldest.age", Kind::Gauge, "s",
+            [ENDPOINT],
+            "How long the oldest change that is not delivered waits; 0 without one. Told by the worker that pushes.";
+        PUSH_PAUSED: "mooring.push.paused", Kind::Gauge, "{endpoint}",
+            [ENDPOINT],
+            "1 while an endpoint is paused, else 0. Told by the worker that pushes.";
         PUBLISH_RETRIES: "mooring.publish.retries", Kind::Counter, "{attempt}",
             [],
             "Attempts to append to the log that were not acknowledged.";
