@@ -1,8 +1,10 @@
 //! Reading the fields of a payload that an event cannot do without. Every
 //! refusal names the field and never shows its value, which might be a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -17,6 +19,9 @@ const PERMISSIONS_MAX: usize = 256;
 /// What stands in a payload for a value that cannot be read. It is no text and no
 /// number, so nothing that is asked for can be one.
 const UNREADABLE: &str = "$unreadable";
+/// What stands in a payload beside a field that came more than once: RFC 8259, section 4, leaves
+/// open which one counts. The last one does here, as for JavaScript.
+const REPEATED: &str = "$repeated";
 
 /// The body as a JSON object.
 ///
@@ -28,8 +33,51 @@ pub(super) fn object(body: &[u8]) -> Result<Fields, Refusal> {
     let value: Value = read.or_else(|error| readable(body).ok_or(error)).map_err(malformed)?;
     not_too_deep(&value)?;
     match value {
-        Value::Object(fields) => Ok(fields),
+        Value::Object(fields) => Ok(with_repeated(fields, body)),
         _ => Err(Refusal::NotAnObject),
+    }
+}
+
+/// Names the fields that came more than once.
+fn with_repeated(mut fields: Fields, body: &[u8]) -> Fields {
+    let names: Names = serde_json::from_slice(body).unwrap_or_default();
+    if names.repeated.is_empty() {
+        return fields;
+    }
+    fields.insert(REPEATED.to_owned(), json!(names.repeated));
+    fields
+}
+
+/// Of a JSON object.
+#[derive(Default)]
+struct Names {
+    all: BTreeSet<String>,
+    repeated: BTreeSet<String>,
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+        let mut names = Names::default();
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            if !names.all.insert(name.clone()) {
+                names.repeated.insert(name);
+            }
+        }
+        Ok(names)
     }
 }
 

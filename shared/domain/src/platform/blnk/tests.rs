@@ -202,6 +202,20 @@ fn a_value_that_cannot_be_read_stays_as_it_came_and_costs_no_event() {
 }
 
 #[test]
+fn of_a_field_that_comes_twice_the_last_counts_and_the_payload_says_so() {
+    let body =
+        TODAY.replacen('{', "{\"api_key\": \"blnk_another_key\", \"instance_id\": \"x\",", 1);
+    let callback = parse(body.as_bytes()).unwrap();
+    let Payload::Clear(payload) = &callback.payload else { panic!() };
+    assert_eq!(payload["$repeated"], json!(["api_key", "instance_id"]));
+    assert!(!payload.to_string().contains("blnk_another_key"));
+    let Fact::Installed { credential: Some(credential), .. } = callback.fact else { panic!() };
+    assert_eq!(credential.secret.expose_secret(), KEY);
+    let Payload::Clear(payload) = parse(TODAY.as_bytes()).unwrap().payload else { panic!() };
+    assert!(payload.get("$repeated").is_none());
+}
+
+#[test]
 fn what_is_not_a_json_object_or_too_deep_is_refused() {
     let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let cases = [

@@ -23,7 +23,7 @@ pub struct AppSecrets(BTreeMap<String, SecretString>);
 pub enum InvalidAppSecrets {
     #[error("the header has more than {HEADER_BYTES_MAX} bytes")]
     TooLarge,
-    #[error("the header must be a JSON object of strings")]
+    #[error("the header must be a JSON object of strings, or null")]
     NotAnObjectOfStrings,
     #[error("the header has more than {SECRETS_MAX} secrets")]
     TooMany,
@@ -34,12 +34,14 @@ impl AppSecrets {
         if header.len() > HEADER_BYTES_MAX {
             return Err(InvalidAppSecrets::TooLarge);
         }
-        let secrets: BTreeMap<String, SecretString> =
+        let secrets: BTreeMap<String, Option<SecretString>> =
             serde_json::from_slice(header).map_err(|_| InvalidAppSecrets::NotAnObjectOfStrings)?;
         if secrets.len() > SECRETS_MAX {
             return Err(InvalidAppSecrets::TooMany);
         }
-        Ok(Self(secrets))
+        // One that the user left empty is null.
+        let given = secrets.into_iter().filter_map(|(key, secret)| Some((key, secret?)));
+        Ok(Self(given.collect()))
     }
 
     pub fn get(&self, key: &str) -> Option<&SecretString> {
@@ -67,6 +69,10 @@ mod tests {
         assert!(!secrets.matches("ACCESS_TOKEN", &"do-not-sho".into()));
         assert!(!secrets.matches("OTHER", &"".into()));
         assert!(!format!("{secrets:?}").contains("do-not-show"));
+        let one_is_null = AppSecrets::parse(br#"{"ACCESS_TOKEN":"do-not-show","OTHER":null}"#);
+        let one_is_null = one_is_null.unwrap();
+        assert!(one_is_null.matches("ACCESS_TOKEN", &"do-not-show".into()));
+        assert!(one_is_null.get("OTHER").is_none() && !one_is_null.matches("OTHER", &"".into()));
     }
 
     #[test]
