@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -18,6 +19,9 @@ use crate::world::{Setup, World, eventually};
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const FORMER: &str = "whsec_c2Vjb25kLXNlY3JldC1mb3ItYS1yb3RhdGlvbg==";
 
+/// For an answer of an endpoint, in `worker/src/live/push/deliver.rs`.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// An app's service, which checks signatures with the library that Standard Webhooks gives out.
 #[derive(Default)]
 struct Seen {
@@ -26,6 +30,8 @@ struct Seen {
     unsigned: usize,
     /// It answers 500 to what is about these.
     failing: BTreeSet<String>,
+    /// It answers nothing to what is about these.
+    silent: BTreeSet<String>,
     /// It answers this to everything.
     answers: Option<StatusCode>,
 }
@@ -79,6 +85,10 @@ async fn take(
     headers: HeaderMap,
     body: String,
 ) -> StatusCode {
+    if let Some(id) = of_silent(&seen, &body) {
+        eprintln!("silent about {id}");
+        std::future::pending::<()>().await;
+    }
     let mut seen = seen.lock().unwrap();
     let is_signed =
         |secret| Webhook::new(secret).unwrap().verify(body.as_bytes(), &headers).is_ok();
@@ -96,6 +106,12 @@ async fn take(
     }
     seen.changes.push(change);
     StatusCode::NO_CONTENT
+}
+
+fn of_silent(seen: &Mutex<Seen>, body: &str) -> Option<String> {
+    let change: Value = serde_json::from_str(body).ok()?;
+    let id = change["data"]["installation_id"].as_str()?.to_owned();
+    seen.lock().unwrap().silent.contains(&id).then_some(id)
 }
 
 /// Two secrets, as while they are rotated.
@@ -179,6 +195,24 @@ async fn each_change_is_delivered_in_order_whoever_fails() {
     {
         assert_eq!(&last[&installation["installation_id"].to_string()], installation);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_not_answered_holds_up_neither_others_nor_the_end() {
+    let receiver = Receiver::start().await;
+    let mut world = start(&receiver, 1).await;
+    receiver.seen(|seen| seen.silent = ["silent".to_owned()].into());
+    world.acknowledged(&install("silent")).await;
+    world.wait_for_status("silent", "active").await;
+    for number in 0..40 {
+        world.acknowledged(&install(&format!("a{number}"))).await;
+    }
+    let are_told = async || receiver.seen(|seen| seen.changes.len()) == 40;
+    assert!(eventually(are_told).await);
+    assert_eq!(list(&world).await[0]["problem"], Value::Null, "it waits for the answer still");
+    let began = Instant::now();
+    world.stop_workers();
+    assert!(began.elapsed() < ANSWER_TIMEOUT, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

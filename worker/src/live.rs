@@ -28,6 +28,7 @@ use eventlog::append::Writer;
 use eventlog::connect::Connection;
 use eventlog::keys::report::{self, Held};
 use eventlog::keys::{Current, DataKeyPool, PoolSettings};
+use futures_util::future::{OptionFuture, join3};
 use service::clock;
 use service::config::reload;
 use service::server::Ports;
@@ -79,19 +80,12 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
             Some(token_renewal(renewal, settings.path, beside, &shutdown).await?)
         }
     };
-    let renewing = async {
-        if let Some(renewal) = renewal {
-            renewal.run(shutdown.clone()).await;
-        }
-    };
+    let renewing = OptionFuture::from(renewal.map(|renewal| renewal.run(shutdown.clone())));
     tokio::spawn(active_key::remember(pool.clone(), ring.clone(), shutdown.clone()));
     let archiving = archiving(settings.archive.as_ref(), &pool).await?;
-    let archiving = async {
-        if let Some(archiving) = archiving {
-            archiving.run(shutdown.clone()).await;
-        }
-    };
     let pushing = push::run(pool.clone(), settings.push, shutdown.clone());
+    let archiving = OptionFuture::from(archiving.map(|it| it.run(shutdown.clone())));
+    let beside = join3(renewing, archiving, pushing);
     let archived = ArchivedPayloads::new(settings.archive);
     let readiness =
         Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
@@ -103,13 +97,11 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
 
     // Whichever ends first, by itself or by a fault, ends the others.
     let work = async {
-        let (applied, (), (), (), (), (), (), ()) = tokio::join!(
+        let (applied, (), (), _, (), ()) = tokio::join!(
             ending(&shutdown, projector.run(shutdown.clone())),
             ending(&shutdown, serving),
             measurements.run(shutdown.clone()),
-            renewing,
-            archiving,
-            pushing,
+            beside,
             records.run(),
             projector.net().run(shutdown.clone()),
         );

@@ -132,15 +132,18 @@ impl Operation {
         if let Some(media) = self.media {
             content.insert(media.to_owned(), json!({ "schema": { "type": "string" } }));
         }
-        let mut success = json!({ "description": self.summary, "content": content });
-        let mut responses = Map::new();
+        let headers = match self.has_etag {
+            true => json!({ "ETag": { "schema": { "type": "string" } } }),
+            false => json!({}),
+        };
+        let success =
+            json!({ "description": self.summary, "content": content, "headers": headers });
+        let mut responses = Map::from_iter([("200".to_owned(), success)]);
         if self.has_etag {
-            let etag = json!({ "ETag": { "schema": { "type": "string" } } });
-            success["headers"] = etag.clone();
-            let unchanged = json!({ "description": "As `If-None-Match` has it", "headers": etag });
+            let unchanged =
+                json!({ "description": "As `If-None-Match` has it", "headers": headers });
             responses.insert("304".to_owned(), unchanged);
         }
-        responses.insert("200".to_owned(), success);
         for (status, names) in self.problems() {
             responses.insert(status.to_string(), problem(&names));
         }
@@ -172,12 +175,12 @@ impl Operation {
         }
         let properties = self.parameters.get("properties").and_then(Value::as_object);
         for (name, schema) in properties.into_iter().flatten() {
-            let mut schema = schema.clone();
-            let description = schema.as_object_mut().and_then(|it| it.remove("description"));
+            let mut schema = schema.as_object().cloned().unwrap_or_default();
+            let description = schema.remove("description");
             // What may be left out is not null.
-            let of_null = schema["type"].as_array().and_then(|types| types.first()).cloned();
-            if let Some(only) = of_null {
-                schema["type"] = only;
+            let types = schema.get("type").and_then(Value::as_array);
+            if let Some(only) = types.and_then(|types| types.first()).cloned() {
+                schema.insert("type".to_owned(), only);
             }
             parameters.push(json!({
                 "name": name, "in": "query", "description": description, "schema": schema,

@@ -7,11 +7,12 @@
 //! endpoint that is gone, or has failed for days, is paused: nothing is lost by that.
 //! A delivery may come twice, and then late: its position tells.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use rand::RngExt as _;
@@ -21,7 +22,7 @@ use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::deliver::{Client, Outcome};
+use self::deliver::{Client, Failure, Outcome};
 use crate::error_chain::chain;
 use crate::metrics::METRICS;
 use crate::settings::PushEndpoint as Endpoint;
@@ -38,7 +39,8 @@ const LEASE_EVERY: Duration = Duration::from_secs(5);
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// In flight to one endpoint.
 const AT_ONCE: usize = 16;
-const IN_ROUND: i64 = 256;
+/// Looked for at once: more than are in flight.
+const DUE_MAX: i64 = 256;
 /// After the first failure, the second, …: about three days.
 const AGAIN_AFTER_S: [u64; 11] =
     [5, 30, 120, 600, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
@@ -79,17 +81,7 @@ async fn push_all(
 ) {
     tracing::info!(endpoints = endpoints.len(), "changes are pushed by this worker");
     let over = shutdown.child_token();
-    let pushing = endpoints.iter().map(|endpoint| {
-        let pusher = Pusher {
-            pool: pool.clone(),
-            client: Client::new(endpoint),
-            endpoint: Arc::clone(endpoint),
-            not_before: Instant::now(),
-            expire_at: Instant::now(),
-            feed: String::new(),
-        };
-        pusher.run(over.clone())
-    });
+    let pushing = endpoints.iter().map(|it| Pusher::new(pool, it).run(over.clone()));
     let holding = async {
         while !over.is_cancelled() {
             if let Err(error) = measure(&mut lease).await {
@@ -127,69 +119,100 @@ async fn measure(lease: &mut PgConnection) -> Result<(), sqlx::Error> {
 /// What pushes to one endpoint.
 struct Pusher {
     pool: PgPool,
-    client: Client,
+    client: Arc<Client>,
     endpoint: Arc<Endpoint>,
-    /// It asked for a pause.
-    not_before: Instant,
-    expire_at: Instant,
     /// Which feed positions are of; a delivery's id holds it.
     feed: String,
+    /// Due, and not begun.
+    queue: VecDeque<Waiting>,
+    /// Positions that are on their way.
+    begun: BTreeSet<u64>,
+    look_at: Instant,
+    expire_at: Instant,
+    /// The endpoint asked for a pause.
+    not_before: Instant,
 }
 
+type Delivery = BoxFuture<'static, (Waiting, Outcome)>;
+
 impl Pusher {
+    fn new(pool: &PgPool, endpoint: &Arc<Endpoint>) -> Self {
+        let now = Instant::now();
+        Self {
+            pool: pool.clone(),
+            client: Arc::new(Client::new(endpoint)),
+            endpoint: Arc::clone(endpoint),
+            feed: String::new(),
+            queue: VecDeque::new(),
+            begun: BTreeSet::new(),
+            look_at: now,
+            expire_at: now,
+            not_before: now,
+        }
+    }
+
+    /// What is on its way when it is over may be delivered again.
     async fn run(mut self, over: CancellationToken) {
-        let mut is_new = true;
+        let mut on_their_way = FuturesUnordered::<Delivery>::new();
         while !over.is_cancelled() {
-            let done = if is_new { self.enrol().await } else { self.round().await };
-            let wait = match done {
-                Ok(true) => {
-                    is_new = false;
-                    Duration::ZERO
-                }
-                Ok(false) => LOOK_EVERY,
-                Err(error) => {
-                    let endpoint = &self.endpoint.name;
-                    tracing::warn!(endpoint, error = chain(&error), "changes are not pushed");
-                    AFTER_ERROR
-                }
+            if let Err(error) = self.look().await {
+                let endpoint = &self.endpoint.name;
+                tracing::warn!(endpoint, error = chain(&error), "changes are not pushed");
+                self.look_at = Instant::now() + AFTER_ERROR;
+            }
+            while on_their_way.len() < AT_ONCE
+                && let Some(waiting) = self.queue.pop_front()
+            {
+                on_their_way.push(self.begin(waiting));
+            }
+            let first = tokio::select! {
+                Some(first) = on_their_way.next() => first,
+                () = tokio::time::sleep_until(self.look_at.max(self.not_before)),
+                    if self.queue.is_empty() => continue,
+                () = over.cancelled() => return,
             };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = over.cancelled() => {}
+            let mut done = vec![first];
+            while let Some(Some(next)) = on_their_way.next().now_or_never() {
+                done.push(next);
+            }
+            if let Err(error) = self.record(done).await {
+                let endpoint = &self.endpoint.name;
+                tracing::warn!(endpoint, error = chain(&error), "a delivery is made again");
             }
         }
     }
 
-    async fn enrol(&mut self) -> Result<bool, sqlx::Error> {
-        let mut connection = database::acquire(&self.pool).await?;
-        push::enrol(&mut connection, &self.endpoint.name).await?;
-        self.feed = push::feed(&mut connection).await?;
-        Ok(true)
-    }
-
-    /// Whether there may be more to do at once.
-    async fn round(&mut self) -> Result<bool, sqlx::Error> {
-        if Instant::now() < self.not_before {
-            return Ok(false);
+    /// For what is due, unless there is enough to do.
+    async fn look(&mut self) -> Result<(), sqlx::Error> {
+        let now = Instant::now();
+        if !self.queue.is_empty() || now < self.look_at.max(self.not_before) {
+            return Ok(());
         }
         let mut connection = database::acquire(&self.pool).await?;
-        if Instant::now() >= self.expire_at {
+        if self.feed.is_empty() {
+            push::enrol(&mut connection, &self.endpoint.name).await?;
+            self.feed = push::feed(&mut connection).await?;
+        }
+        if now >= self.expire_at {
             self.expire(&mut connection).await?;
-            self.expire_at = Instant::now() + EXPIRE_EVERY;
+            self.expire_at = now + EXPIRE_EVERY;
         }
         let taken = push::take_over(&mut connection, &self.endpoint).await?;
-        let due = push::due(&mut connection, &self.endpoint.name, IN_ROUND).await?;
-        drop(connection);
-        let is_busy = taken > 0 || !due.is_empty();
-        let Self { client, endpoint, feed, .. } = &*self;
-        let deliveries = due.into_iter().map(|waiting| async move {
-            let outcome = client.deliver(endpoint, feed, &waiting.change).await;
+        let due = push::due(&mut connection, &self.endpoint.name, DUE_MAX).await?;
+        self.queue.extend(due.into_iter().filter(|it| !self.begun.contains(&it.change.position)));
+        let is_busy = taken > 0 || !self.queue.is_empty();
+        self.look_at = if is_busy { now } else { now + LOOK_EVERY };
+        Ok(())
+    }
+
+    fn begin(&mut self, waiting: Waiting) -> Delivery {
+        self.begun.insert(waiting.change.position);
+        let (client, endpoint) = (Arc::clone(&self.client), Arc::clone(&self.endpoint));
+        let feed = self.feed.clone();
+        Box::pin(async move {
+            let outcome = client.deliver(&endpoint, &feed, &waiting.change).await;
             (waiting, outcome)
-        });
-        let outcomes: Vec<(Waiting, Outcome)> =
-            stream::iter(deliveries).buffer_unordered(AT_ONCE).collect().await;
-        self.record(outcomes).await?;
-        Ok(is_busy)
+        })
     }
 
     /// What left the feed before it was delivered is lost to the endpoint, and it is told so.
@@ -210,39 +233,49 @@ impl Pusher {
         Ok(())
     }
 
-    async fn record(&mut self, outcomes: Vec<(Waiting, Outcome)>) -> Result<(), sqlx::Error> {
-        if outcomes.is_empty() {
-            return Ok(());
+    async fn record(&mut self, done: Vec<(Waiting, Outcome)>) -> Result<(), sqlx::Error> {
+        for (Waiting { change, .. }, outcome) in &done {
+            self.begun.remove(&change.position);
+            self.count(outcome);
         }
-        let name = self.endpoint.name.clone();
         let mut connection = database::acquire(&self.pool).await?;
         let mut delivered = Vec::new();
-        for (Waiting { attempts, change }, outcome) in outcomes {
-            self.count(&outcome);
-            let Outcome::Failed { why, is_gone, slow_down } = outcome else {
-                delivered.push(i64::try_from(change.position).unwrap_or(i64::MAX));
-                continue;
-            };
-            if let Some(asked) = slow_down {
-                let until = Instant::now() + asked.unwrap_or(SLOW_DOWN_FOR);
-                self.not_before = self.not_before.max(until);
-            }
-            let attempts = usize::try_from(attempts).unwrap_or(usize::MAX);
-            let again_in = AGAIN_AFTER_S.get(attempts).map(|seconds| jittered(*seconds));
-            let later = again_in.unwrap_or_default();
-            push::failed(&mut connection, &name, change.position, later, &why).await?;
-            if is_gone || again_in.is_none() {
-                let why = format!("position {}: {why}", change.position);
-                self.pause(&mut connection, &why).await?;
+        for (waiting, outcome) in done {
+            match outcome {
+                Outcome::Delivered => delivered.push(waiting.change.position),
+                Outcome::Failed(failure) => {
+                    self.failed(&mut connection, &waiting, failure).await?;
+                }
             }
         }
-        push::delivered(&mut connection, &name, &delivered).await
+        push::delivered(&mut connection, &self.endpoint.name, &delivered).await
+    }
+
+    async fn failed(
+        &mut self,
+        connection: &mut PgConnection,
+        waiting: &Waiting,
+        Failure { why, is_gone, slow_down }: Failure,
+    ) -> Result<(), sqlx::Error> {
+        if let Some(asked) = slow_down {
+            let until = Instant::now() + asked.unwrap_or(SLOW_DOWN_FOR);
+            self.not_before = self.not_before.max(until);
+            self.queue.clear(); // it is found again
+        }
+        let attempts = usize::try_from(waiting.attempts).unwrap_or(usize::MAX);
+        let again_in = AGAIN_AFTER_S.get(attempts).map(|seconds| jittered(*seconds));
+        let (name, position) = (&self.endpoint.name, waiting.change.position);
+        push::failed(connection, name, position, again_in.unwrap_or_default(), &why).await?;
+        if is_gone || again_in.is_none() {
+            self.pause(connection, &format!("position {position}: {why}")).await?;
+        }
+        Ok(())
     }
 
     fn count(&self, outcome: &Outcome) {
         let result = match outcome {
             Outcome::Delivered => "delivered",
-            Outcome::Failed { .. } => "failed",
+            Outcome::Failed(_) => "failed",
         };
         let endpoint = KeyValue::new(attribute::ENDPOINT, self.endpoint.name.clone());
         METRICS.push_attempts.add(1, &[endpoint, KeyValue::new(attribute::RESULT, result)]);

@@ -149,8 +149,12 @@ pub(crate) async fn due(
 pub(crate) async fn delivered(
     connection: &mut PgConnection,
     endpoint: &str,
-    positions: &[i64],
+    positions: &[u64],
 ) -> Result<(), sqlx::Error> {
+    if positions.is_empty() {
+        return Ok(());
+    }
+    let positions: Vec<i64> = positions.iter().map(|position| sequence_to_sql(*position)).collect();
     let sql = "
         WITH gone AS (
             DELETE FROM mooring.push_waiting WHERE endpoint = $1 AND position = ANY ($2))

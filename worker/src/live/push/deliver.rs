@@ -23,13 +23,16 @@ const SLOW_DOWN_MAX: Duration = Duration::from_secs(3_600);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Delivered,
-    Failed {
-        why: String,
-        /// Nobody is there any more.
-        is_gone: bool,
-        /// It has too much to do, for so long if it says so.
-        slow_down: Option<Option<Duration>>,
-    },
+    Failed(Failure),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) why: String,
+    /// Nobody is there any more.
+    pub(super) is_gone: bool,
+    /// It has too much to do, for so long if it says so.
+    pub(super) slow_down: Option<Option<Duration>>,
 }
 
 /// Follows no redirect, and speaks to no private network unless it may.
@@ -88,15 +91,15 @@ fn outcome(status: StatusCode, headers: &HeaderMap) -> Outcome {
     let asked = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let asked = asked.and_then(|seconds| seconds.trim().parse().ok());
     let asked = asked.map(|seconds| Duration::from_secs(seconds).min(SLOW_DOWN_MAX));
-    Outcome::Failed {
+    Outcome::Failed(Failure {
         why: format!("answered {}", status.as_u16()),
         is_gone: status == StatusCode::GONE,
         slow_down: is_slow.then_some(asked),
-    }
+    })
 }
 
 fn failed(why: String) -> Outcome {
-    Outcome::Failed { why, is_gone: false, slow_down: None }
+    Outcome::Failed(Failure { why, is_gone: false, slow_down: None })
 }
 
 /// The address that a URL has in place of a name.
@@ -181,7 +184,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::RETRY_AFTER, seconds.parse().unwrap());
             match outcome(StatusCode::TOO_MANY_REQUESTS, &headers) {
-                Outcome::Failed { slow_down, .. } => slow_down.unwrap(),
+                Outcome::Failed(failure) => failure.slow_down.unwrap(),
                 Outcome::Delivered => panic!(),
             }
         };
@@ -190,7 +193,10 @@ mod tests {
         assert_eq!(told("soon"), None);
         let of = |status: u16| outcome(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
         assert_eq!(of(204), Outcome::Delivered);
-        assert!(matches!(of(410), Outcome::Failed { is_gone: true, slow_down: None, .. }));
-        assert!(matches!(of(302), Outcome::Failed { is_gone: false, slow_down: None, .. }));
+        let failed = |status, is_gone| {
+            let why = format!("answered {status}");
+            Outcome::Failed(Failure { why, is_gone, slow_down: None })
+        };
+        assert_eq!((of(410), of(302)), (failed(410, true), failed(302, false)));
     }
 }
