@@ -155,62 +155,56 @@ verification.highlevel.ed25519_keys = [{key}]
 [sources.securityscorecard]
 platform = "securityscorecard"
 verification.path_tokens = [{securityscorecard}]
-
-[sources.github]
-platform = "generic"
-
-# GitHub does not sign its headers, so the URL holds a token; here it is the signing secret, too.
-[sources.github.verification]
-path_tokens = [{github}]
-
-[sources.github.verification.hmac]
-headers = ["X-Hub-Signature-256"]
-algorithm = "sha256"
-encoding = "hex"
-prefix = "sha256="
-secrets = [{github}]
-
-[sources.github.mapping]
-event_type = ["header:X-GitHub-Event", "/action"]
-installed = ["installation.created"]
-uninstalled = ["installation.deleted"]
-app_id = "/installation/app_id"
-installation_id = ["/installation/id"]
-place = ["/installation/account/id"]
-reinstall = "new_id"
-idempotency_key = ["header:X-GitHub-Delivery"]
-installed_at = "/installation/created_at"
-permissions = "/installation/permissions"
-
-[sources.whop]
-platform = "generic"
-verification.standard_webhooks.secrets = [{whop}]
-
-[sources.whop.mapping]
-event_type = ["/type"]
-installed = ["app_installation.created"]
-uninstalled = ["app_installation.deleted"]
-app_id = "value:app_demo"
-installation_id = ["/data/id"]
-reinstall = "new_id"
-idempotency_key = ["header:webhook-id"]
-occurred_at = "/timestamp"
-secrets = ["/data/access_token"]
 "#,
         key = serde_json::Value::from(highlevel_key),
         securityscorecard = file("securityscorecard-path-token"),
-        github = file("github-webhook-secret"),
-        whop = file("whop-webhook-secret"),
-    )
+    ) + &SHIPPED.map(|(toml, secret)| shipped(toml, &file(secret))).concat()
+}
+
+/// Those of `deploy/sources` that are read by a mapping, each with the name of its secret.
+const SHIPPED: [(&str, &str); 5] = [
+    (include_str!("../../deploy/sources/github.toml"), "github-webhook-secret"),
+    (include_str!("../../deploy/sources/standard-webhooks.toml"), "whop-webhook-secret"),
+    (include_str!("../../deploy/sources/outreach.toml"), "marketplace-secret"),
+    (include_str!("../../deploy/sources/monday.toml"), "marketplace-secret"),
+    (include_str!("../../deploy/sources/stripe-connect.toml"), "marketplace-secret"),
+];
+
+/// With a secret of this environment, for the app that `simulate` speaks of. OAuth is left out: no
+/// platform is there to ask.
+fn shipped(toml: &str, secret: &str) -> String {
+    let tables = tables(toml).into_iter().filter(|(header, _)| !header.ends_with(".oauth]"));
+    let of_here = |line: &str| match line.split_once(" = ") {
+        Some(("app_ids", _)) => "app_ids = [\"app_demo\"]".to_owned(),
+        Some(("app_id", value)) if value.starts_with("\"value:") => {
+            "app_id = \"value:app_demo\"".to_owned()
+        }
+        _ => with_secret(line, secret),
+    };
+    let table = |(header, lines): (String, String)| {
+        let lines: Vec<String> = lines.lines().map(of_here).collect();
+        format!("\n{header}\n{}\n", lines.join("\n"))
+    };
+    tables.map(table).collect()
+}
+
+/// In place of every secret that would come from the environment.
+fn with_secret(line: &str, secret: &str) -> String {
+    let Some((before, rest)) = line.split_once("{ env = ") else { return line.to_owned() };
+    let after = rest.split_once('}').map_or("", |(_, after)| after);
+    format!("{before}{secret}{}", with_secret(after, secret))
 }
 
 /// The platforms that `simulate` knows, with the name of each one's secret.
-pub const SIMULATED: [(&str, &str); 5] = [
+pub const SIMULATED: [(&str, &str); 8] = [
     ("blnk", "blnk-path-token"),
     ("highlevel", "highlevel-signing-seed"),
     ("securityscorecard", "securityscorecard-path-token"),
     ("github", "github-webhook-secret"),
     ("whop", "whop-webhook-secret"),
+    ("outreach", "marketplace-secret"),
+    ("monday", "marketplace-secret"),
+    ("stripe", "marketplace-secret"),
 ];
 
 /// The variables that `worker run` needs besides the file.

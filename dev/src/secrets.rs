@@ -16,7 +16,7 @@ use crate::durable;
 /// A secret's file name, and how it is made.
 type Kind = (&'static str, fn() -> String);
 
-const ALL: [Kind; 19] = [
+const ALL: [Kind; 20] = [
     (PRIVATE_KEY, new_private_key),
     ("fingerprint-key", new_key),
     ("event-key-ingest", new_key),
@@ -36,6 +36,7 @@ const ALL: [Kind; 19] = [
     ("securityscorecard-path-token", new_token),
     ("github-webhook-secret", new_token),
     ("whop-webhook-secret", new_webhook_secret),
+    ("marketplace-secret", new_token),
 ];
 
 const READ_TOKEN: &str = "read-token";

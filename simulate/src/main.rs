@@ -28,8 +28,8 @@ use crate::summary::Summary;
 #[command(
     version,
     after_help = "\
-What the secret is: for blnk and securityscorecard the path token of the callback URL; for whop \
-the secret of the signature; for github that, which is the path token, too; for highlevel 32 bytes in base64, the seed of an Ed25519 key whose \
+What the secret is: for blnk and securityscorecard the path token of the callback URL; for whop, \
+outreach and stripe the secret of the signature; for github and monday that, which is the path token, too; for highlevel 32 bytes in base64, the seed of an Ed25519 key whose \
 public half (--public-key) stands in `verification.highlevel.ed25519_keys`.
 
 Exit codes: 0 every answer was as expected, 1 failed, 2 misused, 3 some answer was not, 130 interrupted.

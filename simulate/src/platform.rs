@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
@@ -27,6 +27,12 @@ pub(crate) enum Platform {
     Github,
     /// Standard Webhooks
     Whop,
+    /// HMAC-SHA256
+    Outreach,
+    /// Path token, and a JWT that does not sign the body
+    Monday,
+    /// Connect: HMAC-SHA256 with a time
+    Stripe,
 }
 
 /// A callback, ready to be sent.
@@ -49,6 +55,7 @@ enum Proof {
     PathToken(SecretString),
     Ed25519(Ed25519KeyPair),
     Hmac(SecretString),
+    Jwt(SecretString),
     StandardWebhooks(standardwebhooks::Webhook),
 }
 
@@ -60,6 +67,9 @@ impl Platform {
             Self::Securityscorecard => "securityscorecard",
             Self::Github => "github",
             Self::Whop => "whop",
+            Self::Outreach => "outreach",
+            Self::Monday => "monday",
+            Self::Stripe => "stripe",
         }
     }
 
@@ -72,7 +82,8 @@ impl Sender {
     pub(crate) fn new(platform: Platform, secret: SecretString, app: String) -> Result<Self> {
         let proof = match platform {
             Platform::Blnk | Platform::Securityscorecard => Proof::PathToken(secret),
-            Platform::Github => Proof::Hmac(secret),
+            Platform::Github | Platform::Outreach | Platform::Stripe => Proof::Hmac(secret),
+            Platform::Monday => Proof::Jwt(secret),
             Platform::Highlevel => {
                 let seed = BASE64_STANDARD.decode(exposed(&secret)).ok();
                 let key = seed.and_then(|seed| Ed25519KeyPair::from_seed_unchecked(&seed).ok());
@@ -103,6 +114,9 @@ impl Sender {
             Platform::Securityscorecard => (vec![], self.securityscorecard(event)),
             Platform::Github => (github_headers(event), self.github(event)),
             Platform::Whop => (vec![], self.whop(event)),
+            Platform::Outreach => (vec![], self.outreach(event)),
+            Platform::Monday => (vec![], self.monday(event)),
+            Platform::Stripe => (vec![], self.stripe(event)),
         };
         let body = body.to_string();
         // What the attacker signs, or knows of the token.
@@ -110,19 +124,21 @@ impl Sender {
         let mut path_token = None;
         match &self.proof {
             Proof::PathToken(token) => {
-                let guessed = || SecretString::from("0".repeat(exposed(token).len()));
-                path_token = Some(if forged { guessed() } else { token.clone() });
+                path_token = Some(if forged { guessed(token) } else { token.clone() })
             }
             Proof::Ed25519(key) => {
                 let signature = BASE64_STANDARD.encode(key.sign(signed.as_bytes()));
                 headers.push(("x-ghl-signature", signature));
             }
             Proof::Hmac(secret) => {
-                // Its headers are not signed, so the source asks for a token in the URL, too.
-                path_token = Some(secret.clone());
-                let mac = Hmac::<Sha256>::new_from_slice(exposed(secret))?;
-                let mac = mac.chain_update(signed).finalize().into_bytes();
-                headers.push(("x-hub-signature-256", format!("sha256={}", hex::encode(mac))));
+                // GitHub's headers are not signed, so the source asks for a token in the URL, too.
+                path_token = (self.platform == Platform::Github).then(|| secret.clone());
+                headers.push(self.signature(secret, &signed)?);
+            }
+            Proof::Jwt(secret) => {
+                let secret = if forged { guessed(secret) } else { secret.clone() };
+                headers.push(("authorization", jwt(&secret)?));
+                path_token = Some(secret);
             }
             Proof::StandardWebhooks(key) => {
                 let (id, now) = (number("msg", event), Timestamp::now().as_second());
@@ -133,6 +149,21 @@ impl Sender {
             }
         }
         Ok(Callback { path_token, headers, body })
+    }
+
+    fn signature(&self, secret: &SecretString, signed: &str) -> Result<(&'static str, String)> {
+        let now = Timestamp::now().as_second();
+        Ok(match self.platform {
+            Platform::Stripe => {
+                let signature = hex::encode(mac(secret, &format!("{now}.{signed}"))?);
+                ("stripe-signature", format!("t={now},v1={signature}"))
+            }
+            Platform::Outreach => ("outreach-webhook-signature", hex::encode(mac(secret, signed)?)),
+            _ => {
+                let signature = hex::encode(mac(secret, signed)?);
+                ("x-hub-signature-256", format!("sha256={signature}"))
+            }
+        })
     }
 
     /// <https://docs.blnkfinance.com/cloud/apps/installation>
@@ -215,6 +246,50 @@ impl Sender {
         })
     }
 
+    /// <https://developers.outreach.io/client-extensions/app-lifecycle-webhooks>
+    fn outreach(&self, event: Event) -> Value {
+        let Event { kind, installation, generation, at } = event;
+        let kind = if kind == Kind::Install { "created" } else { "deleted" };
+        json!({
+            "data": {
+                "type": "install",
+                "id": format!("{installation:016x}-{generation}"),
+                "relationships": { "app": { "data": { "type": "app", "id": self.app } } },
+            },
+            "meta": { "deliveredAt": at.to_string(), "eventName": format!("install.{kind}") },
+        })
+    }
+
+    /// <https://developer.monday.com/apps/docs/webhooks>
+    fn monday(&self, Event { kind, installation, at, .. }: Event) -> Value {
+        let kind = if kind == Kind::Install { "install" } else { "uninstall" };
+        json!({
+            "type": kind,
+            "data": {
+                "app_id": self.app,
+                // JSON numbers are exact up to 2^53.
+                "account_id": installation >> 12,
+                "user_id": 3,
+                "timestamp": at.to_string(),
+                "subscription": { "plan_id": "basic", "is_trial": false },
+            },
+        })
+    }
+
+    /// <https://docs.stripe.com/api/events/types#event_types-account.application.authorized>
+    fn stripe(&self, event: Event) -> Value {
+        let Event { kind, installation, at, .. } = event;
+        let kind = if kind == Kind::Install { "authorized" } else { "deauthorized" };
+        json!({
+            "id": number("evt", event),
+            "object": "event",
+            "account": format!("acct_{installation:016x}"),
+            "created": at.as_second(),
+            "type": format!("account.application.{kind}"),
+            "data": { "object": { "id": self.app, "object": "application", "name": "Demo" } },
+        })
+    }
+
     /// <https://docs.whop.com/developer/guides/webhooks>
     fn whop(&self, event: Event) -> Value {
         let Event { kind, installation, generation, at } = event;
@@ -228,6 +303,25 @@ impl Sender {
             },
         })
     }
+}
+
+fn guessed(secret: &SecretString) -> SecretString {
+    SecretString::from("0".repeat(exposed(secret).len()))
+}
+
+fn mac(secret: &SecretString, signed: &str) -> Result<Vec<u8>> {
+    let mac = Hmac::<Sha256>::new_from_slice(exposed(secret))?;
+    Ok(mac.chain_update(signed).finalize().into_bytes().to_vec())
+}
+
+/// HS256 (RFC 7515), good for five minutes.
+fn jwt(secret: &SecretString) -> Result<String> {
+    let now = Timestamp::now().as_second();
+    let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    let claims = json!({ "iat": now, "exp": now + 300 }).to_string();
+    let signed = format!("{header}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims));
+    let signature = BASE64_URL_SAFE_NO_PAD.encode(mac(secret, &signed)?);
+    Ok(format!("{signed}.{signature}"))
 }
 
 fn github_headers(event: Event) -> Vec<(&'static str, String)> {

@@ -76,7 +76,7 @@ async fn every_platforms_histories_converge_in_any_order() {
     }
     world.assert_exactly_once(&[]).await;
     // A late uninstall ends the installation before, and never the one that is there now.
-    for platform in ["highlevel", "securityscorecard"] {
+    for platform in ["highlevel", "securityscorecard", "monday", "stripe"] {
         assert_eq!(
             by_status(&world, platform).await,
             json!({ "active": [COUNT, 2] }),
@@ -88,8 +88,11 @@ async fn every_platforms_histories_converge_in_any_order() {
         assert_eq!(found["inactive"][0], COUNT, "{platform}: {found}");
         assert_eq!(found["active"][0], COUNT, "{platform}: {found}");
     }
-    let whop = by_status(&world, "whop").await;
-    assert_eq!((&whop["inactive"][0], &whop["active"][0]), (&json!(COUNT), &json!(COUNT)));
+    for platform in ["whop", "outreach"] {
+        let found = by_status(&world, platform).await;
+        let both = (&found["inactive"][0], &found["active"][0]);
+        assert_eq!(both, (&json!(COUNT), &json!(COUNT)), "{platform}: {found}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
