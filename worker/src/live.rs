@@ -47,7 +47,7 @@ use crate::live::measure::Measurements;
 use crate::live::readiness::Readiness;
 use crate::live::token_renewal::TokenRenewal;
 use crate::settings::{ArchiveAccess, RunSettings, TokenRenewalSettings};
-use crate::store::database::pool;
+use crate::store::database::service_pool;
 
 /// Data keys that are kept ready for renewed tokens.
 const DATA_KEYS_MAX: usize = 128;
@@ -58,7 +58,7 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     let ports = Ports::bind(settings.server, "worker", &shutdown).await?;
     let connection = Connection::open(&settings.nats, "worker").await;
     let connection = connection.context("connecting to NATS")?;
-    let pool = pool(&settings.postgres);
+    let pool = service_pool(&settings.postgres);
     let measurements = Measurements::new(connection.clone(), pool.clone(), settings.sources);
     let projector = Projector {
         connection: connection.clone(),

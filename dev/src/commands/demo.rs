@@ -88,6 +88,7 @@ impl<'a> Walkthrough<'a> {
     }
 
     fn run(&self) -> Result<()> {
+        let began = self.feed_now().context("the list of installations")?;
         let installed_at = self.install().context("the install callback")?;
         // Before the retry, whose own time would otherwise count as the worker's.
         self.becomes("active", "5. the install is active in the database", installed_at)?;
@@ -95,7 +96,8 @@ impl<'a> Walkthrough<'a> {
         self.credential_opens().context("the credential endpoint")?;
         let uninstalled_at = self.uninstall().context("the uninstall callback")?;
         self.becomes("inactive", "8. it is no longer active in the database", uninstalled_at)?;
-        self.credential_is_gone().context("the credential endpoint after the uninstall")
+        self.credential_is_gone().context("the credential endpoint after the uninstall")?;
+        self.app_was_told(&began).context("the change feed")
     }
 
     fn install(&self) -> Result<Instant> {
@@ -193,6 +195,40 @@ impl<'a> Walkthrough<'a> {
         }
         println!("   credential: gone ({})", answer.status);
         Ok(())
+    }
+
+    /// Where an app would begin to follow what happens.
+    fn feed_now(&self) -> Result<String> {
+        let list = self.get("/v1/installations?limit=1")?;
+        let cursor = list.get("changes_cursor").and_then(Value::as_str);
+        Ok(cursor.context("the list has no `changes_cursor`")?.to_owned())
+    }
+
+    /// What a consumer of the feed has seen of it.
+    fn app_was_told(&self, began: &str) -> Result<()> {
+        println!("9. the app that follows the feed has seen each step");
+        let page = self.get(&format!("/v1/changes?limit=1000&after={began}"))?;
+        let changes = page.get("changes").and_then(Value::as_array);
+        let of_it = changes.into_iter().flatten().filter(|change| {
+            change.get("installation_id").and_then(Value::as_str) == Some(&self.id)
+        });
+        let told: Vec<&str> =
+            of_it.filter_map(|change| change.get("type").and_then(Value::as_str)).collect();
+        if told != ["installation.activated", "installation.deactivated"] {
+            bail!("expected that it was activated and deactivated, found {told:?}");
+        }
+        println!("   GET {}/v1/changes: {}", self.running.worker_url, told.join(", "));
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> Result<Value> {
+        let url = format!("{}{path}", self.running.worker_url);
+        let answer = http::get(&url, Some(&self.read_token), READ_TIMEOUT)
+            .with_context(|| format!("GET {url}"))?;
+        if !answer.is_success() {
+            bail!("GET {url}: expected 200, found {}: {}", answer.status, answer.body.trim_end());
+        }
+        parse(&answer)
     }
 
     fn send(&self, payload: &Value) -> Result<(Answer, Duration)> {

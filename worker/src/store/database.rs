@@ -37,7 +37,7 @@ const TRIM_LOCK: i32 = 41;
 
 /// What is set on every connection. A process that is frozen, or cut off, in the middle of a
 /// transaction holds locks that every worker needs: Postgres ends its session.
-const SESSION: [(&str, &str); 7] = [
+const SESSION: [(&str, &str); 6] = [
     // What a rebuild writes to another schema has no schema in its statement.
     ("search_path", "projection, public"),
     ("idle_in_transaction_session_timeout", "30s"),
@@ -45,18 +45,29 @@ const SESSION: [(&str, &str); 7] = [
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "4"),
-    ("tcp_user_timeout", "30s"),
 ];
+/// What a service has besides. A command may stop reading for longer: its output is paged.
+const OF_SERVICE: (&str, &str) = ("tcp_user_timeout", "30s");
+
+/// A command's pool.
+pub(crate) fn pool(settings: &settings::Postgres) -> PgPool {
+    pool_with(settings, None)
+}
 
 /// A pool that connects when it is first used, so that a worker starts, and
 /// says that it is not ready, while Postgres is away.
-pub(crate) fn pool(settings: &settings::Postgres) -> PgPool {
+pub(crate) fn service_pool(settings: &settings::Postgres) -> PgPool {
+    pool_with(settings, Some(OF_SERVICE))
+}
+
+fn pool_with(settings: &settings::Postgres, more: Option<(&'static str, &'static str)>) -> PgPool {
     PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
             Box::pin(async move {
-                let (names, values): (Vec<&str>, Vec<&str>) = SESSION.into_iter().unzip();
+                let (names, values): (Vec<&str>, Vec<&str>) =
+                    SESSION.into_iter().chain(more).unzip();
                 let set = "SELECT set_config(name, value, false) \
                            FROM unnest($1::text[], $2::text[]) AS session (name, value)";
                 sqlx::query(set).bind(names).bind(values).execute(connection).await?;
