@@ -60,6 +60,7 @@ mod push;
 mod quotas;
 mod reads;
 mod rebuild;
+mod relay;
 mod renewals;
 mod replay;
 mod restore;

@@ -57,6 +57,8 @@ pub(crate) struct RunSettings {
     pub(crate) tokens_unattended: bool,
     pub(crate) archive: Option<ArchiveAccess>,
     pub(crate) push: Vec<PushEndpoint>,
+    /// Whether changes go to a stream of NATS, too.
+    pub(crate) changes_stream: bool,
     /// For metrics.
     pub(crate) sources: Vec<SourceName>,
 }
@@ -148,6 +150,7 @@ impl RunSettings {
                 && config.sources.values().any(|source| source.oauth.is_some()),
             archive,
             push,
+            changes_stream: config.worker.changes_stream,
             sources: config.sources.keys().cloned().collect(),
         });
         resolver.finish(path, settings)

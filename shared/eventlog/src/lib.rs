@@ -7,6 +7,7 @@ pub mod append;
 pub mod archive;
 pub mod audit;
 pub mod breach;
+pub mod changes;
 pub mod connect;
 pub mod consume;
 pub mod contract;

@@ -22,7 +22,7 @@ use crate::breach::{Breach, breaches_of};
 use crate::connect::Connection;
 use crate::consume::CONSUMER;
 use crate::message::{STREAM, all_subjects};
-use crate::{audit, forward, keys, quota};
+use crate::{audit, changes, forward, keys, quota};
 
 /// A cluster that has just started, or is choosing a leader, loses a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,6 +45,8 @@ pub struct StreamSettings {
     pub duplicate_window_ms: u64,
     /// The size at which the stream of [forwarded callbacks](platforms.md#forwarding) refuses more.
     pub forwarded_max_bytes: u64,
+    /// The size at which the stream of [changes](feed.md#over-nats) drops the oldest.
+    pub changes_max_bytes: u64,
     /// [Breaches of the durability contract](#the-durability-contract) that you accept, by name.
     pub allow: Vec<Breach>,
 }
@@ -58,9 +60,19 @@ impl Default for StreamSettings {
             max_bytes: 4 * GIB,
             duplicate_window_ms: HOUR_MS,
             forwarded_max_bytes: GIB,
+            changes_max_bytes: GIB,
             allow: vec![],
         }
     }
+}
+
+/// Streams that not everybody has.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Of callbacks for the app.
+    pub forwarded: bool,
+    /// Of changes, and how long it keeps them.
+    pub changes: Option<Duration>,
 }
 
 /// Makes the streams and the consumer, or brings them to these settings. A log that
@@ -70,7 +82,7 @@ pub async fn migrate(
     settings: &StreamSettings,
     ack_wait: Duration,
     known_to: StreamSequence,
-    forwards: bool,
+    wanted: Wanted,
 ) -> anyhow::Result<()> {
     let jetstream = connection.with_timeout(REQUEST_TIMEOUT);
     let first_sequence = match existing_log(&jetstream).await? {
@@ -91,10 +103,13 @@ pub async fn migrate(
     create_or_update(&jetstream, &audit_config(settings)).await?;
     create_or_update(&jetstream, &rings_config(settings)).await?;
     create_or_update(&jetstream, &quota_config(settings)).await?;
-    if forwards {
+    if wanted.forwarded {
         create_or_update(&jetstream, &forward_config(settings)).await?;
         let stream = jetstream.get_stream(forward::STREAM).await?;
         stream.create_consumer(app_consumer_config()).await?;
+    }
+    if let Some(keep_for) = wanted.changes {
+        create_or_update(&jetstream, &changes_config(settings, keep_for)).await?;
     }
     let stream = jetstream.get_stream(STREAM).await?;
     stream.create_consumer(consumer_config(ack_wait)).await?;
@@ -285,6 +300,23 @@ fn forward_config(settings: &StreamSettings) -> StreamConfig {
         max_bytes: i64::try_from(settings.forwarded_max_bytes).unwrap_or(i64::MAX),
         num_replicas: settings.replicas,
         duplicate_window: Duration::from_millis(settings.duplicate_window_ms),
+        ..StreamConfig::default()
+    }
+}
+
+/// A copy of the feed, which has what no longer fits.
+fn changes_config(settings: &StreamSettings, keep_for: Duration) -> StreamConfig {
+    StreamConfig {
+        name: changes::STREAM.to_owned(),
+        description: Some("What became of installations, in order".to_owned()),
+        subjects: vec![changes::all_subjects()],
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_age: keep_for,
+        max_bytes: i64::try_from(settings.changes_max_bytes).unwrap_or(i64::MAX),
+        num_replicas: settings.replicas,
+        duplicate_window: Duration::from_millis(settings.duplicate_window_ms),
+        allow_direct: true,
         ..StreamConfig::default()
     }
 }

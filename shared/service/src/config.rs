@@ -216,6 +216,9 @@ pub struct WorkerSettings {
     /// How many days a change stays in the [feed](feed.md). A reader that comes later starts over.
     #[schemars(range(min = 1, max = 3650))]
     pub changes_keep_days: u32,
+    /// Whether changes are copied to the NATS stream [`INSTALLATION_CHANGES`](feed.md#over-nats), too.
+    /// Run `worker migrate` after you have set it.
+    pub changes_stream: bool,
     /// Whether the projection keeps the sealed secret of an installation that has ended.
     pub keep_ended_credentials: bool,
     /// The callers of the read API by name.
@@ -413,6 +416,7 @@ impl Default for WorkerSettings {
             token_renewal: None,
             archive: None,
             push: BTreeMap::new(),
+            changes_stream: false,
         }
     }
 }

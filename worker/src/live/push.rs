@@ -18,15 +18,16 @@ use opentelemetry::KeyValue;
 use rand::RngExt as _;
 use service::clock;
 use service::telemetry::names::attribute;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::deliver::{Client, Failure, Outcome};
 use crate::error_chain::chain;
+use crate::live::lease::{self, Alone};
 use crate::metrics::METRICS;
 use crate::settings::PushEndpoint as Endpoint;
-use crate::store::database;
+use crate::store::database::{self, PUSH_LOCK};
 use crate::store::push::{self, EndpointView, Waiting};
 
 mod deliver;
@@ -34,13 +35,11 @@ mod deliver;
 /// How soon an endpoint hears of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const AFTER_ERROR: Duration = Duration::from_secs(2);
-/// To see that the lock is still ours, and to measure.
-const LEASE_EVERY: Duration = Duration::from_secs(5);
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// In flight to one endpoint.
 const AT_ONCE: usize = 16;
-/// Looked for at once: more than are in flight.
-const DUE_MAX: i64 = 256;
+/// Looked for at once: more than are in flight, and not so many that a pause comes late.
+const DUE_MAX: i64 = 64;
 /// After the first failure, the second, …: about three days.
 const AGAIN_AFTER_S: [u64; 11] =
     [5, 30, 120, 600, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
@@ -52,68 +51,42 @@ pub(crate) async fn run(pool: PgPool, endpoints: Vec<Endpoint>, shutdown: Cancel
     if endpoints.is_empty() {
         return;
     }
-    let endpoints: Vec<Arc<Endpoint>> = endpoints.into_iter().map(Arc::new).collect();
-    while !shutdown.is_cancelled() {
-        match lease(&pool).await {
-            Ok(Some(lease)) => push_all(&pool, &endpoints, lease, &shutdown).await,
-            Ok(None) => {}
-            Err(error) => tracing::debug!(error = chain(&error), "changes are not pushed"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LEASE_EVERY) => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
+    let endpoints = endpoints.into_iter().map(Arc::new).collect();
+    let push = Push { pool, endpoints };
+    lease::work_alone(&push, &push.pool, &shutdown).await;
 }
 
-/// `None` if another worker pushes.
-async fn lease(pool: &PgPool) -> Result<Option<PgConnection>, sqlx::Error> {
-    let mut connection = database::connect_alone(pool).await?;
-    Ok(push::try_lock(&mut connection).await?.then_some(connection))
+struct Push {
+    pool: PgPool,
+    endpoints: Vec<Arc<Endpoint>>,
 }
 
-/// As long as the lease is held.
-async fn push_all(
-    pool: &PgPool,
-    endpoints: &[Arc<Endpoint>],
-    mut lease: PgConnection,
-    shutdown: &CancellationToken,
-) {
-    tracing::info!(endpoints = endpoints.len(), "changes are pushed by this worker");
-    let over = shutdown.child_token();
-    let pushing = endpoints.iter().map(|it| Pusher::new(pool, it).run(over.clone()));
-    let holding = async {
-        while !over.is_cancelled() {
-            if let Err(error) = measure(&mut lease).await {
-                tracing::warn!(error = chain(&error), "another worker may push changes now");
-                over.cancel();
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LEASE_EVERY) => {}
-                () = over.cancelled() => {}
-            }
+impl Alone for Push {
+    const LOCK: i32 = PUSH_LOCK;
+
+    async fn work(&self, over: CancellationToken) {
+        tracing::info!(endpoints = self.endpoints.len(), "changes are pushed by this worker");
+        let pushers = self.endpoints.iter().map(|it| Pusher::new(&self.pool, it));
+        join_all(pushers.map(|pusher| pusher.run(over.clone()))).await;
+        // What this worker has told is another one's to tell now.
+        for endpoint in &self.endpoints {
+            let of = [KeyValue::new(attribute::ENDPOINT, endpoint.name.clone())];
+            METRICS.push_oldest_age.record(0.0, &of);
+            METRICS.push_paused.record(0.0, &of);
         }
-    };
-    tokio::join!(join_all(pushing), holding);
-    // What this worker has told is another one's to tell now.
-    for endpoint in endpoints {
-        let of = [KeyValue::new(attribute::ENDPOINT, endpoint.name.clone())];
-        METRICS.push_oldest_age.record(0.0, &of);
-        METRICS.push_paused.record(0.0, &of);
     }
-    lease.close().await.ok();
-}
 
-/// It also shows that the lease's session lives.
-async fn measure(lease: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let now = clock::now();
-    for EndpointView { name, oldest_at, paused_at, .. } in push::all(lease).await? {
-        let of = [KeyValue::new(attribute::ENDPOINT, name)];
-        let age = |at: Timestamp| now.duration_since(at).as_secs_f64().max(0.0);
-        METRICS.push_oldest_age.record(oldest_at.map_or(0.0, age), &of);
-        METRICS.push_paused.record(if paused_at.is_some() { 1.0 } else { 0.0 }, &of);
+    /// Measures how the endpoints are doing.
+    async fn check(&self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let now = clock::now();
+        for EndpointView { name, oldest_at, paused_at, .. } in push::all(session).await? {
+            let of = [KeyValue::new(attribute::ENDPOINT, name)];
+            let age = |at: Timestamp| now.duration_since(at).as_secs_f64().max(0.0);
+            METRICS.push_oldest_age.record(oldest_at.map_or(0.0, age), &of);
+            METRICS.push_paused.record(if paused_at.is_some() { 1.0 } else { 0.0 }, &of);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What pushes to one endpoint.
@@ -216,9 +189,9 @@ impl Pusher {
     }
 
     /// What left the feed before it was delivered is lost to the endpoint, and it is told so.
-    async fn expire(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let name = &self.endpoint.name;
-        let Some(position) = push::expire(connection, name).await? else { return Ok(()) };
+    async fn expire(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let expired = push::expire(connection, &self.endpoint.name).await?;
+        let Some(position) = expired else { return Ok(()) };
         let why = format!(
             "changes up to position {position} left the feed before they were delivered: list the \
              installations, then resume"
@@ -226,7 +199,8 @@ impl Pusher {
         self.pause(connection, &why).await
     }
 
-    async fn pause(&self, connection: &mut PgConnection, why: &str) -> Result<(), sqlx::Error> {
+    async fn pause(&mut self, connection: &mut PgConnection, why: &str) -> Result<(), sqlx::Error> {
+        self.queue.clear();
         let endpoint = &self.endpoint.name;
         tracing::error!(endpoint, why, "an endpoint is paused");
         push::pause(connection, endpoint, why).await?;

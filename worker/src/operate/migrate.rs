@@ -8,7 +8,8 @@ use backon::{ConstantBuilder, Retryable as _};
 use clap::Args;
 use domain::id::StreamSequence;
 use eventlog::connect::{ConnectError, ConnectErrorKind, Endpoint};
-use eventlog::{audit, consume, forward, keys, message, quota, topology};
+use eventlog::topology::Wanted;
+use eventlog::{audit, changes, consume, forward, keys, message, quota, topology};
 use serde::Serialize;
 use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
@@ -74,7 +75,8 @@ fn streams(context: &Context) -> Vec<&'static str> {
         quota::STREAM,
     ];
     let forwarded = context.config.forwards().then_some(forward::STREAM);
-    all.into_iter().chain(forwarded).collect()
+    let changes = context.config.worker.changes_stream.then_some(changes::STREAM);
+    all.into_iter().chain(forwarded).chain(changes).collect()
 }
 
 fn render(report: &Report) -> String {
@@ -134,8 +136,13 @@ async fn migrate_log(
         .await?;
     let ack_wait = Duration::from_millis(context.config.worker.ack_wait_ms);
     let config = &context.config;
-    let forwards = config.forwards();
-    topology::migrate(&connection, &config.stream, ack_wait, known_to, forwards).await
+    let days = u64::from(config.worker.changes_keep_days);
+    let keep_for = Duration::from_secs(days * 86_400);
+    let wanted = Wanted {
+        forwarded: config.forwards(),
+        changes: config.worker.changes_stream.then_some(keep_for),
+    };
+    topology::migrate(&connection, &config.stream, ack_wait, known_to, wanted).await
 }
 
 fn is_away(error: &anyhow::Error) -> bool {

@@ -30,6 +30,8 @@ const REBUILD_LOCK: i32 = 2;
 pub(crate) const LATE_LOCK: i32 = 3;
 /// Of who pushes changes: one at a time.
 pub(crate) const PUSH_LOCK: i32 = 42;
+/// Of who copies changes to NATS.
+pub(crate) const RELAY_LOCK: i32 = 43;
 /// Of who archives: one at a time.
 const ARCHIVE_LOCK: i32 = 40;
 /// Exclusive for who trims the log, shared by who reads old events of it.
@@ -162,6 +164,21 @@ pub(crate) async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bo
     sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, REBUILD_LOCK)
         .fetch_one(connection)
         .await
+}
+
+/// For the session; false if another one has it.
+pub(crate) async fn try_lock(
+    connection: &mut PgConnection,
+    lock: i32,
+) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT pg_try_advisory_lock($1, $2)";
+    sqlx::query_scalar(sql).bind(LOCKS).bind(lock).fetch_one(connection).await
+}
+
+/// Whether the session is there and answers.
+pub(crate) async fn is_alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT 1").execute(connection).await?;
+    Ok(())
 }
 
 /// A connection that is closed when it is dropped, and with it ends what it locked.

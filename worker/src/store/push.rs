@@ -12,18 +12,11 @@ use sqlx::{Connection as _, FromRow, PgConnection};
 use crate::settings::PushEndpoint as Endpoint;
 use crate::store::changes::{self, ChangeView};
 use crate::store::convert::{SqlTime, sequence_from_sql, sequence_to_sql};
-use crate::store::database::{LOCKS, PUSH_LOCK};
 
 /// Taken over from the feed at once.
 const TAKEN_AT_ONCE: i64 = 1_000;
 /// Of one endpoint. What does not fit waits in the feed.
 const WAITING_MAX: i64 = 10_000;
-
-/// For the session; false if another worker pushes.
-pub(crate) async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let sql = "SELECT pg_try_advisory_lock($1, $2)";
-    sqlx::query_scalar(sql).bind(LOCKS).bind(PUSH_LOCK).fetch_one(connection).await
-}
 
 /// A change that waits to be delivered.
 #[derive(Debug, FromRow)]
@@ -82,7 +75,8 @@ pub(crate) async fn take_over(
                  ORDER BY position
                  LIMIT (SELECT greatest(most, 0) FROM place_left)),
              taken AS (
-                 UPDATE mooring.push_endpoints SET taken_position = (SELECT max(position) FROM next)
+                 UPDATE mooring.push_endpoints
+                 SET taken_position = greatest(taken_position, (SELECT max(position) FROM next))
                  WHERE name = $1 AND EXISTS (SELECT FROM next)),
              kept AS (
                  INSERT INTO mooring.push_waiting (endpoint, position, source, installation_id, place)

@@ -12,6 +12,7 @@ use serde_json::json;
 use service::{clock, http_client};
 
 use crate::error_chain::chain;
+use crate::live::relay;
 use crate::settings::PushEndpoint as Endpoint;
 use crate::store::changes::ChangeView;
 
@@ -64,7 +65,7 @@ impl Client {
             Ok(client) => client,
             Err(why) => return failed(why.clone()),
         };
-        let id = format!("chg_{feed}_{}", change.position);
+        let id = relay::id(feed, change.position);
         let now = clock::now().as_second().to_string();
         let payload =
             json!({ "type": change.r#type, "timestamp": change.recorded_at, "data": change });
