@@ -81,8 +81,11 @@ async fn a_log_restored_from_an_older_copy_that_went_on_keeps_both_histories() {
         world.acknowledged(&callback).await;
     }
     let looked = world.operate(&["restore", "--dry-run", "--json"]).await.json(0);
-    assert_eq!(counts(&looked), [3, 3, 0], "c came again, but elsewhere: {looked}");
-    assert_eq!(counts(&restore(&world).await), [3, 3, 0]);
+    // c came again, but elsewhere. A note is one more, if the server was not quite there when a
+    // callback was sent.
+    let [lost, misplaced, unknown] = counts(&looked);
+    assert!((3..=4).contains(&lost) && misplaced == lost && unknown == 0, "{looked}");
+    assert_eq!(counts(&restore(&world).await), [lost, misplaced, 0]);
     assert_eq!(counts(&restore(&world).await), [0, 0, 0]);
     let keys = ["p1", "b", "c", "d", "p2", "x", "y"].map(|id| format!("install:{id}"));
     assert_whole(&mut world, &keys.each_ref().map(String::as_str)).await;
