@@ -13,6 +13,7 @@ use service::telemetry::names::attribute;
 use crate::archive;
 use crate::oauth;
 use crate::payload::{install, with};
+use crate::push;
 use crate::simulate;
 use crate::token_server::{Codes, TokenServer};
 use crate::world::{Setup, World, eventually};
@@ -155,6 +156,8 @@ async fn traffic(world: &World, seed: &str) {
         ];
         world.command("simulate", &args, &[]).unwrap();
     }
+    let stranger = world.http.get(world.worker_url(0, "/v1/installations")).bearer_auth("wrong");
+    assert_eq!(stranger.send().await.unwrap().status(), 401);
     let jetstream = world.jetstream().await;
     let subject = "installations.blnk.1";
     jetstream.publish(subject, "no event".into()).await.unwrap().await.unwrap();
@@ -184,6 +187,11 @@ async fn start(tokens: &TokenServer, rebuild_port: u16) -> World {
     let world = World::servers(setup.env("MOORING__STREAM__MAX_BYTES", 100_000_000));
     simulate::configure(&world);
     world.configure(&oauth::sections(&world, tokens, "state = \"when_present\""));
+    // Nobody is there.
+    world.configure(&format!(
+        "[worker.push.crm]\nurl = \"http://127.0.0.1:1/\"\nallow_private = true\n{}",
+        push::secrets(&world)
+    ));
     // Of the limit of the log so little that something is always due.
     archive::configure(&world, &archive::by_workers(&world, "log_full_percent = 1"));
     let mut world = world.with_services().await;

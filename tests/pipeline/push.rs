@@ -115,7 +115,7 @@ fn of_silent(seen: &Mutex<Seen>, body: &str) -> Option<String> {
 }
 
 /// Two secrets, as while they are rotated.
-fn secrets(world: &World) -> String {
+pub(crate) fn secrets(world: &World) -> String {
     let file = |name: &str, secret: &str| {
         let path = world.folder.path().join(name);
         std::fs::write(&path, secret).unwrap();
