@@ -32,15 +32,20 @@ pub(crate) trait Alone: Sync {
 
 /// Works whenever it is this worker's turn, until `shutdown`.
 pub(crate) async fn work_alone<T: Alone>(task: &T, pool: &PgPool, shutdown: &CancellationToken) {
+    let mut waiting = None;
     while !shutdown.is_cancelled() {
-        match take(pool, T::LOCK).await {
-            Ok(Some(mut session)) => {
+        match timeout(LOST_AFTER, take(&mut waiting, pool, T::LOCK)).await {
+            Ok(Ok(Some(mut session))) => {
                 let over = shutdown.child_token();
                 tokio::join!(task.work(over.clone()), hold(task, &mut session, &over));
                 timeout(LOST_AFTER, session.close()).await.ok();
             }
-            Ok(None) => {}
-            Err(error) => tracing::debug!(error = chain(&error), "whose turn it is is not known"),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(error = chain(&error), "whose turn it is is not known");
+                waiting = None;
+            }
+            Err(_elapsed) => waiting = None,
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -49,10 +54,21 @@ pub(crate) async fn work_alone<T: Alone>(task: &T, pool: &PgPool, shutdown: &Can
     }
 }
 
-/// `None` if another worker has it.
-async fn take(pool: &PgPool, lock: i32) -> Result<Option<PgConnection>, sqlx::Error> {
-    let mut session = database::connect_alone(pool).await?;
-    Ok(database::try_lock(&mut session, lock).await?.then_some(session))
+/// The session that has the lock. `None` if another worker's has it: this one waits for its turn.
+async fn take(
+    waiting: &mut Option<PgConnection>,
+    pool: &PgPool,
+    lock: i32,
+) -> Result<Option<PgConnection>, sqlx::Error> {
+    let mut session = match waiting.take() {
+        Some(session) => session,
+        None => database::connect_alone(pool).await?,
+    };
+    if database::try_lock(&mut session, lock).await? {
+        return Ok(Some(session));
+    }
+    *waiting = Some(session);
+    Ok(None)
 }
 
 async fn hold(task: &impl Alone, session: &mut PgConnection, over: &CancellationToken) {

@@ -164,8 +164,9 @@ impl Pusher {
         let mut connection = database::acquire(&self.pool).await?;
         if self.feed.is_empty() {
             push::enrol(&mut connection, &self.endpoint.name).await?;
-            self.feed = push::feed(&mut connection).await?;
         }
+        // It is another one when a standby has taken over, which gives positions anew.
+        self.feed = push::feed(&mut connection).await?;
         if now >= self.expire_at {
             self.expire(&mut connection).await?;
             self.expire_at = now + EXPIRE_EVERY;

@@ -66,17 +66,19 @@ fn pool_with(settings: &settings::Postgres, more: Option<(&'static str, &'static
     PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                let (names, values): (Vec<&str>, Vec<&str>) =
-                    SESSION.into_iter().chain(more).unzip();
-                let set = "SELECT set_config(name, value, false) \
-                           FROM unnest($1::text[], $2::text[]) AS session (name, value)";
-                sqlx::query(set).bind(names).bind(values).execute(connection).await?;
-                Ok(())
-            })
-        })
+        .after_connect(move |connection, _| Box::pin(async move { set_up(connection, more).await }))
         .connect_lazy_with(settings.options.clone())
+}
+
+async fn set_up(
+    connection: &mut PgConnection,
+    more: Option<(&'static str, &'static str)>,
+) -> Result<(), sqlx::Error> {
+    let (names, values): (Vec<&str>, Vec<&str>) = SESSION.into_iter().chain(more).unzip();
+    let set = "SELECT set_config(name, value, false) \
+               FROM unnest($1::text[], $2::text[]) AS session (name, value)";
+    sqlx::query(set).bind(names).bind(values).execute(connection).await?;
+    Ok(())
 }
 
 /// A connection, or why there is none: the pool itself only says that it waited. Of
@@ -184,7 +186,9 @@ pub(crate) async fn is_alive(connection: &mut PgConnection) -> Result<(), sqlx::
 /// A connection that is closed when it is dropped, and with it ends what it locked.
 /// One of the pool would go back to it with the locks.
 pub(crate) async fn connect_alone(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
-    PgConnection::connect_with(&pool.connect_options()).await
+    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    set_up(&mut connection, None).await?;
+    Ok(connection)
 }
 
 /// For the session; false if another one archives.
