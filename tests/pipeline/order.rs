@@ -14,7 +14,7 @@ const HISTORIES: usize = 12;
 const REDELIVERIES: usize = 3;
 
 /// What is sent of the installations 0 to 3 of one instance.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Install(usize),
     ReplaceKey(usize),
@@ -69,6 +69,16 @@ fn expected(steps: &[Step], installation: usize) -> Option<&'static str> {
         .then(|| if installed.last() == Some(&installation) { "active" } else { "superseded" })
 }
 
+/// Whether it got a secret after its end that it had not had before: then it may be unverified.
+fn is_doubtful(steps: &[Step], installation: usize) -> bool {
+    let Some(end) = steps.iter().position(|step| *step == Step::Uninstall(installation)) else {
+        return false;
+    };
+    let (before, after) = steps.split_at(end);
+    let secrets = [Step::Install(installation), Step::ReplaceKey(installation)];
+    secrets.iter().any(|secret| after.contains(secret) && !before.contains(secret))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_give_one_state_whatever_the_delivery() {
     let setup = Setup { workers: 2, ..Setup::default() }
@@ -97,7 +107,11 @@ async fn histories_give_one_state_whatever_the_delivery() {
             let found = world.read(&format!("/v1/installations/{id}")).await;
             let status = found.body["status"].as_str();
             // An absent one is a problem, whose status is a number.
-            assert_eq!(status, expected(steps, installation), "{id} of {steps:?}");
+            let may_doubt = status == Some("unverified") && is_doubtful(steps, installation);
+            assert!(
+                may_doubt || status == expected(steps, installation),
+                "{id} is {status:?} of {steps:?}"
+            );
         }
     }
 
