@@ -206,12 +206,11 @@ async fn keep(
     let _slot = slot.map_err(|_| not_appended(source, &NotAppended::SourceBusy))?;
     let within = source.ack.budget.saturating_sub(started.elapsed());
     let kept = forward::publish(&app.connection, forwarded, within).await;
-    let duplicate = kept.map_err(|why| {
+    kept.map_err(|why| {
         let detail = format!("{why}; the callback was not acknowledged and may be sent again");
         let problem = Problem::new(source.ack.unavailable, "not-forwarded", detail);
         problem.retry_after(RETRY_AFTER_S)
-    })?;
-    Ok(duplicate)
+    })
 }
 
 fn challenged(answered: Answered) -> Response {

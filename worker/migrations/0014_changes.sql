@@ -17,8 +17,6 @@ CREATE TABLE mooring.changes (
     installation    json        NOT NULL
 );
 
--- What a caller reaches is a source, or an app of one.
-CREATE INDEX changes_by_source ON mooring.changes (source, position);
 CREATE INDEX changes_by_app ON mooring.changes (source, app_id, position);
 
 -- Where the feed begins and ends. A sequence would not do: its numbers are given before

@@ -30,8 +30,7 @@ pub(crate) fn all_subjects() -> String {
     format!("{SUBJECT_ROOT}.>")
 }
 
-/// A callback as it came, and what it was proven to be.
-#[derive(Debug)]
+/// A callback as it came, and what it was proven to be. No `Debug`: its body may hold secrets.
 pub struct Forwarded {
     pub source: SourceName,
     /// Its type, as the platform names it.

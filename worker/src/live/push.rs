@@ -79,7 +79,10 @@ impl Alone for Push {
     /// Measures how the endpoints are doing.
     async fn check(&self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
         let now = clock::now();
-        for EndpointView { name, oldest_at, paused_at, .. } in push::all(session).await? {
+        let all = push::all(session).await?.into_iter();
+        // One that is no longer configured is nobody's to mend.
+        let configured = all.filter(|found| self.endpoints.iter().any(|it| it.name == found.name));
+        for EndpointView { name, oldest_at, paused_at, .. } in configured {
             let of = [KeyValue::new(attribute::ENDPOINT, name)];
             let age = |at: Timestamp| now.duration_since(at).as_secs_f64().max(0.0);
             METRICS.push_oldest_age.record(oldest_at.map_or(0.0, age), &of);

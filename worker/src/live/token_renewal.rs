@@ -258,8 +258,9 @@ impl TokenRenewal {
         let why = "no refresh token was issued, and there is no parent to ask with";
         let parentage = app.parentage().ok_or(NotRenewed::Never(why))?;
         let named = identity.scope.get(parentage.parent_key).cloned();
+        let possible = named.as_ref().map_or(parents, std::slice::from_ref);
         let mut last = None;
-        for parent in named.iter().chain(parents.iter().filter(|_| named.is_none())) {
+        for parent in possible {
             let mut identity = identity.clone();
             identity.scope.insert(parentage.parent_key.to_owned(), parent.clone());
             let Some(Parent { installation_id, request }) = (parentage.parent_of)(&identity) else {

@@ -12,8 +12,7 @@ const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// It stands in the environment, in metrics and in commands.
 const NAME_BYTES_MAX: usize = 40;
 
-/// Where changes are pushed to.
-#[derive(Debug)]
+/// Where changes are pushed to. No `Debug`: the URL may hold a token.
 pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) url: Url,

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::postgres::types::PgInterval;
-use sqlx::{Connection as _, FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection};
 
 use crate::settings::PushEndpoint as Endpoint;
 use crate::store::changes::{self, ChangeView};
@@ -27,7 +26,7 @@ pub(crate) struct Waiting {
 }
 
 /// How an endpoint is doing.
-#[derive(Debug, Clone, Serialize, FromRow, JsonSchema)]
+#[derive(Debug, Clone, Serialize, FromRow)]
 pub(crate) struct EndpointView {
     pub(crate) name: String,
     /// Up to here the feed was taken over.
@@ -37,13 +36,10 @@ pub(crate) struct EndpointView {
     pub(crate) undelivered: i64,
     /// When the oldest of them was recorded.
     #[sqlx(try_from = "SqlTime")]
-    #[schemars(with = "Option<String>")]
     pub(crate) oldest_at: Option<Timestamp>,
     #[sqlx(try_from = "SqlTime")]
-    #[schemars(with = "Option<String>")]
     pub(crate) last_delivered_at: Option<Timestamp>,
     #[sqlx(try_from = "SqlTime")]
-    #[schemars(with = "Option<String>")]
     pub(crate) paused_at: Option<Timestamp>,
     pub(crate) paused_why: Option<String>,
     /// What the last attempt of one that waits came to.
@@ -59,12 +55,11 @@ pub(crate) async fn enrol(connection: &mut PgConnection, name: &str) -> Result<(
     Ok(())
 }
 
-/// Takes over what has come to the feed; says how many, and whether there may be more.
+/// Takes over what has come to the feed, and says how much of the feed it has looked at.
 pub(crate) async fn take_over(
     connection: &mut PgConnection,
     endpoint: &Endpoint,
 ) -> Result<u64, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
     let sql = "
         WITH place_left AS (
                  SELECT least($4, $5 - count(*)) AS most FROM mooring.push_waiting WHERE endpoint = $1),
@@ -91,9 +86,8 @@ pub(crate) async fn take_over(
         .bind(&endpoint.types)
         .bind(TAKEN_AT_ONCE)
         .bind(WAITING_MAX)
-        .fetch_one(&mut *transaction)
+        .fetch_one(connection)
         .await?;
-    transaction.commit().await?;
     Ok(sequence_from_sql(taken))
 }
 

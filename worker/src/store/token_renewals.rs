@@ -92,7 +92,7 @@ pub(crate) async fn parts_without_tokens(
         CROSS JOIN LATERAL (
             SELECT array_agg(parent ORDER BY last DESC) AS parents,
                    CASE count(*) WHEN 1 THEN min(credential_event)
-                        ELSE md5(string_agg(credential_event, ' ' ORDER BY credential_event)) END
+                        ELSE md5(string_agg(parent, ' ' ORDER BY parent)) END
                    || ' @' || part.generation AS renewed_from
             FROM (
                 SELECT parent.scope ->> $2 AS parent, parent.credential_event,
