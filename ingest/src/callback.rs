@@ -8,7 +8,8 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use domain::event::{Callback, Event, Fact, Payload};
+use domain::event::{Callback, Event, Payload};
+use domain::id::IdempotencyKey;
 use domain::jwt::Fetched;
 use domain::platform::challenge::Answered;
 use domain::platform::{Destination, MissedAck, Refusal, SuccessBody, accept_app, destination};
@@ -264,7 +265,10 @@ fn parse(
     let Source { adapter, app_ids, ignore, forward, .. } = source;
     match destination(&callback, &**adapter, app_ids, ignore, forward) {
         Destination::Nowhere => Ok(Understood::Ignored),
-        Destination::App => Ok(forwarded(source, callback, received)),
+        Destination::App { kind } => {
+            let kind = kind.to_owned();
+            Ok(forwarded(source, kind, callback.idempotency_key, received))
+        }
         Destination::Log => {
             accept_app(&callback, app_ids).map_err(|why| refused(&why))?;
             Ok(Understood::Event((Box::new(callback), received.received_at)))
@@ -272,13 +276,17 @@ fn parse(
     }
 }
 
-fn forwarded(source: &Source, callback: Callback, received: &Received) -> Understood {
-    let Fact::Unrecognized { kind, .. } = callback.fact else { return Understood::Ignored };
+fn forwarded(
+    source: &Source,
+    kind: String,
+    idempotency_key: IdempotencyKey,
+    received: &Received,
+) -> Understood {
     let content_type = received.headers.get(header::CONTENT_TYPE);
     Understood::Forward(Box::new(Forwarded {
         source: source.name.clone(),
         kind,
-        idempotency_key: callback.idempotency_key,
+        idempotency_key,
         received_at: received.received_at,
         content_type: content_type.and_then(|it| it.to_str().ok()).map(str::to_owned),
         body: received.body.clone(),

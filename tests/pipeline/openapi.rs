@@ -86,7 +86,7 @@ async fn the_api_answers_as_its_contract_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_is_waited_for_and_is_sent_again_only_if_it_has_changed() {
-    let world = World::start(Setup::default()).await;
+    let mut world = World::start(Setup::default()).await;
     let url = world.worker_url(0, "/v1/installations/a");
     let token = world.secrets.read("read-token").unwrap();
     let get = |url: &str| world.http.get(url).bearer_auth(&token);
@@ -113,4 +113,11 @@ async fn an_installation_is_waited_for_and_is_sent_again_only_if_it_has_changed(
     assert_ne!(changed.headers()[ETAG], tag);
     let wrong = world.read("/v1/installations/a?wait=51").await;
     assert_eq!((wrong.status, wrong.problem()), (400, "invalid-parameter"));
+
+    // Neither a worker that ends waits for what does not come.
+    let none = world.worker_url(0, "/v1/installations/none?wait=50");
+    let waiting = tokio::spawn(get(&none).send());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.stop_workers();
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 404);
 }

@@ -136,23 +136,25 @@ impl fmt::Display for Platform {
 
 /// Where a callback goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination {
+pub enum Destination<'a> {
     Log,
     /// The app itself takes it, as it came.
-    App,
+    App {
+        kind: &'a str,
+    },
     /// It is none of the source's business: it is acknowledged, counted and not kept.
     Nowhere,
 }
 
 /// What installs or uninstalls goes to the log, always. `forwarded` may have `*`. What
 /// names an app that is not `accepted` goes nowhere else.
-pub fn destination(
-    callback: &Callback,
+pub fn destination<'a>(
+    callback: &'a Callback,
     adapter: &dyn Adapter,
     accepted: &[AppId],
     ignored: &[String],
     forwarded: &[String],
-) -> Destination {
+) -> Destination<'a> {
     let Fact::Unrecognized { kind, .. } = &callback.fact else { return Destination::Log };
     let is_named = |types: &[String]| types.iter().any(|it| it == kind);
     let app = callback.app_id.as_ref();
@@ -161,7 +163,7 @@ pub fn destination(
     if is_named(ignored) {
         Destination::Nowhere
     } else if !is_foreign && (is_named(forwarded) || forwarded.iter().any(|it| it == "*")) {
-        Destination::App
+        Destination::App { kind }
     } else if adapter.hears_of_others() && !is_ours {
         Destination::Nowhere
     } else {

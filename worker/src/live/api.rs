@@ -272,17 +272,23 @@ async fn show(
     State(api): State<Arc<Api>>,
     Id(id): Id,
     Parameters(parameters): Parameters<ShowParameters>,
+    client: Option<Extension<ClientGone>>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let ShowParameters { source, app_id, place, wait } = parameters;
     let wait = checked_wait(wait)?;
     let which = Which { source, app_id, place };
-    let (asked, mut pause) = (Instant::now(), LOOK_FIRST);
+    let (mut until, mut pause) = (Instant::now() + wait, LOOK_FIRST);
+    let gone = is_gone(client);
+    tokio::pin!(gone);
     let found = loop {
         match find::show_related(&api.pool, caller.reach(), &which, &id).await {
-            Err(FindError::NotFound) if asked.elapsed() < wait => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOOK_LAST);
+            Err(FindError::NotFound) if Instant::now() < until => {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_LAST),
+                    () = api.feed.ends() => until = Instant::now(),
+                    () = &mut gone => return Ok(StatusCode::NO_CONTENT.into_response()), // to nobody
+                }
             }
             found => break found?,
         }
@@ -398,6 +404,14 @@ impl FeedParameters {
     }
 }
 
+/// The request of a client that has hung up is not worth waiting for.
+async fn is_gone(client: Option<Extension<ClientGone>>) {
+    match client {
+        Some(Extension(ClientGone(gone))) => gone.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What became of installations: a page, or a stream if that is what the reader takes.
 async fn follow(
     Reader(caller): Reader,
@@ -415,12 +429,7 @@ async fn follow(
         feed::read(&api.pool, &reach, &feed::Query { limit: 1, ..query.clone() }).await?;
         return Ok(api.feed.clone().stream(reach, query).into_response());
     }
-    let gone = async {
-        match client {
-            Some(Extension(ClientGone(gone))) => gone.cancelled().await,
-            None => std::future::pending().await,
-        }
-    };
+    let gone = is_gone(client);
     let (changes, cursor) = tokio::select! {
         found = api.feed.next(&reach, query, wait) => found?,
         () = gone => return Ok(StatusCode::NO_CONTENT.into_response()), // to nobody

@@ -93,6 +93,11 @@ impl Watcher {
 }
 
 impl Feed {
+    /// Nobody waits any longer when the worker ends.
+    pub(crate) async fn ends(&self) {
+        self.shutdown.cancelled().await;
+    }
+
     /// What comes after the cursor. If that is nothing, the first that comes within `wait`.
     pub(crate) async fn next(
         &self,

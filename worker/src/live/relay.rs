@@ -82,21 +82,22 @@ impl Relay {
         drop(connection);
         let count = found.len();
         let changes = found.into_iter().map(|change| published(change, &feed));
-        let last = stream::publish(&self.connection, last, changes.collect()).await?;
+        let changes = changes.collect::<Result<_, _>>()?;
+        let last = stream::publish(&self.connection, last, changes).await?;
         Ok((last, count))
     }
 }
 
-fn published(change: ChangeView, feed: &str) -> Change {
-    Change {
+fn published(change: ChangeView, feed: &str) -> Result<Change, serde_json::Error> {
+    Ok(Change {
         id: id(feed, change.position),
-        body: serde_json::to_vec(&change).unwrap_or_default().into(),
+        body: serde_json::to_vec(&change)?.into(),
         source: change.source,
         app_id: change.app_id,
         r#type: change.r#type,
         installation_id: change.installation_id,
         time: change.recorded_at.map(|at| at.to_string()),
-    }
+    })
 }
 
 /// Of a change, wherever it is told.

@@ -163,9 +163,7 @@ impl Drop for ClosedIfCancelled {
 
 /// For the session; false if another one has it.
 pub(crate) async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, REBUILD_LOCK)
-        .fetch_one(connection)
-        .await
+    try_lock(connection, REBUILD_LOCK).await
 }
 
 /// For the session; false if another one has it.
@@ -193,16 +191,12 @@ pub(crate) async fn connect_alone(pool: &PgPool) -> Result<PgConnection, sqlx::E
 
 /// For the session; false if another one archives.
 pub(crate) async fn try_lock_archive(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, ARCHIVE_LOCK)
-        .fetch_one(connection)
-        .await
+    try_lock(connection, ARCHIVE_LOCK).await
 }
 
 /// For the session; false if somebody reads old events of the log.
 pub(crate) async fn try_lock_trim(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, LOCKS, TRIM_LOCK)
-        .fetch_one(connection)
-        .await
+    try_lock(connection, TRIM_LOCK).await
 }
 
 pub(crate) async fn unlock_trim(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

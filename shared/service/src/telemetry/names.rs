@@ -100,8 +100,9 @@ pub mod attribute {
         (GRANT, "`authorization_code`, `refresh_token` or `location`"),
         (
             EVENT_TYPE,
-            "`installed`, `updated`, `uninstalled`, `authorized`, `ack_missed`, `ack_delivered`, \
-             `erased`, `unrecognized`; `unknown` where nothing could be read",
+            "`installed`, `updated`, `uninstalled`, `suspended`, `resumed`, `permissions_changed`, `authorized`, \
+             `ack_missed`, `ack_delivered`, `erased`, `unrecognized`; `forwarded` of a callback that went to the \
+             app; `unknown` where nothing could be read",
         ),
         (
             STATUS,
