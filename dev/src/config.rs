@@ -69,7 +69,7 @@ listen = "127.0.0.1:{worker}"
 
 [worker.api_tokens.dev]
 sha256_file = {read_token_hash}
-scopes = ["installations:read", "credentials:open", "refresh_tokens:open"]
+scopes = ["installations:read", "credentials:open", "refresh_tokens:open", "portal_sessions:open"]
 sources = ["*"]
 expires_at = "2100-01-01T00:00:00Z" # it is good on this machine only
 requests_per_second = 100000
@@ -79,6 +79,9 @@ platform = "blnk"
 
 [sources.blnk.verification]
 path_tokens = [{path_token}]
+
+[sources.blnk.portal]
+url = "http://127.0.0.1:3000/portal"
 "#,
         nats = ports.nats,
         nats_monitor = ports.nats_monitor,

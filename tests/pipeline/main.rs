@@ -55,6 +55,7 @@ mod other_log;
 mod otlp;
 mod payload;
 mod platforms;
+mod portal;
 mod proxy;
 mod push;
 mod quotas;

@@ -14,7 +14,6 @@ pub(crate) mod credential;
 pub(crate) mod feed;
 pub(crate) mod lease;
 pub(crate) mod measure;
-pub(crate) mod openapi;
 pub(crate) mod push;
 pub(crate) mod readiness;
 pub(crate) mod relay;
@@ -95,7 +94,9 @@ pub(crate) async fn run(settings: RunSettings, shutdown: CancellationToken) -> a
     let readiness =
         Readiness::start(connection.clone(), pool.clone(), ring.clone(), shutdown.clone());
     let feed = feed::start(pool.clone(), settings.changes_keep_for, shutdown.clone());
-    let api = Arc::new(Api { pool, connection, ring, door, recorder, archived, feed });
+    let portals = settings.portals;
+    let api = Api { pool, connection, ring, door, recorder, archived, feed, portals };
+    let api = Arc::new(api);
     let in_flight = TaskTracker::new();
     let public = api::router(api).merge(readiness.clone().public());
     let serving = ports.serve(public, readiness.admin(), &in_flight, shutdown.clone());

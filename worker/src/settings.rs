@@ -15,8 +15,8 @@ use eventlog::connect::Endpoint;
 use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 use service::config::{
-    Config, ConfigError, NatsUser, PlainTransport, PostgresSettings, Resolver, ServerConfig,
-    WorkerSettings, is_local_host,
+    Config, ConfigError, NatsUser, PlainTransport, Portal, PostgresSettings, Resolver,
+    ServerConfig, SourceSettings, WorkerSettings, is_local_host,
 };
 use service::http_client;
 use service::oauth::OAuth;
@@ -59,6 +59,8 @@ pub(crate) struct RunSettings {
     pub(crate) push: Vec<PushEndpoint>,
     /// Whether changes go to a stream of NATS, too.
     pub(crate) changes_stream: bool,
+    /// Where users open the apps, by source.
+    pub(crate) portals: BTreeMap<String, Portal>,
     /// For metrics.
     pub(crate) sources: Vec<SourceName>,
 }
@@ -128,6 +130,7 @@ impl RunSettings {
         let token_renewal = token_renewal(config, &mut resolver);
         let archive = archive(config, &mut resolver);
         let push = push::resolve(config, &mut resolver);
+        let portals = portals(config, &mut resolver);
         let server = resolver.worker_server(&config.worker);
         resolver.read_api(config, config.worker.listen, config.worker.tls.is_some());
         let all = nats.zip(postgres).zip(ring.zip(event_keys)).zip(server);
@@ -151,10 +154,18 @@ impl RunSettings {
             archive,
             push,
             changes_stream: config.worker.changes_stream,
+            portals,
             sources: config.sources.keys().cloned().collect(),
         });
         resolver.finish(path, settings)
     }
+}
+
+fn portals(config: &Config, resolver: &mut Resolver<'_>) -> BTreeMap<String, Portal> {
+    let of = |(name, settings): (&SourceName, &SourceSettings)| {
+        Some((name.to_string(), resolver.portal(name, settings)?))
+    };
+    config.sources.iter().filter_map(of).collect()
 }
 
 /// What is beyond them is a slip of the finger, and would be a panic or a server's refusal later.

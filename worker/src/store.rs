@@ -18,6 +18,7 @@ pub(crate) mod late_places;
 pub(crate) mod log_identity;
 pub(crate) mod log_index;
 pub(crate) mod lost_events;
+pub(crate) mod portal_sessions;
 pub(crate) mod push;
 pub(crate) mod reach;
 pub(crate) mod rebuilds;

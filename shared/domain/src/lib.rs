@@ -21,3 +21,4 @@ pub mod seal;
 pub mod signature;
 pub mod tokens;
 pub mod verify;
+pub mod webhook;

@@ -15,7 +15,7 @@ use ring::signature::{
     VerificationAlgorithm,
 };
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 use spki::SubjectPublicKeyInfoOwned;
@@ -30,18 +30,6 @@ fn values<'a>(header: &'a str, field: Option<&'a str>) -> impl Iterator<Item = &
     let pairs = header.split(',').filter_map(|pair| pair.trim().split_once('='));
     let named = pairs.filter(move |(name, _)| Some(*name) == field).map(|(_, value)| value);
     whole.into_iter().chain(named)
-}
-
-/// What Standard Webhooks has in `webhook-signature`: one for each key.
-pub fn sign_webhook(keys: &[SecretSlice<u8>], id: &str, timestamp: &str, body: &[u8]) -> String {
-    let sign = |key: &SecretSlice<u8>| {
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let mac = hmac::Hmac::<Sha256>::new_from_slice(key.expose_secret())
-            .expect("HMAC takes a key of any length");
-        let signed = mac.chain_update(format!("{id}.{timestamp}.")).chain_update(body);
-        format!("v1,{}", BASE64_STANDARD.encode(signed.finalize().into_bytes()))
-    };
-    keys.iter().map(sign).collect::<Vec<_>>().join(" ")
 }
 
 /// How the bytes of a signature stand in a header.

@@ -30,6 +30,7 @@ mod event_keys;
 mod identity;
 mod install_page;
 mod oauth;
+mod portal;
 mod push;
 pub mod reload;
 mod sealing;
@@ -46,6 +47,7 @@ pub use event_keys::{AuthorKeys, EventKeysSettings};
 pub use identity::{IdentityCallerSettings, IdentityProviderSettings};
 pub use install_page::{DeclaredSecret, InstallPage, InstallPageSettings};
 pub use oauth::OAuthSettings;
+pub use portal::{Portal, PortalSettings};
 pub use push::PushSettings;
 pub use sealing::{KeySettings, PublicHalf, SealingSettings};
 pub use server::ServerConfig;
@@ -294,6 +296,8 @@ pub struct SourceSettings {
     /// [The page where users type the app's secrets](platforms.md#the-install-page), for
     /// `securityscorecard`.
     pub install_page: Option<InstallPageSettings>,
+    /// [Where users open the app](platforms.md#the-portal-of-an-app), for `blnk`.
+    pub portal: Option<PortalSettings>,
     /// [How a callback is read](platforms.md#any-other-platform). `generic` requires it, and no
     /// other platform takes it.
     pub mapping: Option<Mapping>,

@@ -18,13 +18,13 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::live::access::denials::Denial;
-use crate::live::access::limit::Limiter;
+use crate::live::access::limit::{Left, Limiter};
 use crate::settings::CallerSettings;
 use crate::settings::callers::{Allowance, ProviderSettings, TokenSettings};
 use crate::store::reach::Reach;
 
 mod denials;
-mod limit;
+pub(crate) mod limit;
 pub(crate) mod record;
 
 const RETRY_AFTER_S: u32 = 2;
@@ -127,6 +127,18 @@ impl Denied {
             subject: self.caller.as_ref().and_then(|caller| caller.subject.clone()),
             client_address: who.client_address.clone(),
             route: who.route.clone().unwrap_or_default(),
+        }
+    }
+
+    /// What a caller that asks too often has left.
+    pub(crate) fn left(&self) -> Option<Left> {
+        match (self.why, &self.caller) {
+            (Why::TooMany { retry_after_s }, Some(caller)) => Some(Left {
+                quota: caller.entry.allowance.requests_per_second.get(),
+                requests: 0,
+                again_in_s: Some(retry_after_s),
+            }),
+            _ => None,
         }
     }
 
@@ -289,22 +301,22 @@ impl Door {
         Ok(Self(receiver))
     }
 
-    /// The caller, if it may do this now.
+    /// The caller, if it may do this now, and how often it may still ask.
     pub(crate) async fn admit(
         &self,
         headers: &HeaderMap,
         scope: Scope,
         now: Timestamp,
-    ) -> Result<Caller, Denied> {
+    ) -> Result<(Caller, Left), Denied> {
         let token = bearer(headers).ok_or(Denied::stranger(Why::NoToken))?;
         let caller = self.caller(token, now).await?;
         let denied = |why| Denied { why, caller: Some(caller.clone()) };
         let taken = caller.entry.limiter.take();
-        taken.map_err(|wait| denied(Why::TooMany { retry_after_s: wait }))?;
+        let left = taken.map_err(|wait| denied(Why::TooMany { retry_after_s: wait }))?;
         if !caller.may(scope) {
             return Err(denied(Why::Scope(scope)));
         }
-        Ok(caller)
+        Ok((caller, left))
     }
 
     async fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Denied> {

@@ -1,46 +1,49 @@
 //! The read API, for callers with a bearer token (RFC 6750).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Extension, FromRequestParts, MatchedPath, Path, Query, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use domain::id::InstallationId;
 use domain::key_ring::KeyRing;
-use domain::seal::OpenError;
 use eventlog::connect::Connection;
 use eventlog::keys::Current;
 use opentelemetry::KeyValue;
 use schemars::JsonSchema;
 use secrecy::ExposeSecret as _;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use service::clock;
-use service::config::Scope;
+use service::config::{Portal, Scope};
 use service::problem::Problem;
-use service::server::{ClientAddress, ClientGone};
-use service::telemetry::{self, names::attribute};
+use service::server::ClientGone;
+use service::telemetry::names::attribute;
 use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 
-use crate::error_chain::chain;
+use self::refused::Refused;
+use self::request::{Id, Opener, Parameters, Reader, is_gone};
 use crate::live::access::record::Recorder;
-use crate::live::access::{Caller, Door, Who};
-use crate::live::archived_payloads::{ArchivedPayloads, Unread};
+use crate::live::access::{Caller, Door};
+use crate::live::archived_payloads::ArchivedPayloads;
 use crate::live::changes;
-use crate::live::credential::{self, CredentialError, Part};
+use crate::live::credential::{self, Part};
 use crate::live::feed::Feed;
-use crate::live::openapi;
 use crate::metrics::METRICS;
-use crate::store::feed::{self, FeedError, NoCursor};
-use crate::store::find::{self, Candidate, Filter, FindError, Which};
+use crate::store::feed::{self, NoCursor};
+use crate::store::find::{self, Filter, FindError, Which};
+use crate::store::installations::InstallationView;
 
-const RETRY_AFTER_S: u32 = 2;
+mod openapi;
+mod portal;
+mod reference;
+mod refused;
+mod request;
+
 /// Shorter than a load balancer waits for an answer.
 const WAIT_MAX_S: u16 = 50;
 /// An installation that is on its way is looked for again, less often each time.
@@ -56,6 +59,8 @@ pub(crate) struct Api {
     pub(crate) recorder: Recorder,
     pub(crate) archived: ArchivedPayloads,
     pub(crate) feed: Feed,
+    /// By source.
+    pub(crate) portals: BTreeMap<String, Portal>,
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
@@ -65,182 +70,15 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/installations/{id}/events", get(events))
         .route("/v1/installations/{id}/credential", get(open_credential))
         .route("/v1/changes", get(follow))
+        .route("/v1/portal-sessions", post(portal::open))
+        .route("/v1/portal-sessions/introspect", post(portal::introspect))
         .route("/v1/openapi.json", get(openapi::show))
+        .route("/v1/reference", get(reference::show))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(portal::BODY_BYTES_MAX))
+        .layer(middleware::from_fn(request::tell_what_is_left))
         .with_state(api)
-}
-
-/// An answer that is not the expected one.
-struct Refused(Problem);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let mut response: Response = self.0.response();
-        if self.0.status() == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer realm=\"mooring\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        }
-        response
-    }
-}
-
-/// A caller that may read installations. A handler that asks for it cannot skip the
-/// check.
-struct Reader(Caller);
-
-/// A caller that may open credentials, and who it is for the record.
-struct Opener(Caller, Who);
-
-impl FromRequestParts<Arc<Api>> for Reader {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(parts, api, Scope::ReadInstallations).await.map(|(caller, _)| Self(caller))
-    }
-}
-
-impl FromRequestParts<Arc<Api>> for Opener {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        caller_with(parts, api, Scope::OpenCredentials).await.map(|(caller, who)| Self(caller, who))
-    }
-}
-
-/// Lets a caller in, or records why not.
-async fn caller_with(parts: &Parts, api: &Api, scope: Scope) -> Result<(Caller, Who), Refused> {
-    let client = parts.extensions.get::<ClientAddress>();
-    let traceparent = parts.headers.get(telemetry::TRACEPARENT);
-    let trace = traceparent.and_then(|it| it.to_str().ok()).and_then(telemetry::remote);
-    let mut who = Who {
-        client_address: client.map(|ClientAddress(address)| address.to_string()),
-        trace_id: trace.map(|trace| trace.trace_id().to_string()),
-        route: parts.extensions.get::<MatchedPath>().map(|route| route.as_str().to_owned()),
-        ..Who::default()
-    };
-    match api.door.admit(&parts.headers, scope, clock::now()).await {
-        Ok(caller) => {
-            who.caller = caller.name().to_owned();
-            who.subject = caller.subject.clone();
-            Ok((caller, who))
-        }
-        Err(denied) => {
-            let problem = denied.problem();
-            api.recorder.refused(denied.record(&who, problem.status()), who.trace_id);
-            Err(Refused(problem))
-        }
-    }
-}
-
-impl From<FindError> for Refused {
-    fn from(error: FindError) -> Self {
-        let (status, name) = match &error {
-            FindError::NotFound => (StatusCode::NOT_FOUND, "installation-not-found"),
-            FindError::Ambiguous { candidates } => return ambiguous(candidates),
-            FindError::UnknownStatus
-            | FindError::ContainsNul
-            | FindError::BadCursor
-            | FindError::BadLimit => (StatusCode::BAD_REQUEST, "invalid-parameter"),
-            FindError::Postgres(cause) => return unavailable(cause),
-        };
-        Self(Problem::new(status, name, error.to_string()))
-    }
-}
-
-impl From<FeedError> for Refused {
-    fn from(error: FeedError) -> Self {
-        match &error {
-            FeedError::Expired => {
-                Self(Problem::new(StatusCode::GONE, "cursor-expired", error.to_string()))
-            }
-            FeedError::Postgres(cause) => unavailable(cause),
-        }
-    }
-}
-
-impl From<CredentialError> for Refused {
-    fn from(error: CredentialError) -> Self {
-        match &error {
-            CredentialError::None { .. } => {
-                Self(Problem::new(StatusCode::NOT_FOUND, "no-credential", error.to_string()))
-            }
-            CredentialError::Postgres(cause) => unavailable(cause),
-            CredentialError::NotRecorded(why) => {
-                tracing::warn!(%why, "a credential is not opened");
-                let detail = "the access cannot be recorded, so it is refused; try again shortly";
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                let problem = Problem::new(status, "database-unavailable", detail);
-                Self(problem.retry_after(RETRY_AFTER_S))
-            }
-            CredentialError::DataKey(cause) if !cause.is::<OpenError>() => {
-                tracing::warn!(error = chain(&error), "a data key cannot be read");
-                let detail = "the data key of the credential cannot be read; try again shortly";
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                let problem = Problem::new(status, "data-key-unavailable", detail);
-                Self(problem.retry_after(RETRY_AFTER_S))
-            }
-            CredentialError::Open(_) | CredentialError::DataKey(_) | CredentialError::Stored(_) => {
-                tracing::error!(error = chain(&error), "a credential cannot be opened");
-                let detail = "the credential cannot be opened; the worker's log says why";
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                Self(Problem::new(status, "credential-not-opened", detail))
-            }
-        }
-    }
-}
-
-fn unavailable(cause: &sqlx::Error) -> Refused {
-    tracing::warn!(error = chain(cause), "a read failed");
-    let detail = "Postgres does not answer; try again shortly";
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", detail);
-    Refused(problem.retry_after(RETRY_AFTER_S))
-}
-
-impl From<Unread> for Refused {
-    fn from(error: Unread) -> Self {
-        tracing::warn!(error = chain(&error), "archived events cannot be read");
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        let problem = Problem::new(status, "archive-unavailable", error.to_string());
-        Self(problem.retry_after(RETRY_AFTER_S))
-    }
-}
-
-fn ambiguous(candidates: &[Candidate]) -> Refused {
-    let detail = "several installations have this id: say which by source, app_id or place";
-    let problem = Problem::new(StatusCode::CONFLICT, "ambiguous-installation", detail);
-    Refused(problem.with("candidates", json!(candidates)))
-}
-
-/// The id in the path. One that no platform could have sent, such as one that is
-/// not UTF-8, is an id that is not there.
-struct Id(InstallationId);
-
-impl FromRequestParts<Arc<Api>> for Id {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        let path = Path::<InstallationId>::from_request_parts(parts, api).await;
-        path.map(|Path(id)| Self(id)).map_err(|_| FindError::NotFound.into())
-    }
-}
-
-/// The query. An unknown parameter is refused, so that a misspelt filter is not
-/// ignored.
-struct Parameters<T>(T);
-
-impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        match Query::<T>::from_request_parts(parts, api).await {
-            Ok(Query(parameters)) => Ok(Self(parameters)),
-            Err(rejection) => {
-                let (status, detail) = (StatusCode::BAD_REQUEST, rejection.body_text());
-                Err(Refused(Problem::new(status, "invalid-parameter", detail)))
-            }
-        }
-    }
 }
 
 async fn list(
@@ -278,23 +116,43 @@ async fn show(
     let ShowParameters { source, app_id, place, wait } = parameters;
     let wait = checked_wait(wait)?;
     let which = Which { source, app_id, place };
+    let Some(found) = arrived(&api, &caller, &which, &id, wait, client).await? else {
+        return Ok(to_nobody());
+    };
+    let found = find::related(&api.pool, found).await?;
+    let body = serde_json::to_vec(&found).map_err(|_| unreadable())?;
+    Ok(unless_known(&headers, body))
+}
+
+/// One installation, which is waited for if it is not there yet. `None` if the client has gone.
+async fn arrived(
+    api: &Api,
+    caller: &Caller,
+    which: &Which,
+    id: &InstallationId,
+    wait: Duration,
+    client: Option<Extension<ClientGone>>,
+) -> Result<Option<InstallationView>, Refused> {
     let (mut until, mut pause) = (Instant::now() + wait, LOOK_FIRST);
     let gone = is_gone(client);
     tokio::pin!(gone);
-    let found = loop {
-        match find::show_related(&api.pool, caller.reach(), &which, &id).await {
+    loop {
+        match find::show(&api.pool, caller.reach(), which, id).await {
             Err(FindError::NotFound) if Instant::now() < until => {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_LAST),
                     () = api.feed.ends() => until = Instant::now(),
-                    () = &mut gone => return Ok(StatusCode::NO_CONTENT.into_response()), // to nobody
+                    () = &mut gone => return Ok(None),
                 }
             }
-            found => break found?,
+            found => return Ok(Some(found?)),
         }
-    };
-    let body = serde_json::to_vec(&found).map_err(|_| unreadable())?;
-    Ok(unless_known(&headers, body))
+    }
+}
+
+/// The answer to a client that has gone.
+fn to_nobody() -> Response {
+    StatusCode::NO_CONTENT.into_response()
 }
 
 /// 304 if the reader has just this (RFC 9110, section 13.1.2).
@@ -324,7 +182,7 @@ fn checked_wait(seconds: Option<u16>) -> Result<Duration, Refused> {
     let seconds = seconds.unwrap_or_default();
     if seconds > WAIT_MAX_S {
         let detail = format!("wait must be at most {WAIT_MAX_S} seconds");
-        return Err(Refused(Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail)));
+        return Err(Refused::invalid(detail));
     }
     Ok(Duration::from_secs(seconds.into()))
 }
@@ -380,35 +238,26 @@ pub(crate) struct FeedParameters {
 
 impl FeedParameters {
     fn query(self, last_event_id: Option<&str>) -> Result<feed::Query, Refused> {
-        let invalid = |detail: String| {
-            Refused(Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail))
-        };
         let after = last_event_id.map(str::to_owned).or(self.after);
         let after = after.map(|text| text.parse()).transpose();
-        let after = after.map_err(|why: NoCursor| invalid(format!("after: {why}")))?;
+        let after = after.map_err(|why: NoCursor| Refused::invalid(format!("after: {why}")))?;
         let types = self.r#type.map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>());
         if let Some(unknown) =
             types.iter().flatten().find(|it| !changes::TYPES.contains(&it.as_str()))
         {
             let known = changes::TYPES.join(", ");
-            return Err(invalid(format!("type: there is no '{unknown}'; there are {known}")));
+            return Err(Refused::invalid(format!(
+                "type: there is no '{unknown}'; there are {known}"
+            )));
         }
         if self.source.as_ref().is_some_and(|source| source.contains('\0')) {
             return Err(FindError::ContainsNul.into());
         }
         let limit = self.limit.unwrap_or(feed::PAGE_DEFAULT);
         if !(1..=feed::PAGE_MAX).contains(&limit) {
-            return Err(invalid(format!("the limit must be 1 to {}", feed::PAGE_MAX)));
+            return Err(Refused::invalid(format!("the limit must be 1 to {}", feed::PAGE_MAX)));
         }
         Ok(feed::Query { after, source: self.source, types, limit })
-    }
-}
-
-/// The request of a client that has hung up is not worth waiting for.
-async fn is_gone(client: Option<Extension<ClientGone>>) {
-    match client {
-        Some(Extension(ClientGone(gone))) => gone.cancelled().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -432,7 +281,7 @@ async fn follow(
     let gone = is_gone(client);
     let (changes, cursor) = tokio::select! {
         found = api.feed.next(&reach, query, wait) => found?,
-        () = gone => return Ok(StatusCode::NO_CONTENT.into_response()), // to nobody
+        () = gone => return Ok(to_nobody()),
     };
     let page = feed::FeedPage { changes, cursor: cursor.to_string() };
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(page)).into_response())
@@ -484,8 +333,6 @@ async fn not_found() -> Response {
 }
 
 async fn method_not_allowed() -> Response {
-    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "use GET");
-    let mut response: Response = problem.response();
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    response
+    let detail = "use one of the methods that the header Allow names";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail).response()
 }

@@ -99,7 +99,8 @@ impl context::Command for Arguments {
             }
             Command::Show { id, which, format } => {
                 let which = which.into();
-                let found = find::show_related(&pool, &Reach::Everything, &which, &id).await?;
+                let found = find::show(&pool, &Reach::Everything, &which, &id).await?;
+                let found = find::related(&pool, found).await?;
                 format.print(&found, output::fields)
             }
         }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use domain::webhook::{self, WebhookKey};
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
 
 use crate::operate::context::{self, Context};
 use crate::operate::output::{self, Format};
@@ -53,18 +56,37 @@ enum Command {
         #[arg(long, value_name = "CURSOR", value_parser = |text: &str| text.parse::<Cursor>())]
         after: Cursor,
     },
+    /// Make a key pair that signs what is pushed, and print it once
+    ///
+    /// The private key is one of `secrets` of an endpoint. The endpoint verifies `v1a` signatures with
+    /// the public key, and cannot sign with it.
+    CreateKey {
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+/// A key pair for signatures.
+#[derive(Serialize)]
+struct CreatedKey {
+    private_key: String,
+    public_key: String,
 }
 
 impl context::Command for Arguments {
     const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
     async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if let Command::CreateKey { format } = self.command {
+            return format.print(&create_key(rand::random())?, render_key);
+        }
         let pool = context.pool()?;
         let mut connection = database::acquire(&pool).await?;
         let (name, done, what) = match self.command {
             Command::List { format } => {
                 return format.print(&push::all(&mut connection).await?, |all| render(all));
             }
+            Command::CreateKey { .. } => return Ok(()), // above, without Postgres
             Command::Pause { endpoint, why } => {
                 let paused = push::pause(&mut connection, &endpoint, &why).await?;
                 (endpoint, paused, "is paused")
@@ -95,6 +117,20 @@ impl context::Command for Arguments {
     }
 }
 
+fn create_key(seed: [u8; 32]) -> anyhow::Result<CreatedKey> {
+    let private_key = webhook::private_key(seed);
+    let public_key = WebhookKey::parse(&private_key)?.public().unwrap_or_default();
+    Ok(CreatedKey { private_key: private_key.expose_secret().to_owned(), public_key })
+}
+
+fn render_key(CreatedKey { private_key, public_key }: &CreatedKey) -> String {
+    format!(
+        "The private key, which is shown this once. Give it to workers as one of \
+         worker.push.<endpoint>.secrets:\n\n{private_key}\n\nThe public key, for whoever verifies \
+         signatures (v1a):\n\n{public_key}"
+    )
+}
+
 fn render(endpoints: &[EndpointView]) -> String {
     if endpoints.is_empty() {
         return "no endpoint was ever pushed to; see worker.push in the configuration".to_owned();
@@ -118,6 +154,11 @@ fn line(endpoint: &EndpointView) -> String {
 mod tests {
     use super::*;
     use crate::operate::tests::assert_view;
+
+    #[test]
+    fn a_key_is_printed_with_its_public_half() {
+        assert_view("push-create-key", &render_key(&create_key([7; 32]).unwrap()));
+    }
 
     #[test]
     fn endpoints_are_listed_one_per_line() {

@@ -1,14 +1,13 @@
 //! The endpoints that changes are pushed to.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use domain::webhook::WebhookKey;
 use reqwest::Url;
-use secrecy::{ExposeSecret as _, SecretSlice};
 use service::config::{Config, PushSettings, Resolver};
 
 use crate::live::changes::TYPES;
 
-const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// A secret and a private key, and what each of them replaces.
+const KEYS: std::ops::RangeInclusive<usize> = 1..=4;
 /// It stands in the environment, in metrics and in commands.
 const NAME_BYTES_MAX: usize = 40;
 
@@ -17,7 +16,7 @@ pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) url: Url,
     /// Each signs.
-    pub(crate) keys: Vec<SecretSlice<u8>>,
+    pub(crate) keys: Vec<WebhookKey>,
     /// Empty is all.
     pub(crate) sources: Vec<String>,
     pub(crate) types: Vec<String>,
@@ -55,16 +54,15 @@ fn endpoint(
     if let Some(unknown) = unknown {
         resolver.problem(&at("sources"), format!("no source '{unknown}' is configured"));
     }
-    if !(1..=2).contains(&settings.secrets.len()) {
-        resolver.problem(&at("secrets"), "give one secret, or two while it is rotated");
+    if !KEYS.contains(&settings.secrets.len()) {
+        resolver.problem(&at("secrets"), "give one secret, or up to four while they are rotated");
     }
     let mut keys = Vec::new();
     for secret in &settings.secrets {
         let Some(secret) = resolver.secret(&at("secrets"), secret) else { continue };
-        match key(secret.expose_secret()) {
-            Some(key) => keys.push(key),
-            None => resolver
-                .problem(&at("secrets"), "a secret is not 'whsec_' and base64 of 24 to 64 bytes"),
+        match WebhookKey::parse(&secret) {
+            Ok(key) => keys.push(key),
+            Err(why) => resolver.problem(&at("secrets"), why),
         }
     }
     let url = Url::parse(&settings.url).ok().filter(|url| url.has_host());
@@ -86,9 +84,4 @@ fn endpoint(
             None
         }
     }
-}
-
-fn key(secret: &str) -> Option<SecretSlice<u8>> {
-    let bytes = BASE64_STANDARD.decode(secret.strip_prefix("whsec_")?).ok()?;
-    KEY_BYTES.contains(&bytes.len()).then(|| bytes.into())
 }

@@ -136,13 +136,7 @@ pub(crate) async fn list(pool: &PgPool, reach: &Reach, filter: &Filter) -> Resul
 }
 
 /// With what it is a part of, and what is a part of it.
-pub(crate) async fn show_related(
-    pool: &PgPool,
-    reach: &Reach,
-    which: &Which,
-    id: &InstallationId,
-) -> Result<Related, FindError> {
-    let found = show(pool, reach, which, id).await?;
+pub(crate) async fn related(pool: &PgPool, found: InstallationView) -> Result<Related, FindError> {
     let mut connection = database::acquire(pool).await?;
     Ok(relatives::of(&mut connection, found).await?)
 }

@@ -60,6 +60,9 @@ pub enum Scope {
     /// tokens itself.
     #[serde(rename = "refresh_tokens:open")]
     OpenRefreshTokens,
+    /// Open sessions of the app's [portal](platforms.md#the-portal-of-an-app), and look them up.
+    #[serde(rename = "portal_sessions:open")]
+    OpenPortalSessions,
 }
 
 impl Scope {
@@ -68,11 +71,16 @@ impl Scope {
             Self::ReadInstallations => "installations:read",
             Self::OpenCredentials => "credentials:open",
             Self::OpenRefreshTokens => "refresh_tokens:open",
+            Self::OpenPortalSessions => "portal_sessions:open",
         }
     }
 
-    pub const ALL: [Self; 3] =
-        [Self::ReadInstallations, Self::OpenCredentials, Self::OpenRefreshTokens];
+    pub const ALL: [Self; 4] = [
+        Self::ReadInstallations,
+        Self::OpenCredentials,
+        Self::OpenRefreshTokens,
+        Self::OpenPortalSessions,
+    ];
 }
 
 /// The name of a source, or `*`.

@@ -11,9 +11,11 @@ use crate::secret_ref::SecretRef;
 pub struct PushSettings {
     /// Where changes are posted to. HTTPS, unless `allow_private` is set.
     pub url: String,
-    /// One secret, or two while it is rotated: `whsec_` and base64 of 24 to 64 bytes. Each signs, as
-    /// [Standard Webhooks](https://www.standardwebhooks.com) says.
-    #[schemars(length(min = 1, max = 2))]
+    /// One to four, so that each can be rotated. Each signs, as
+    /// [Standard Webhooks](https://www.standardwebhooks.com) says: `whsec_` and base64 of 24 to 64
+    /// bytes by HMAC, `whsk_` and a private key of Ed25519 for receivers that are to have its public
+    /// half only. `worker push create-key` makes one.
+    #[schemars(length(min = 1, max = 4))]
     pub secrets: Vec<SecretRef>,
     /// Only changes of these sources; empty is all.
     #[serde(default)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode, header};
-use domain::signature::sign_webhook;
+use domain::webhook;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::json;
 use service::{clock, http_client};
@@ -73,7 +73,7 @@ impl Client {
         let request = client
             .post(endpoint.url.clone())
             .header(header::CONTENT_TYPE, "application/json")
-            .header("webhook-signature", sign_webhook(&endpoint.keys, &id, &now, body.as_bytes()))
+            .header("webhook-signature", webhook::sign(&endpoint.keys, &id, &now, body.as_bytes()))
             .header("webhook-id", id)
             .header("webhook-timestamp", now);
         match request.body(body).send().await {

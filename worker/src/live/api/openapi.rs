@@ -10,7 +10,8 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::live::api::{FeedParameters, HistoryParameters, OpenedCredential, ShowParameters};
+use super::portal::{LaunchParameters, PortalLaunch, PortalSessionView, PortalToken, PortalUrl};
+use super::{FeedParameters, HistoryParameters, OpenedCredential, ShowParameters};
 use crate::store::feed::FeedPage;
 use crate::store::find::{Candidate, Filter, HistoryPage, Page, Which};
 use crate::store::relatives::Related;
@@ -24,6 +25,14 @@ const PROBLEMS: [(u16, &str); 6] = [
     (503, "database-unavailable"),
     (503, "issuer-unavailable"),
 ];
+/// Of one that has a body.
+const OF_BODY: [(u16, &str); 5] = [
+    (400, "malformed-json"),
+    (400, "unreadable-body"),
+    (413, "payload-too-large"),
+    (415, "unsupported-media-type"),
+    (422, "invalid-field"),
+];
 /// Of one that names an installation.
 const OF_ID: [(u16, &str); 2] = [(404, "installation-not-found"), (409, "ambiguous-installation")];
 
@@ -34,6 +43,8 @@ struct Operation {
     summary: &'static str,
     scope: &'static str,
     parameters: Schema,
+    /// It is a POST of this.
+    body: Option<Schema>,
     answer: Schema,
     /// Beside JSON.
     media: Option<&'static str>,
@@ -57,7 +68,10 @@ struct ProblemBody {
     candidates: Option<Vec<Candidate>>,
 }
 
-fn operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<Operation> {
+#[derive(JsonSchema)]
+struct NoParameters {}
+
+fn read_operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<Operation> {
     vec![
         Operation {
             path: "/v1/installations",
@@ -65,6 +79,7 @@ fn operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<O
             summary: "List installations, ordered by source, place and id",
             scope: "installations:read",
             parameters: taken.root_schema_for::<Filter>(),
+            body: None,
             answer: given.subschema_for::<Page>(),
             media: None,
             has_etag: false,
@@ -76,6 +91,7 @@ fn operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<O
             summary: "Read one installation",
             scope: "installations:read",
             parameters: taken.root_schema_for::<ShowParameters>(),
+            body: None,
             answer: given.subschema_for::<Related>(),
             media: None,
             has_etag: true,
@@ -87,6 +103,7 @@ fn operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<O
             summary: "Read the events of one installation, in log order",
             scope: "installations:read",
             parameters: taken.root_schema_for::<HistoryParameters>(),
+            body: None,
             answer: given.subschema_for::<HistoryPage>(),
             media: None,
             has_etag: false,
@@ -98,6 +115,7 @@ fn operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<O
             summary: "Open the credential of one installation; it is recorded who did",
             scope: "credentials:open",
             parameters: taken.root_schema_for::<Which>(),
+            body: None,
             answer: given.subschema_for::<OpenedCredential<'_>>(),
             media: None,
             has_etag: false,
@@ -117,10 +135,49 @@ fn operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<O
             summary: "Read what became of installations: a page, or a stream of events",
             scope: "installations:read",
             parameters: taken.root_schema_for::<FeedParameters>(),
+            body: None,
             answer: given.subschema_for::<FeedPage>(),
             media: Some("text/event-stream"),
             has_etag: false,
             problems: vec![(410, "cursor-expired")],
+        },
+    ]
+}
+
+fn portal_operations(taken: &mut SchemaGenerator, given: &mut SchemaGenerator) -> Vec<Operation> {
+    vec![
+        Operation {
+            path: "/v1/portal-sessions",
+            id: "openPortalSession",
+            summary: "Open the portal of an app for a user who launches it",
+            scope: "portal_sessions:open",
+            parameters: taken.root_schema_for::<LaunchParameters>(),
+            body: Some(taken.subschema_for::<PortalLaunch>()),
+            answer: given.subschema_for::<PortalUrl>(),
+            media: None,
+            has_etag: false,
+            problems: [
+                &OF_ID[..],
+                &OF_BODY,
+                &[(404, "portal-not-configured"), (409, "installation-not-active")],
+            ]
+            .concat(),
+        },
+        Operation {
+            path: "/v1/portal-sessions/introspect",
+            id: "introspectPortalSession",
+            summary: "Read who launched the app, by the token that its page was given",
+            scope: "portal_sessions:open",
+            parameters: taken.root_schema_for::<NoParameters>(),
+            body: Some(taken.subschema_for::<PortalToken>()),
+            answer: given.subschema_for::<PortalSessionView>(),
+            media: None,
+            has_etag: false,
+            problems: [
+                &OF_BODY[..],
+                &[(404, "no-portal-session"), (410, "portal-session-expired")],
+            ]
+            .concat(),
         },
     ]
 }
@@ -132,10 +189,15 @@ impl Operation {
         if let Some(media) = self.media {
             content.insert(media.to_owned(), json!({ "schema": { "type": "string" } }));
         }
-        let headers = match self.has_etag {
-            true => json!({ "ETag": { "schema": { "type": "string" } } }),
-            false => json!({}),
-        };
+        let mut headers = json!({
+            "RateLimit-Policy": text("How often the caller may ask, such as `\"caller\";q=100;w=1`"),
+            "RateLimit": text("How many requests it has left, such as `\"caller\";r=99`"),
+        });
+        if self.has_etag
+            && let Some(headers) = headers.as_object_mut()
+        {
+            headers.insert("ETag".to_owned(), text("For `If-None-Match`"));
+        }
         let success =
             json!({ "description": self.summary, "content": content, "headers": headers });
         let mut responses = Map::from_iter([("200".to_owned(), success)]);
@@ -147,14 +209,24 @@ impl Operation {
         for (status, names) in self.problems() {
             responses.insert(status.to_string(), problem(&names));
         }
-        json!({ "get": {
+        let mut operation = json!({
             "operationId": self.id,
             "summary": self.summary,
             "description": format!("Needs the scope `{}`.", self.scope),
             "security": [{ "token": [] }],
             "parameters": self.parameters(),
             "responses": responses,
-        } })
+        });
+        let method = match (&self.body, operation.as_object_mut()) {
+            (Some(schema), Some(operation)) => {
+                let content = json!({ "application/json": { "schema": schema } });
+                let body = json!({ "required": true, "content": content });
+                operation.insert("requestBody".to_owned(), body);
+                "post"
+            }
+            _ => "get",
+        };
+        json!({ method: operation })
     }
 
     fn parameters(&self) -> Vec<Value> {
@@ -198,6 +270,10 @@ impl Operation {
     }
 }
 
+fn text(description: &str) -> Value {
+    json!({ "description": description, "schema": { "type": "string" } })
+}
+
 fn problem(names: &[&str]) -> Value {
     let types: Vec<String> =
         names.iter().map(|name| format!("urn:mooring:problem:{name}")).collect();
@@ -213,7 +289,9 @@ fn problem(names: &[&str]) -> Value {
 }
 
 /// The whole contract.
-pub(crate) fn document() -> Value {
+pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+
+fn document() -> Value {
     let settings = || {
         SchemaSettings::draft2020_12().with(|settings| {
             settings.definitions_path = "/components/schemas".into();
@@ -223,9 +301,12 @@ pub(crate) fn document() -> Value {
     let mut taken = settings().for_deserialize().into_generator();
     let mut given = settings().for_serialize().into_generator();
     given.subschema_for::<ProblemBody>();
-    let operations = operations(&mut taken, &mut given);
+    let mut operations = read_operations(&mut taken, &mut given);
+    operations.extend(portal_operations(&mut taken, &mut given));
     let paths: Map<String, Value> =
         operations.iter().map(|it| (it.path.to_owned(), it.item())).collect();
+    let mut schemas = given.take_definitions(true);
+    schemas.extend(taken.take_definitions(true));
     json!({
         "openapi": "3.1.1",
         "info": {
@@ -238,14 +319,33 @@ pub(crate) fn document() -> Value {
         "servers": [{ "url": "/" }],
         "paths": paths,
         "components": {
-            "schemas": given.take_definitions(true),
+            "schemas": schemas,
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
     })
 }
 
 /// Anybody may read it: it holds nothing of an installation.
-pub(crate) async fn show() -> Json<&'static Value> {
-    static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+pub(super) async fn show() -> Json<&'static Value> {
     Json(&DOCUMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn docs_openapi_json_says_what_the_code_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        let made = serde_json::to_string_pretty(&*DOCUMENT).unwrap() + "\n";
+        if std::env::var_os("MOORING_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).unwrap_or_default() == made,
+            "docs/openapi.json differs: run MOORING_WRITE_DOCS=1 cargo test -p worker openapi"
+        );
+    }
 }
