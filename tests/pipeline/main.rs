@@ -21,6 +21,7 @@ mod bad_input;
 mod callbacks;
 mod canary;
 mod chaos;
+mod clients;
 mod cluster;
 mod collect;
 mod command_line;

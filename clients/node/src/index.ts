@@ -1,0 +1,11 @@
+export { Mooring } from './client.js';
+export { Credential } from './credential.js';
+export { CursorExpired, MooringProblem, MooringUnreachable } from './errors.js';
+export type { Changed, Followed, FollowOptions, Listed, Step } from './follow.js';
+export { answerPortalLaunch, checkPortalToken, PORTAL_PAGE_HEADERS } from './portal.js';
+export type { PortalAnswer, PortalPage } from './portal.js';
+export { PushNotGenuine, verifyPush } from './push.js';
+export type { Push, PushHeaders } from './push.js';
+export type { MooringOptions, Token } from './transport.js';
+export type * from './types.js';
+export type * as openapi from './openapi.js';
