@@ -181,15 +181,8 @@ impl NatsServer {
             return Ok(());
         }
         let memory = tempfile::Builder::new().prefix("mooring-batches-").tempdir_in(MEMORY)?;
-        // A batch that is on its way fails, and is sent again.
-        let former = batches.with_extension("former");
-        match fs::rename(&batches, &former) {
-            Ok(()) if former.is_symlink() => fs::remove_file(&former)?,
-            Ok(()) => fs::remove_dir_all(&former)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).context("moving staged batches out of the way"),
-        }
-        symlink(memory.path(), &batches).context("linking staged batches to memory")?;
+        // The server makes the folder again for a batch that comes in between.
+        while !link_batches(memory.path(), &batches)? {}
         self.staging = Some(memory);
         Ok(())
     }
@@ -274,6 +267,22 @@ impl ClusterNode {
 /// and digits would become a number. A JSON string is a valid quoted value.
 fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
+}
+
+/// `false` if the server was faster. A batch that is on its way fails, and is sent again.
+fn link_batches(memory: &Path, batches: &Path) -> Result<bool> {
+    let former = batches.with_extension("former");
+    match fs::rename(batches, &former) {
+        Ok(()) if former.is_symlink() => fs::remove_file(&former)?,
+        Ok(()) => fs::remove_dir_all(&former)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context("moving staged batches out of the way"),
+    }
+    match symlink(memory, batches) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).context("linking staged batches to memory"),
+    }
 }
 
 #[cfg(test)]

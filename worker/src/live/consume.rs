@@ -9,6 +9,7 @@ use eventlog::consume::{Batch, CONSUMER, Consumer};
 use eventlog::delivery::Delivery;
 use eventlog::message::{STREAM, TRACEPARENT};
 use eventlog::status;
+use futures_util::future::try_join_all;
 use opentelemetry::KeyValue;
 use service::telemetry::{self, names::attribute};
 use sqlx::PgPool;
@@ -23,6 +24,9 @@ use crate::live::skipped::Net;
 use crate::metrics::METRICS;
 use crate::store::log_identity::{self, OtherLog};
 
+/// While Postgres works on the batch of one, the next is read and prepared by another. They are to
+/// each other as workers are: places are locked.
+const APPLIERS: usize = 2;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes any more says nothing of it either. After so long a batch
@@ -71,6 +75,11 @@ impl Projector {
     /// Applies events until `shutdown`. It waits, and says so, while NATS or
     /// Postgres is away; it fails only when going on would do harm.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let appliers = (0..APPLIERS).map(|_| self.keep_applying(&shutdown));
+        try_join_all(appliers).await.map(|_| ())
+    }
+
+    async fn keep_applying(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut backoff = backoff();
         loop {
             let opened = tokio::select! {
@@ -81,7 +90,7 @@ impl Projector {
                 Ok(mut consumer) => {
                     tracing::info!("consuming {STREAM}");
                     backoff = self::backoff();
-                    let interrupted = self.consume(&mut consumer, &shutdown).await;
+                    let interrupted = self.consume(&mut consumer, shutdown).await;
                     consumer.close().await;
                     interrupted
                 }
