@@ -150,27 +150,3 @@ async fn nobody_launches_what_is_not_theirs() {
     let url = chosen.body["portal_url"].as_str().unwrap();
     assert!(url.starts_with("https://app.example.com/open?from=blnk&token="), "{url}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_answer_says_how_often_its_caller_may_still_ask() {
-    let world = World::servers(Setup::default());
-    let more = "scopes = [\"installations:read\"]\nsources = [\"*\"]\nrequests_per_second = 3";
-    world.configure(&token_section("slow", TOKEN_OF_ANOTHER, more));
-    let world = world.with_services().await;
-    let mut left = Vec::new();
-    let (mut answers, mut policy) = (Vec::new(), String::new());
-    for _ in 0..5 {
-        let answer = crate::reads::ask(&world, "/v1/installations", Some(TOKEN_OF_ANOTHER)).await;
-        let header = |name: &str| answer.headers[name].to_str().unwrap().to_owned();
-        left.push(header("ratelimit"));
-        policy = header("ratelimit-policy");
-        answers.push(answer.status);
-    }
-    assert_eq!(policy, "\"caller\";q=3;w=1");
-    assert_eq!(left[0], "\"caller\";r=2");
-    // A slow machine may get one back meanwhile.
-    let refused = answers.iter().position(|status| *status == 429).expect("it asks too often");
-    assert_eq!(left[refused], "\"caller\";r=0;t=1");
-    let stranger = crate::reads::ask(&world, "/v1/installations", None).await;
-    assert!(!stranger.headers.contains_key("ratelimit"), "nobody knows who it is");
-}

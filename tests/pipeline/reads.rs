@@ -318,3 +318,27 @@ async fn a_configuration_that_is_not_usable_says_all_that_is_wrong() {
         assert!(error.contains("nats.password: "), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_says_how_often_its_caller_may_still_ask() {
+    let world = World::servers(Setup::default());
+    let more = "scopes = [\"installations:read\"]\nsources = [\"*\"]\nrequests_per_second = 3";
+    world.configure(&token_section("slow", TOKEN_THAT_READS, more));
+    let world = world.with_services().await;
+    let mut answer = ask(&world, "/v1/installations", Some(TOKEN_THAT_READS)).await;
+    assert_eq!(answer.headers["ratelimit-policy"], "\"caller\";q=3;w=1");
+    assert_eq!(answer.headers["ratelimit"], "\"caller\";r=2");
+    // A slow machine gets some back meanwhile.
+    for _ in 0..50 {
+        if answer.status == 429 {
+            break;
+        }
+        answer = ask(&world, "/v1/installations", Some(TOKEN_THAT_READS)).await;
+    }
+    assert_eq!(
+        (answer.status, &answer.headers["ratelimit"]),
+        (429, &"\"caller\";r=0;t=1".parse().unwrap())
+    );
+    let stranger = ask(&world, "/v1/installations", None).await;
+    assert!(!stranger.headers.contains_key("ratelimit"), "nobody knows who it is");
+}

@@ -158,10 +158,9 @@ pub(super) async fn introspect(
 impl PortalLaunch {
     /// Anybody may post this to the app, so that every id must be right.
     fn is_of(&self, found: &InstallationView) -> bool {
-        let is = |name: &str, id: &str| found.scope.get(name).is_none_or(|known| known == id);
-        let organization = self.organization_id.as_deref();
+        let organizations = self.organization_id.as_ref().zip(found.scope.get("organization_id"));
         found.scope.get("instance_id") == Some(&self.instance_id)
-            && organization.is_none_or(|id| is("organization_id", id))
+            && organizations.is_none_or(|(given, known)| given == known)
     }
 }
 
