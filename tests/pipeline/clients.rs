@@ -191,3 +191,40 @@ async fn the_node_client_and_the_sdks_with_it_work() {
         assert!(packed.contains(&format!("\"{file}\"")), "{file}: {packed}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_and_the_sdks_with_it_work() {
+    let folder = copied("python");
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-python-environment");
+    let python = |args: &[&str]| {
+        let mut python = Command::new(environment.join("bin/python"));
+        python.args(args).current_dir(&folder).env("PYTHONPATH", folder.join("src"));
+        python
+    };
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    let installed = succeeds(Command::new("python3").args(["-m", "venv"]).arg(&environment))
+        && succeeds(python(&install).args(["--requirement", "tests/requirements.txt"]));
+    let what = "pip is not here, or cannot install what the Python client is tested with";
+    if !is_there(installed, what) {
+        return;
+    }
+    let types = folder.join("src/mooring_client/openapi.py");
+    let committed = std::fs::read_to_string(&types).unwrap();
+    let tools = std::env::join_paths([environment.join("bin"), "/usr/bin".into(), "/bin".into()]);
+    passed(Command::new("sh").arg("generate.sh").current_dir(&folder).env("PATH", tools.unwrap()));
+    assert!(
+        std::fs::read_to_string(&types).unwrap() == committed,
+        "clients/python/src/mooring_client/openapi.py differs: run generate.sh there"
+    );
+    passed(&mut python(&["-m", "mypy"]));
+    let stack = Stack::start().await;
+    let tests = tokio::task::spawn_blocking({
+        let (mut command, envs) = (python(&["-m", "pytest"]), stack.envs());
+        move || passed(command.envs(envs))
+    });
+    let printed = tests.await.unwrap();
+    assert!(printed.contains(" passed") && !printed.contains("skipped"), "{printed}");
+
+    // It can be given away.
+    passed(&mut python(&["-m", "build", "--no-isolation"]));
+}
