@@ -13,6 +13,10 @@ WORKDIR /src
 COPY . .
 # Queries were checked against .sqlx, so that no database is needed here.
 ENV SQLX_OFFLINE=true
+# Which commit this is: `docker build --build-arg MOORING_REVISION=$(git rev-parse --short HEAD) …`.
+# Metrics, telemetry, `--version` and the admin ports' /livez say it.
+ARG MOORING_REVISION=
+ENV MOORING_REVISION=$MOORING_REVISION
 # The list of what was built in stands in the programs: `cargo audit bin`, Syft and Trivy read it.
 RUN cargo install --locked cargo-auditable --version 0.7.7
 RUN cargo auditable build --release --locked -p ingest -p worker

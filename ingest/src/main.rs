@@ -11,7 +11,7 @@ use service::telemetry;
 /// the log (NATS JetStream) before it answers 2xx.
 #[derive(Parser)]
 #[command(
-    version,
+    version = service::build::version(),
     after_help = "Exit codes: 0 stopped as asked, 1 failed, 78 the configuration is not usable."
 )]
 struct Cli {

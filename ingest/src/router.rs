@@ -17,6 +17,7 @@ use eventlog::contract::{Contract, Room};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use service::build;
 use service::problem::Problem;
 use service::telemetry::{self, names::attribute};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -29,7 +30,10 @@ use crate::{callback, install, oauth, page};
 
 /// For those who run it. It says why.
 pub(crate) fn admin(app: Arc<App>) -> Router {
-    Router::new().route("/livez", get(livez)).route("/readyz", get(explained)).with_state(app)
+    Router::new()
+        .route("/livez", get(build::livez_with_version))
+        .route("/readyz", get(explained))
+        .with_state(app)
 }
 
 pub(crate) fn public(app: Arc<App>) -> Router {
@@ -50,7 +54,7 @@ pub(crate) fn public(app: Arc<App>) -> Router {
         .layer(CatchPanicLayer::custom(|_| internal_error().response::<Body>()))
         .layer(middleware::from_fn(observe))
         // Below the layers: a probe every few seconds is not worth a span.
-        .route("/livez", get(livez))
+        .route("/livez", get(build::livez))
         .route("/readyz", get(readyz))
         .with_state(app)
 }
@@ -83,10 +87,6 @@ async fn receive(
         return StatusCode::NO_CONTENT.into_response();
     }
     callback::receive(&app, &path.source, path.token, request).await
-}
-
-async fn livez() -> &'static str {
-    "ok\n"
 }
 
 /// Whoever comes is told whether, and no more.

@@ -37,6 +37,8 @@ async fn a_full_public_port_does_not_fail_liveness() {
         assert!(crowded.is_err(), "{name}: {crowded:?}");
         let alive = fresh().get(world.admin_url(name, 0, "/livez")).send().await.unwrap();
         assert_eq!(alive.status(), 200, "{name}");
+        let build: serde_json::Value = alive.json().await.unwrap();
+        assert_eq!(build, json!({ "version": service::build::version() }), "{name}");
         let ready = fresh().get(world.admin_url(name, 0, "/readyz")).send().await.unwrap();
         let ready: serde_json::Value = ready.json().await.unwrap();
         assert_eq!((&ready["ready"], &ready["nats"]).0, &json!(true), "{ready}");

@@ -43,7 +43,7 @@ use crate::settings::Env;
 /// Applies the log of installation events to Postgres and serves the result
 #[derive(Parser)]
 #[command(
-    version,
+    version = service::build::version(),
     after_help = "Exit codes: 0 done or stopped as asked, 1 failed, 2 wrong arguments, 3 something \
                   differs,\n78 the configuration cannot be used, 130 interrupted.\n\n\
                   Examples:\n  \

@@ -1,6 +1,7 @@
 //! What a service of Mooring needs besides its own work: configuration,
 //! telemetry, problems over HTTP, a server with limits, OAuth, shutdown.
 
+pub mod build;
 pub mod clock;
 pub mod config;
 pub mod http_client;

@@ -38,6 +38,9 @@ pub mod names;
 mod prometheus;
 
 use exporters::{Protocol, Signal};
+use names::attribute;
+
+use crate::build;
 
 /// How long the last spans, metrics and logs may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,7 +96,7 @@ pub fn run<T, E: From<TelemetryError>>(
 fn init(service: &'static str, env: Env<'_>) -> Result<Telemetry, TelemetryError> {
     crate::http_client::use_ring();
     let instance = KeyValue::new("service.instance.id", random_token());
-    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let version = KeyValue::new(attribute::SERVICE_VERSION, build::version());
     // What the environment says of the resource counts before what we say.
     let resource = Resource::builder_empty()
         .with_service_name(service)
@@ -129,6 +132,9 @@ fn init(service: &'static str, env: Env<'_>) -> Result<Telemetry, TelemetryError
     if has_metrics {
         let provider = metrics.build();
         global::set_meter_provider(provider.clone());
+        if SERVICES.contains(&service) {
+            build::observe();
+        }
         telemetry.metrics = Some(provider);
     }
     if exporters::is_on(Signal::Logs, env) {

@@ -12,6 +12,7 @@ use domain::key_ring::KeyRing;
 use eventlog::connect::Connection;
 use eventlog::keys::Current;
 use serde_json::json;
+use service::build;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -66,12 +67,18 @@ impl Readiness {
 
     /// For whoever comes: whether, and no more.
     pub(crate) fn public(self) -> Router {
-        Router::new().route("/livez", get(livez)).route("/readyz", get(whether)).with_state(self)
+        Router::new()
+            .route("/livez", get(build::livez))
+            .route("/readyz", get(whether))
+            .with_state(self)
     }
 
     /// For those who run it. It says why.
     pub(crate) fn admin(self) -> Router {
-        Router::new().route("/livez", get(livez)).route("/readyz", get(why)).with_state(self)
+        Router::new()
+            .route("/livez", get(build::livez_with_version))
+            .route("/readyz", get(why))
+            .with_state(self)
     }
 
     fn nats(&self) -> Found {
@@ -83,10 +90,6 @@ impl Readiness {
         let ready = self.nats().is_ok() && postgres.is_ok() && keys.is_ok();
         if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
     }
-}
-
-async fn livez() -> &'static str {
-    "ok\n"
 }
 
 async fn whether(State(readiness): State<Readiness>) -> Response {

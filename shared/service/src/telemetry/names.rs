@@ -68,6 +68,7 @@ pub mod attribute {
     pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
     pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
     pub const HTTP_ROUTE: &str = "http.route";
+    pub const SERVICE_VERSION: &str = "service.version";
     pub const SOURCE: &str = "mooring.source";
     pub const RESULT: &str = "mooring.result";
     pub const REASON: &str = "mooring.reason";
@@ -81,10 +82,11 @@ pub mod attribute {
     pub const ENDPOINT: &str = "mooring.endpoint";
 
     /// Each with its values.
-    pub const ALL: [(&str, &str); 14] = [
+    pub const ALL: [(&str, &str); 15] = [
         (HTTP_REQUEST_METHOD, "of the semantic conventions; unknown methods are `_OTHER`"),
         (HTTP_RESPONSE_STATUS_CODE, "of the semantic conventions"),
         (HTTP_ROUTE, "the route, never the path, which may hold a token"),
+        (SERVICE_VERSION, "the release, and behind a `+` the commit if whoever built it told"),
         (SOURCE, "the configured name of the source; empty where a callback names none"),
         (
             RESULT,
@@ -193,6 +195,9 @@ pub mod metric {
         OAUTH_REQUESTS: "mooring.oauth.requests", Kind::Counter, "{request}",
             [SOURCE, GRANT, RESULT],
             "Requests to platforms' token endpoints. One whose tokens could not be kept has failed.";
+        BUILD_INFO: "mooring.build.info", Kind::Gauge, "{build}",
+            [SERVICE_VERSION],
+            "1, with the version that the process is built from.";
         NATS_CONNECTED: "mooring.nats.connected", Kind::Gauge, "{connection}",
             [],
             "1 while the process is connected to NATS, else 0.";
