@@ -68,6 +68,7 @@ mod replay;
 mod restore;
 mod simulate;
 mod skipped;
+mod systemd;
 mod telemetry;
 mod tenants;
 mod token_server;

@@ -18,11 +18,14 @@ use serde_json::Value;
 
 /// A command that is slower than this has failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where systemd puts the credentials of a unit.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 const COMMAND_POLL: Duration = Duration::from_millis(5);
 /// A secret is no longer than this.
 const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 
-/// `{ env = "NAME" }`, `{ file = "/path" }` or `{ command = ["program", "argument"] }`.
+/// `{ env = "NAME" }`, `{ file = "/path" }`, `{ credential = "name" }` or
+/// `{ command = ["program", "argument"] }`.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 pub enum SecretRef {
@@ -30,6 +33,9 @@ pub enum SecretRef {
     Env(String),
     /// The file that holds the secret. A newline at its end is not part of it.
     File(PathBuf),
+    /// The name of a credential that systemd gives the unit, as `LoadCredential=` says. A newline at
+    /// its end is not part of the secret. See <https://systemd.io/CREDENTIALS/>.
+    Credential(String),
     /// A program with its arguments that prints the secret, within 10 s. No shell reads it, so
     /// nothing in it is expanded. A newline at the end is not part of the secret.
     Command(#[schemars(length(min = 1))] Vec<String>),
@@ -41,6 +47,11 @@ pub enum SecretRefError {
     Env(String),
     #[error("the file {path} cannot be read: {why}")]
     File { path: PathBuf, why: std::io::Error },
+    #[error(
+        "the credential {0} cannot be had, because CREDENTIALS_DIRECTORY is not set: systemd sets \
+         it for a unit that has LoadCredential="
+    )]
+    NoCredentials(String),
     #[error("{command} {why}; run it by hand to see what it says")]
     Command { command: String, why: String },
     #[error("{0} is empty")]
@@ -55,8 +66,12 @@ impl SecretRef {
     ) -> Result<SecretString, SecretRefError> {
         let text = match self {
             Self::Env(name) => env(name).ok_or_else(|| SecretRefError::Env(name.clone()))?,
-            Self::File(path) => std::fs::read_to_string(path)
-                .map_err(|why| SecretRefError::File { path: path.clone(), why })?,
+            Self::File(path) => text_of(path.clone())?,
+            Self::Credential(name) => {
+                let folder = env(CREDENTIALS_DIRECTORY);
+                let folder = folder.ok_or_else(|| SecretRefError::NoCredentials(name.clone()))?;
+                text_of(PathBuf::from(folder).join(name))?
+            }
             Self::Command(command) => output_of(command, COMMAND_TIMEOUT)
                 .map_err(|why| SecretRefError::Command { command: self.to_string(), why })?,
         };
@@ -67,6 +82,15 @@ impl SecretRef {
         }
         Ok(text)
     }
+}
+
+fn text_of(path: PathBuf) -> Result<String, SecretRefError> {
+    std::fs::read_to_string(&path).map_err(|why| SecretRefError::File { path, why })
+}
+
+/// systemd takes no other name of a credential.
+fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
 /// What a command prints. Neither that nor what it says on standard error is part
@@ -132,6 +156,7 @@ impl fmt::Display for SecretRef {
         match self {
             Self::Env(name) => write!(f, "the environment variable {name}"),
             Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Credential(name) => write!(f, "the credential {name}"),
             // Its arguments may be anything.
             Self::Command(command) => {
                 let program = command.first().map(String::as_str).unwrap_or_default();
@@ -144,8 +169,8 @@ impl fmt::Display for SecretRef {
 impl<'de> Deserialize<'de> for SecretRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const EXPECTED: &str = "a secret must not stand in the configuration: refer to it by \
-                                { env = \"NAME\" }, { file = \"/path\" } or { command = \
-                                [\"program\", \"argument\"] }";
+                                { env = \"NAME\" }, { file = \"/path\" }, { credential = \
+                                \"name\" } or { command = [\"program\", \"argument\"] }";
         // A derived implementation would show what it found instead, which may be the secret.
         let Value::Object(found) = Value::deserialize(deserializer)? else {
             return Err(D::Error::custom(EXPECTED));
@@ -155,6 +180,10 @@ impl<'de> Deserialize<'de> for SecretRef {
             (Some((key, Value::String(name))), None) if key == "env" => Ok(Self::Env(name)),
             (Some((key, Value::String(path))), None) if key == "file" => {
                 Ok(Self::File(path.into()))
+            }
+            (Some((key, Value::String(name))), None) if key == "credential" => {
+                let name = Some(name).filter(|name| is_file_name(name));
+                name.map(Self::Credential).ok_or_else(|| D::Error::custom(EXPECTED))
             }
             (Some((key, Value::Array(words))), None) if key == "command" => {
                 let word = |word: Value| word.as_str().map(str::to_owned);
@@ -209,7 +238,27 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_written_in_one_of_three_ways() {
+    fn a_credential_is_a_file_in_the_folder_that_systemd_names() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("nats-password"), "the-password\n").unwrap();
+        let env = |name: &str| {
+            (name == "CREDENTIALS_DIRECTORY").then(|| folder.path().to_string_lossy().into_owned())
+        };
+        let reference = |name: &str| SecretRef::Credential(name.to_owned());
+        let read = reference("nats-password").read(&env).unwrap();
+        assert_eq!(secrecy::ExposeSecret::expose_secret(&read), "the-password");
+        let why = reference("another").read(&env).unwrap_err().to_string();
+        assert!(why.contains("another cannot be read"), "{why}");
+        let why = reference("nats-password").read(&|_| None).unwrap_err().to_string();
+        assert!(why.contains("LoadCredential"), "{why}");
+        for name in ["", ".", "..", "../x", "/x"] {
+            let json = serde_json::json!({ "credential": name });
+            assert!(serde_json::from_value::<SecretRef>(json).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_written_in_one_of_four_ways() {
         let read = |json: &str| serde_json::from_str::<SecretRef>(json);
         let command = SecretRef::Command(words(&["vault", "read"]));
         assert_eq!(read(r#"{"command":["vault","read"]}"#).unwrap(), command);
