@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use service::config::Config;
+use service::manual::{Completions, ManPages};
 use service::telemetry;
 
 /// Receives app-marketplace callbacks, seals their secrets and appends them to
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Serve callbacks until SIGTERM or Ctrl-C
     Run(Run),
+    Completions(Completions),
+    Man(ManPages),
 }
 
 #[derive(Args)]
@@ -39,7 +42,15 @@ struct Run {
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    let Command::Run(args) = Cli::parse().command;
+    let args = match Cli::parse().command {
+        Command::Run(args) => args,
+        Command::Completions(completions) => return say(completions.of(Cli::command()).trim_end()),
+        Command::Man(pages) => {
+            return pages
+                .write(Cli::command())
+                .map_or_else(|why| fail(1, &why), |()| ExitCode::SUCCESS);
+        }
+    };
     if let Err(error) = service::process::forbid_core_dumps() {
         return fail(1, &error);
     }

@@ -9,6 +9,7 @@ mod archive;
 mod audit;
 mod backends;
 mod callbacks;
+mod completions;
 mod consent;
 mod context;
 mod dead_letters;
@@ -21,6 +22,7 @@ mod feed;
 mod indexing;
 mod installations;
 mod keys;
+mod man;
 mod migrate;
 mod output;
 mod progress;
@@ -111,6 +113,8 @@ commands! {
     EraseAgain(erase_again),
     Tokens(tokens),
     Audit(audit),
+    Completions(completions),
+    Man(man),
 }
 
 #[cfg(test)]

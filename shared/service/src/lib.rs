@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod http_client;
 pub mod identity;
+pub mod manual;
 pub mod oauth;
 pub mod problem;
 pub mod process;
