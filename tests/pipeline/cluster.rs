@@ -1,12 +1,15 @@
 //! Three replicas: acks pause while a new leader is elected, resume, and none is
 //! false.
 
+use std::fs;
+
 use async_nats::jetstream::stream::PeerInfo;
 use dev::nats::NatsServer;
 use eventlog::keys::NEW_STREAM as KEYS_STREAM;
 use eventlog::message::STREAM;
 
 use crate::load::Load;
+use crate::payload::install;
 use crate::world::{Setup, World, eventually};
 
 const ROUNDS: usize = 3;
@@ -65,4 +68,37 @@ async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged() {
     }
     let acknowledged = load.stop().await;
     world.assert_exactly_once(&acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_server_must_sync_every_write_and_doctor_sees_each() {
+    let mut world = World::start(Setup { nodes: 3, ..Setup::default() }).await;
+    wait_replicated(&world).await;
+    let sound = world.operate(&["doctor"]).await;
+    assert!(sound.stdout.contains("sync_interval is always on 3 servers"), "{sound:?}");
+    assert_eq!(sound.code, 0, "{sound:?}");
+
+    world.peers[1].kill().unwrap();
+    let behind = async || {
+        let found = world.operate(&["doctor"]).await;
+        found.stdout.contains("1 of 3 replicas are behind: nats-2")
+    };
+    assert!(eventually(behind).await, "{:?}", world.operate(&["doctor"]).await);
+    // If it led, the others need 4 to 9 s to elect another leader, and ingest gives up after 8.
+    let acks = async || world.acknowledged(&install("while-one-is-away")).await;
+    assert!(eventually(acks).await, "two of three are not enough");
+
+    // It comes back, and syncs now and then.
+    let config = world.folder.path().join("nats-2/nats.conf");
+    let lax = fs::read_to_string(&config).unwrap().replace("sync_interval: always", "");
+    fs::write(&config, lax).unwrap();
+    world.peers[1].start_again().unwrap();
+    let refuses = async || {
+        let ready = world.http.get(world.admin_url("ingest", 0, "/readyz")).send().await.unwrap();
+        ready.text().await.unwrap().contains("sync_not_always")
+    };
+    assert!(eventually(refuses).await, "ingest does not know");
+    let lax = world.operate(&["doctor"]).await;
+    let expected = format!("acknowledged events from {}", world.peers[1].monitor_url());
+    assert!(lax.code == 3 && lax.stdout.contains(&expected), "{lax:?}");
 }

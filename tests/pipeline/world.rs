@@ -152,6 +152,9 @@ impl World {
             let urls: Vec<String> =
                 [&nats].into_iter().chain(&peers).map(NatsServer::url).collect();
             setup = setup.env("MOORING__NATS__URL", urls.join(","));
+            let monitors: Vec<String> =
+                [&nats].into_iter().chain(&peers).map(NatsServer::monitor_url).collect();
+            setup = setup.env("MOORING__NATS__MONITOR_URL", monitors.join(","));
             setup = setup.env("MOORING__STREAM__REPLICAS", peers.len() + 1);
         }
         let http = http_client::builder().no_proxy().timeout(DEADLINE).build().unwrap();

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Info as StreamInfo;
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -118,7 +119,7 @@ impl Contract {
 pub struct Check {
     pub connection: Connection,
     pub http: reqwest::Client,
-    /// The server's monitoring address.
+    /// The servers' monitoring addresses, separated by commas.
     pub monitor_url: Option<String>,
     /// Breaches that the configuration allows by name.
     pub accepted: Vec<Breach>,
@@ -229,10 +230,23 @@ impl Check {
         let Some(monitor_url) = &self.monitor_url else {
             return Ok(Some(Breach::SyncNotChecked));
         };
-        let server = ServerStatus::ask(&self.http, monitor_url).await;
-        let server = server.map_err(|error| format!("asking nats.monitor_url: {error}"))?;
-        Ok((!server.sync_always).then_some(Breach::SyncNotAlways))
+        let mut why = None;
+        let mut is_known = false;
+        for (_, answer) in ServerStatus::ask_each(&self.http, monitor_url).await {
+            match answer {
+                Ok(server) if !server.sync_always => return Ok(Some(Breach::SyncNotAlways)),
+                Ok(_) => is_known = true,
+                Err(error) => why = Some(format!("asking nats.monitor_url: {error}")),
+            }
+        }
+        // One that is away acknowledges nothing now, and is asked again.
+        why.filter(|_| !is_known).map_or(Ok(None), Err)
     }
+}
+
+/// Those of a setting that holds one, or several separated by commas.
+pub fn addresses(monitor_urls: &str) -> impl Iterator<Item = &str> {
+    monitor_urls.split(',').map(str::trim).filter(|url| !url.is_empty())
 }
 
 /// What a server says of itself on its monitoring endpoint, and nowhere else
@@ -246,7 +260,16 @@ pub struct ServerStatus {
 }
 
 impl ServerStatus {
-    pub async fn ask(http: &reqwest::Client, monitor_url: &str) -> reqwest::Result<Self> {
+    /// What each of these addresses answers.
+    pub async fn ask_each<'a>(
+        http: &reqwest::Client,
+        monitor_urls: &'a str,
+    ) -> Vec<(&'a str, reqwest::Result<Self>)> {
+        let ask = async |url: &'a str| (url, Self::ask(http, url).await);
+        join_all(addresses(monitor_urls).map(ask)).await
+    }
+
+    async fn ask(http: &reqwest::Client, monitor_url: &str) -> reqwest::Result<Self> {
         #[derive(Deserialize)]
         struct Varz {
             now: Option<Timestamp>,

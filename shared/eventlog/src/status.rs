@@ -23,6 +23,10 @@ pub struct StreamStatus {
     pub last_sequence: u64,
     /// What in its settings breaks the durability contract.
     pub breaches: Vec<Breach>,
+    /// As many servers are to have it.
+    pub replicas: usize,
+    /// Those of them that lack something, or are away.
+    pub replicas_behind: Vec<String>,
 }
 
 /// The log as it is now.
@@ -31,8 +35,10 @@ pub async fn log(connection: &Connection) -> anyhow::Result<StreamStatus> {
 }
 
 pub async fn stream(connection: &Connection, name: &str) -> anyhow::Result<StreamStatus> {
-    let StreamInfo { config, created, state, .. } =
+    let StreamInfo { config, created, state, cluster, .. } =
         connection.stream(name).await?.cached_info().clone();
+    let peers = cluster.map(|cluster| cluster.replicas).unwrap_or_default();
+    let behind = peers.into_iter().filter(|peer| peer.offline || !peer.current);
     Ok(StreamStatus {
         created_at: Timestamp::from_nanosecond(created.unix_timestamp_nanos())?,
         messages: state.messages,
@@ -41,6 +47,8 @@ pub async fn stream(connection: &Connection, name: &str) -> anyhow::Result<Strea
         first_sequence: state.first_sequence,
         last_sequence: state.last_sequence,
         breaches: breaches_of(&config),
+        replicas: config.num_replicas,
+        replicas_behind: behind.map(|peer| peer.name).collect(),
     })
 }
 

@@ -107,8 +107,9 @@ pub struct NatsSettings {
     /// TLS, with a private authority or a certificate of our own. Without it `tls://` in the URL
     /// trusts the system's authorities.
     pub tls: Option<NatsTlsSettings>,
-    /// The server's monitoring address, where `sync_interval` is checked. Without it ingest is
-    /// not ready, unless `stream.allow` accepts `sync_not_checked`.
+    /// The server's monitoring address, where `sync_interval` is checked; those of all servers of a
+    /// cluster, separated by commas. Without it ingest is not ready, unless `stream.allow` accepts
+    /// `sync_not_checked`.
     pub monitor_url: Option<String>,
 }
 

@@ -215,6 +215,8 @@ mod tests {
             first_sequence: 1,
             last_sequence: 1,
             breaches: Vec::new(),
+            replicas: 1,
+            replicas_behind: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ use service::http_client;
 use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 
+use crate::error_chain::chain;
 use crate::operate::backends;
 use crate::operate::context::{Command, Context};
 use crate::operate::exit::Differs;
@@ -130,7 +131,7 @@ async fn examine(context: &Context) -> anyhow::Result<Vec<Finding>> {
         Ok(connection) => findings.extend(Box::pin(log(connection, config)).await),
         Err(error) => {
             findings.push(Finding::error("nats", error));
-            findings.push(durability(config).await);
+            findings.extend(durability(config).await);
         }
     }
     match postgres {
@@ -159,7 +160,7 @@ async fn log(connection: &Connection, config: &Config) -> Vec<Finding> {
         consumer(connection),
         forwarded(connection, config),
     );
-    [vec![nats, durability], log, keys, new_keys, vec![consumer], forwarded].concat()
+    [vec![nats], durability, log, keys, new_keys, vec![consumer], forwarded].concat()
 }
 
 /// Where callbacks wait for the app, if any are forwarded.
@@ -189,29 +190,67 @@ async fn answers(connection: &Connection) -> Finding {
 }
 
 /// What the server says of itself on its monitoring endpoint.
-async fn durability(config: &Config) -> Finding {
+async fn durability(config: &Config) -> Vec<Finding> {
     const CHECK: &str = "nats durability";
     let Some(monitor_url) = &config.nats.monitor_url else {
-        return Finding::warning(
+        return vec![Finding::warning(
             CHECK,
             "whether sync_interval is 'always' is not known",
             "set nats.monitor_url",
-        );
+        )];
     };
-    let asked = async {
-        let http = http_client::builder().build()?;
-        ServerStatus::ask(&http, monitor_url).await
+    let http = match http_client::builder().build() {
+        Ok(http) => http,
+        Err(error) => return vec![Finding::failed(CHECK, error, "can this machine do TLS?")],
     };
-    match asked.await {
-        Err(error) => Finding::failed(CHECK, error, "is nats.monitor_url right?"),
-        Ok(server) if !server.sync_always => {
-            let fix = "set `sync_interval: always` in the server's jetstream section";
-            Finding::failed(CHECK, "a power loss takes acknowledged events", fix)
+    let answers = ServerStatus::ask_each(&http, monitor_url).await;
+    let (servers, replicas) = (answers.len(), config.stream.replicas);
+    let mut found = Vec::new();
+    for (url, answer) in answers {
+        match answer {
+            Err(error) => {
+                let away =
+                    Finding::failed(CHECK, chain(&error), "is it away, or nats.monitor_url wrong?");
+                found.push(away);
+            }
+            Ok(server) if !server.sync_always => {
+                let why = format!("a power loss takes acknowledged events from {url}");
+                let fix = "set `sync_interval: always` in the server's jetstream section";
+                found.push(Finding::failed(CHECK, why, fix));
+            }
+            Ok(server) => found.extend(server.now.and_then(skew).map(|skew| {
+                Finding::warning(CHECK, format!("{url}: {skew}"), "synchronise the clocks (NTP)")
+            })),
         }
-        Ok(server) => match server.now.and_then(skew) {
-            Some(skew) => Finding::warning(CHECK, skew, "synchronise the clocks (NTP)"),
-            None => Finding::ok(CHECK, "sync_interval is always; the clocks agree"),
-        },
+    }
+    if servers < replicas {
+        let why = format!("{servers} of {replicas} servers are checked");
+        found.push(Finding::warning(CHECK, why, "name all of them in nats.monitor_url"));
+    }
+    if found.is_empty() {
+        let on = if servers > 1 { format!(" on {servers} servers") } else { String::new() };
+        found.push(Finding::ok(CHECK, format!("sync_interval is always{on}; the clocks agree")));
+    }
+    found
+}
+
+/// Whether the servers that are to have a stream have it.
+fn in_step(name: &'static str, stream: &StreamStatus) -> Option<Finding> {
+    let behind = &stream.replicas_behind;
+    let found = format!(
+        "{} of {} replicas are behind: {}",
+        behind.len(),
+        stream.replicas,
+        behind.join(", ")
+    );
+    match behind.len() {
+        0 => None,
+        // One more, and nothing is acknowledged.
+        _ => Some(Finding::warning(
+            name,
+            found,
+            "look at these servers: `nats stream info` shows how far they are",
+        )),
     }
 }
 
@@ -241,6 +280,7 @@ async fn stream(connection: &Connection, config: &Config, name: &'static str) ->
     if findings.is_empty() {
         findings.push(filling(name, &stream));
     }
+    findings.extend(in_step(name, &stream));
     findings
 }
 
