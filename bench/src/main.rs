@@ -10,6 +10,7 @@
 mod callback;
 mod chart;
 mod cpu;
+mod endpoint;
 mod fill;
 mod history;
 mod load;

@@ -12,7 +12,14 @@ use crate::chart::{self, Bar};
 use crate::results::{Figures, Results};
 
 pub(crate) fn short(figures: &Figures) -> String {
-    let shown = ["acks/s", "p99, ms", "row p99, ms", "events/s into Postgres"];
+    let shown = [
+        "acks/s",
+        "p99, ms",
+        "row p99, ms",
+        "pushed p99, ms",
+        "last push, ms",
+        "events/s into Postgres",
+    ];
     let parts = shown.iter().filter_map(|name| {
         let value = figures.get(name)?;
         Some(format!("{name} {value:.1}"))
@@ -120,7 +127,7 @@ fn spread(values: &[f64], digits: usize) -> String {
     }
 }
 
-const COLUMNS: [(&str, usize); 9] = [
+const COLUMNS: [(&str, usize); 11] = [
     ("acks/s", 0),
     ("p50, ms", 1),
     ("p99, ms", 1),
@@ -129,6 +136,8 @@ const COLUMNS: [(&str, usize); 9] = [
     ("CPU s per 1,000, load", 3),
     ("peak RSS, MiB", 0),
     ("row p99, ms", 1),
+    ("pushed p99, ms", 1),
+    ("last push, ms", 0),
     ("events/s into Postgres", 0),
 ];
 

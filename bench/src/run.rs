@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use dev::temporary;
 use sqlx::{Connection as _, PgConnection};
 
+use crate::endpoint::Endpoint;
 use crate::load::{self, Outcome, Shape};
 use crate::results::{Figures, Results};
 use crate::scenario::{self, Scenario};
@@ -59,6 +60,10 @@ fn fsyncs_per_second() -> Result<f64> {
 
 async fn measure(scenario: &Scenario) -> Result<Figures> {
     let mut stack = Stack::start(scenario.subject).await?;
+    let endpoint = if scenario.pushed { Some(Endpoint::start().await?) } else { None };
+    if let Some(endpoint) = &endpoint {
+        stack.configure(&endpoint.section(&stack.folder().join("push-secret"))?)?;
+    }
     if scenario.with_worker {
         stack.start_worker()?;
     }
@@ -92,6 +97,9 @@ async fn measure(scenario: &Scenario) -> Result<Figures> {
     verify::all_stored(&stack, &outcome.acknowledged).await?;
     if scenario.with_worker {
         figures.extend(row_lag(&stack, distinct(&outcome)).await?);
+    }
+    if let Some(endpoint) = &endpoint {
+        figures.extend(endpoint.figures(distinct(&outcome)).await?);
     }
     if scenario.then_drain {
         stack.stop_subject()?;

@@ -10,6 +10,8 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) subject: Subject,
     pub(crate) shape: Shape,
+    /// What changes are pushed to an endpoint, which waits for all of them.
+    pub(crate) pushed: bool,
     /// With the worker running; the time from callback to row is measured.
     pub(crate) with_worker: bool,
     /// The worker starts afterwards and applies all at once.
@@ -32,6 +34,7 @@ pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
             name: format!("{what}: {}", subject.name()),
             subject,
             shape,
+            pushed: false,
             with_worker: false,
             then_drain: false,
         });
@@ -63,16 +66,20 @@ pub(crate) fn all(duration: Duration, with_express: bool) -> Vec<Scenario> {
     for per_second in [50, 500, 2_000] {
         add(&format!("{per_second}/s"), Mooring, Shape::Open { per_second, duration });
     }
-    let mut mooring = |name: &str, shape, with_worker, then_drain| {
+    let mut mooring = |name: &str, shape, with_worker, then_drain, pushed| {
         let name = format!("{name}: {}", Mooring.name());
-        scenarios.push(Scenario { name, subject: Mooring, shape, with_worker, then_drain });
+        let subject = Mooring;
+        scenarios.push(Scenario { name, subject, shape, pushed, with_worker, then_drain });
     };
     // Long enough to start each server twice.
     let faults = Shape::Faults { connections: 64, duration: duration + Duration::from_secs(5) };
-    mooring("64 connections, nats-server and ingest killed twice", faults, false, false);
+    mooring("64 connections, nats-server and ingest killed twice", faults, false, false, false);
     let open = Shape::Open { per_second: 500, duration };
-    mooring("500/s with the worker", open, true, false);
-    mooring("256 connections with the worker", closed(256, 0), true, false);
-    mooring("projection", closed(256, 0), false, true);
+    mooring("500/s with the worker", open, true, false, false);
+    mooring("256 connections with the worker", closed(256, 0), true, false, false);
+    mooring("projection", closed(256, 0), false, true, false);
+    mooring("500/s, pushed", open, true, false, true);
+    let at_once = Shape::Burst { callbacks: 10_000, connections: 1_000 };
+    mooring("10,000 at once, pushed", at_once, true, false, true);
     scenarios
 }

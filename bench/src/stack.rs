@@ -214,6 +214,12 @@ impl Stack {
         Ok(command)
     }
 
+    /// Adds to the configuration, for what starts from now on.
+    pub(crate) fn configure(&self, section: &str) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), text + section)?)
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
