@@ -144,8 +144,23 @@ fn is_there(installed: bool, what: &str) -> bool {
     installed
 }
 
+/// A Python with what is in `requirements.txt` of this folder, or why there is none.
+pub(crate) fn python_environment(name: &str, folder: &Path) -> Option<PathBuf> {
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-environment"));
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    let installed = succeeds(Command::new("python3").args(["-m", "venv"]).arg(&environment))
+        && succeeds(
+            Command::new(environment.join("bin/python"))
+                .args(install)
+                .arg("--requirement")
+                .arg(folder.join("requirements.txt")),
+        );
+    let what = format!("pip is not here, or cannot install what {name} is tested with");
+    is_there(installed, &what).then_some(environment)
+}
+
 /// What it printed.
-fn passed(command: &mut Command) -> String {
+pub(crate) fn passed(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let failed = String::from_utf8_lossy(&output.stderr);
@@ -195,19 +210,14 @@ async fn the_node_client_and_the_sdks_with_it_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_and_the_sdks_with_it_work() {
     let folder = copied("python");
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-python-environment");
+    let Some(environment) = python_environment("client-python", &folder.join("tests")) else {
+        return;
+    };
     let python = |args: &[&str]| {
         let mut python = Command::new(environment.join("bin/python"));
         python.args(args).current_dir(&folder).env("PYTHONPATH", folder.join("src"));
         python
     };
-    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    let installed = succeeds(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-        && succeeds(python(&install).args(["--requirement", "tests/requirements.txt"]));
-    let what = "pip is not here, or cannot install what the Python client is tested with";
-    if !is_there(installed, what) {
-        return;
-    }
     let types = folder.join("src/mooring_client/openapi.py");
     let committed = std::fs::read_to_string(&types).unwrap();
     let tools = std::env::join_paths([environment.join("bin"), "/usr/bin".into(), "/bin".into()]);

@@ -42,6 +42,7 @@ mod forged;
 mod forward;
 mod group_commit;
 mod held;
+mod helm;
 mod hot_place;
 mod identity;
 mod install_page;
