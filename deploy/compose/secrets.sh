@@ -41,7 +41,14 @@ hand_out() {
   rm -f /for/ingest/sealing-key-k1
   # The service public-key writes there what it makes of the private half.
   chown "$services_user:$services_user" /for/sealing
-  # A new volume is root's, but nats-server is not root.
+  # A new volume is root's, and so would be the folders above the mount of batches, but nats-server is not root.
+  if [ ! -e /data/nats/jetstream ]; then
+    streams='/data/nats/jetstream/$G/streams'
+    mkdir -p "$streams/INSTALLATIONS"
+    for folder in "$streams/INSTALLATIONS" "$streams" "${streams%/*}" /data/nats/jetstream; do
+      chown "$services_user:$services_user" "$folder"
+    done
+  fi
   chown "$services_user:$services_user" /data/nats
 }
 
