@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 /// Print the completions of a shell
 ///
-/// For bash: `source <(worker completions bash)`
+/// A shell takes them by `source`, or from the folder that it has for them.
 #[derive(Debug, Args)]
 pub struct Completions {
     #[arg(value_enum)]

@@ -237,21 +237,13 @@ async fn durability(config: &Config) -> Vec<Finding> {
 /// Whether the servers that are to have a stream have it.
 fn in_step(name: &'static str, stream: &StreamStatus) -> Option<Finding> {
     let behind = &stream.replicas_behind;
-    let found = format!(
-        "{} of {} replicas are behind: {}",
-        behind.len(),
-        stream.replicas,
-        behind.join(", ")
-    );
-    match behind.len() {
-        0 => None,
-        // One more, and nothing is acknowledged.
-        _ => Some(Finding::warning(
-            name,
-            found,
-            "look at these servers: `nats stream info` shows how far they are",
-        )),
+    if behind.is_empty() {
+        return None;
     }
+    let (count, names) = (behind.len(), behind.join(", "));
+    let found = format!("{count} of {} replicas are behind: {names}", stream.replicas);
+    let fix = "look at these servers: `nats stream info` shows how far they are";
+    Some(Finding::warning(name, found, fix))
 }
 
 fn skew(theirs: Timestamp) -> Option<String> {
